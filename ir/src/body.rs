@@ -1,0 +1,1 @@
+//! The check that a fused op and its body are one function.

@@ -1,0 +1,1 @@
+//! The reference evaluator: pure, small, slow, obviously right.

@@ -1,0 +1,250 @@
+//! `FusedNorm`: the one descriptor of the one family of fused ops.
+//!
+//! A backend says which descriptors it supports; selection, the reference evaluator, the CPU and the GPU runtime all
+//! read this struct and nothing else.
+//!
+//! # Semantics
+//! Rows run along the last axis. For each row, with every operation rounded to the dtype that the field names:
+//! 1. `h = x`, or `h = round[sum](a + b)` with a residual prologue. Siblings read `h`, or with
+//!    [`Source::Separate`] each its own operand.
+//! 2. In `compute` arithmetic: `ms = sum_tree(h*h) / N`, `v = ms + eps`; then by [`Root`]
+//!    `n = h * (1 / sqrt(v))`, `n = h * rsqrt(v)` or `n = h / sqrt(v)`.
+//! 3. `n = cast[normed](n)`; with a weight, `w = cast[normed](w)`, plus one in that dtype if `plus_one`, and
+//!    `n = n * w`, rounded to `normed`.
+//! 4. `y = cast[output](n)`: the normed value. Each epilogue quantises `y` under its [`Scheme`].
+//!
+//! `sum_tree` is the canonical row sum of `num::row_sum`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{DType, Scheme, scheme::F32};
+
+/// What happens before the norms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Prologue {
+    /// The rows are read as they are.
+    None,
+    /// Two operands of one shape and dtype are added and the sum is rounded to that dtype.
+    ResidualAdd {
+        /// Dtype of both operands and of the sum.
+        dtype: DType,
+    },
+}
+
+/// Which rows the siblings read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// All read the one operand (or the sum of the prologue).
+    Shared,
+    /// Each reads an operand of its own.
+    Separate,
+}
+
+/// How the row is divided by its root mean square. Three different functions of the bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Root {
+    /// `h * (1 / sqrt(v))`: a rounded root, a rounded reciprocal, a product.
+    ReciprocalSqrt,
+    /// `h * rsqrt(v)`: one correctly rounded reciprocal root, a product.
+    Rsqrt,
+    /// `h / sqrt(v)`: a rounded root, a division.
+    DivideBySqrt,
+}
+
+/// The weight of one norm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Weight {
+    /// Dtype in which it is stored; shape `[N]`.
+    pub dtype: DType,
+    /// True if the factor is `1 + w`, computed in the sibling's `normed` dtype (Gemma).
+    pub plus_one: bool,
+}
+
+/// One norm of the group.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Sibling {
+    /// Row width N in elements.
+    pub width: u64,
+    /// Dtype of the rows that it reads.
+    pub input: DType,
+    /// Dtype of the statistics and of `h * r`.
+    pub compute: DType,
+    /// Added to the mean square, in `compute`.
+    pub eps: F32,
+    /// How the row is divided by its root mean square.
+    pub root: Root,
+    /// Dtype to which the normalised row is rounded before the weight, and of the weight product.
+    pub normed: DType,
+    /// The weight, if there is one.
+    pub weight: Option<Weight>,
+    /// Dtype of the normed value.
+    pub output: DType,
+    /// True if the normed value itself is an output.
+    pub emit_normed: bool,
+    /// Quantisers of the normed value, in port order.
+    pub epilogues: Vec<Scheme>,
+}
+
+/// The descriptor of a fused norm; see the module documentation for its semantics.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct FusedNorm {
+    /// What happens before the norms.
+    pub prologue: Prologue,
+    /// Which rows the siblings read.
+    pub source: Source,
+    /// True if the sum of the prologue is an output.
+    pub emit_sum: bool,
+    /// K >= 1 norms.
+    pub siblings: Vec<Sibling>,
+}
+
+/// An operand of a fused norm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum InPort {
+    /// The rows, or the first operand of the residual add: shape `[..., N]`.
+    X,
+    /// The second operand of the residual add: shape as X.
+    Residual,
+    /// The rows of one sibling: shape `[..., N_k]`.
+    Rows(usize),
+    /// The weight of one sibling: shape `[N_k]`.
+    Weight(usize),
+    /// The given scale (or its inverse) of a sibling's epilogue: one element.
+    Scale(usize, usize),
+}
+
+/// A result of a fused norm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum OutPort {
+    /// The sum of the prologue: shape and dtype of X.
+    Sum,
+    /// The normed value of a sibling: shape of its rows.
+    Normed(usize),
+    /// Quantised values of a sibling's epilogue: shape of its rows.
+    Q(usize, usize),
+    /// Scales of a sibling's epilogue: leading dims of the rows, then scales a row.
+    Scale(usize, usize),
+}
+
+impl FusedNorm {
+    /// Operands in their fixed order: rows (X, Residual, or one per sibling), then per sibling its weight and the
+    /// given scales of its epilogues.
+    pub fn in_ports(&self) -> Vec<InPort> {
+        let mut ports = match (self.source, self.prologue) {
+            (Source::Shared, Prologue::None) => vec![InPort::X],
+            (Source::Shared, Prologue::ResidualAdd { .. }) => vec![InPort::X, InPort::Residual],
+            (Source::Separate, _) => (0..self.siblings.len()).map(InPort::Rows).collect(),
+        };
+        for (k, sibling) in self.siblings.iter().enumerate() {
+            if sibling.weight.is_some() {
+                ports.push(InPort::Weight(k));
+            }
+            for (e, scheme) in sibling.epilogues.iter().enumerate() {
+                if !scheme.has_scale_output() {
+                    ports.push(InPort::Scale(k, e));
+                }
+            }
+        }
+        ports
+    }
+
+    /// Results in their fixed order: the sum, then per sibling the normed value and, an epilogue at a time, q and scale.
+    pub fn out_ports(&self) -> Vec<OutPort> {
+        let mut ports = Vec::new();
+        if self.emit_sum {
+            ports.push(OutPort::Sum);
+        }
+        for (k, sibling) in self.siblings.iter().enumerate() {
+            if sibling.emit_normed {
+                ports.push(OutPort::Normed(k));
+            }
+            for (e, scheme) in sibling.epilogues.iter().enumerate() {
+                ports.push(OutPort::Q(k, e));
+                if scheme.has_scale_output() {
+                    ports.push(OutPort::Scale(k, e));
+                }
+            }
+        }
+        ports
+    }
+
+    /// Checks what the types cannot: at least one sibling and one output, widths that groups divide, dtypes that the
+    /// arithmetic is defined for, a prologue only with a shared source.
+    ///
+    /// # Errors
+    /// A sentence that names the field, what was expected and what was found.
+    pub fn check(&self) -> Result<(), String> {
+        if self.siblings.is_empty() {
+            return Err("siblings: expected at least one, found none".into());
+        }
+        if self.out_ports().is_empty() {
+            return Err("a fused norm without outputs computes nothing".into());
+        }
+        if self.source == Source::Separate && self.prologue != Prologue::None {
+            return Err("prologue: separate sources take none".into());
+        }
+        if self.emit_sum && self.prologue == Prologue::None {
+            return Err("emit_sum: there is no residual add to emit the sum of".into());
+        }
+        for (k, s) in self.siblings.iter().enumerate() {
+            if s.width == 0 {
+                return Err(format!("siblings[{k}].width: expected at least 1, found 0"));
+            }
+            for (name, d) in [("input", s.input), ("compute", s.compute), ("normed", s.normed), ("output", s.output)] {
+                if !d.is_arithmetic_float() || d == DType::F64 {
+                    return Err(format!("siblings[{k}].{name}: expected f32, f16 or bf16, found {d}"));
+                }
+            }
+            if let Prologue::ResidualAdd { dtype } = self.prologue
+                && dtype != s.input
+            {
+                return Err(format!("siblings[{k}].input: expected {dtype} as the sum is, found {}", s.input));
+            }
+            for (e, scheme) in s.epilogues.iter().enumerate() {
+                let at = format!("siblings[{k}].epilogues[{e}]");
+                if scheme.granularity != crate::Granularity::Tensor && scheme.scales_per_row(s.width).is_none() {
+                    return Err(format!(
+                        "{at}.granularity: {:?} does not divide a row of {}",
+                        scheme.granularity, s.width
+                    ));
+                }
+                if scheme.granularity == crate::Granularity::Tensor && scheme.has_scale_output() {
+                    return Err(format!("{at}: a dynamic per-tensor scale needs the whole tensor, not a row"));
+                }
+                if !scheme.element.is_quantised() {
+                    return Err(format!("{at}.element: expected a quantised type, found {}", scheme.element));
+                }
+                if scheme.compute != DType::F32 || scheme.scale_dtype != DType::F32 {
+                    return Err(format!("{at}: quantisers compute and store scales in f32"));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Display for OutPort {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Sum => f.write_str("sum"),
+            Self::Normed(k) => write!(f, "y{k}"),
+            Self::Q(k, e) => write!(f, "q{k}_{e}"),
+            Self::Scale(k, e) => write!(f, "scale{k}_{e}"),
+        }
+    }
+}
+
+impl std::fmt::Display for InPort {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::X => f.write_str("x"),
+            Self::Residual => f.write_str("residual"),
+            Self::Rows(k) => write!(f, "x{k}"),
+            Self::Weight(k) => write!(f, "weight{k}"),
+            Self::Scale(k, e) => write!(f, "given_scale{k}_{e}"),
+        }
+    }
+}

@@ -1,0 +1,584 @@
+//! The graph: nodes in a petgraph, values beside it.
+//!
+//! Invariants:
+//! - petgraph indices do not leave this file; the world sees [`NodeId`] and [`ValueId`].
+//! - graph inputs, constants and weights are values without a producing node: they are operands and never adjacency, so
+//!   an eps that 100,000 norms share is no hub.
+//! - every use of a node's output is one edge that carries (source port, destination port), so users of a value are
+//!   found without a scan.
+//! - ids are dense, stable, and handed out in order of creation; nothing iterates a hash map, so equal input gives
+//!   equal output.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, BinaryHeap},
+    sync::Arc,
+};
+
+use petgraph::{
+    Direction,
+    stable_graph::{NodeIndex, StableDiGraph},
+    visit::EdgeRef,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{DType, Error, ErrorKind, Op, Result, Scheme, Shape, Tensor};
+
+/// A node of one graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId(u32);
+
+/// A value of one graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ValueId(u32);
+
+impl NodeId {
+    /// Position in order of creation.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl ValueId {
+    /// Position in order of creation.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// What is known about a value without running the graph.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Type {
+    /// Element type, once known.
+    pub dtype: Option<DType>,
+    /// Symbolic shape, once known.
+    pub shape: Option<Shape>,
+    /// Element strides, where they are not row-major.
+    pub strides: Option<Vec<crate::Dim>>,
+    /// For quantised values and their scales: the scheme they belong to.
+    pub scheme: Option<Arc<Scheme>>,
+}
+
+impl Type {
+    /// A row-major tensor type.
+    pub fn tensor(dtype: DType, shape: impl Into<Shape>) -> Self {
+        Self { dtype: Some(dtype), shape: Some(shape.into()), strides: None, scheme: None }
+    }
+}
+
+/// Who makes a value.
+#[derive(Debug, Clone)]
+pub enum Def {
+    /// An input of the graph.
+    Input,
+    /// A constant or weight.
+    Const(Tensor),
+    /// An output port of a node.
+    Node {
+        /// The node.
+        node: NodeId,
+        /// Its output port.
+        port: usize,
+    },
+}
+
+/// A value: name, type and producer.
+#[derive(Debug, Clone)]
+pub struct Value {
+    /// Unique name; for weights the name in the model file or checkpoint.
+    pub name: String,
+    /// What is known of it.
+    pub ty: Type,
+    /// Who makes it.
+    pub def: Def,
+}
+
+impl Value {
+    /// The tensor, if the value is a constant.
+    pub fn as_const(&self) -> Option<&Tensor> {
+        match &self.def {
+            Def::Const(t) => Some(t),
+            _ => None,
+        }
+    }
+}
+
+/// Where a node came from.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Provenance {
+    /// For a node that a rewrite made: names of the source nodes that it replaced, in topological order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replaced: Vec<String>,
+    /// The chain of rules that made it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<String>,
+    /// Key-value metadata of the source format (`metadata_props`), in file order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub metadata: Vec<(String, String)>,
+    /// The format's free text about the node.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub doc: String,
+}
+
+/// A node: an op, its operands and results.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// Name; unique where the source's names are.
+    pub name: String,
+    /// What it computes.
+    pub op: Op,
+    /// Operands; `None` is an optional operand left out.
+    pub inputs: Vec<Option<ValueId>>,
+    /// Results, a value a port.
+    pub outputs: Vec<ValueId>,
+    /// Where it came from.
+    pub provenance: Provenance,
+    /// For a fused op: the source subgraph that it stands for, with inputs and outputs in the op's port order.
+    pub body: Option<Arc<Graph>>,
+}
+
+impl Node {
+    /// Operands that are present, with their ports.
+    pub fn operands(&self) -> impl Iterator<Item = (usize, ValueId)> + '_ {
+        self.inputs.iter().enumerate().filter_map(|(p, v)| v.map(|v| (p, v)))
+    }
+
+    /// The operand at a port, if it is present.
+    pub fn input(&self, port: usize) -> Option<ValueId> {
+        self.inputs.get(port).copied().flatten()
+    }
+}
+
+/// A result of the graph: the name under which callers ask for it, and the value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GraphOutput {
+    /// Name; stays when the value behind it is rewritten.
+    pub name: String,
+    /// The value.
+    pub value: ValueId,
+    /// Type as the source declared it, for writing it back.
+    pub declared: Type,
+}
+
+/// Model-level facts that a format wants back when the graph is written.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ModelInfo {
+    /// Operator sets that the model imports, by domain.
+    #[serde(default)]
+    pub opsets: BTreeMap<String, i64>,
+    /// Format-specific whole-model fields (producer, versions, metadata), opaque here, by key.
+    #[serde(default)]
+    pub fields: BTreeMap<String, String>,
+    /// Key-value metadata of the model (`metadata_props`), in file order.
+    #[serde(default)]
+    pub metadata: Vec<(String, String)>,
+    /// What a reader wants the user to know (an illegal spelling that it understood), one line each.
+    #[serde(default)]
+    pub notes: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Use {
+    from_port: u32,
+    to_port: u32,
+}
+
+/// A dataflow graph of ops over tensors.
+#[derive(Debug, Clone, Default)]
+pub struct Graph {
+    /// The graph's name.
+    pub name: String,
+    /// Model-level facts.
+    pub info: ModelInfo,
+    nodes: StableDiGraph<Node, Use, u32>,
+    values: Vec<Option<Value>>,
+    inputs: Vec<ValueId>,
+    outputs: Vec<GraphOutput>,
+    /// Uses of values that have no producing node: (user, port).
+    leaf_uses: BTreeMap<ValueId, BTreeSet<(NodeId, usize)>>,
+}
+
+impl Graph {
+    /// An empty graph.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self { name: name.into(), ..Self::default() }
+    }
+
+    // ---- building ----
+
+    fn push_value(&mut self, value: Value) -> ValueId {
+        let id = ValueId(u32::try_from(self.values.len()).expect("fewer than 2^32 values"));
+        self.values.push(Some(value));
+        id
+    }
+
+    /// Adds a graph input.
+    pub fn add_input(&mut self, name: impl Into<String>, ty: Type) -> ValueId {
+        let id = self.push_value(Value { name: name.into(), ty, def: Def::Input });
+        self.inputs.push(id);
+        id
+    }
+
+    /// Adds a constant or weight.
+    pub fn add_const(&mut self, name: impl Into<String>, tensor: Tensor) -> ValueId {
+        let ty = Type::tensor(tensor.dtype(), Shape::from_concrete(tensor.shape()));
+        self.push_value(Value { name: name.into(), ty, def: Def::Const(tensor) })
+    }
+
+    /// Adds a node; its results get the given names and no type yet.
+    ///
+    /// # Errors
+    /// `Structure` if the number of operands or results does not fit the op, or an operand does not exist.
+    pub fn add_node<S: Into<String>>(
+        &mut self,
+        name: impl Into<String>,
+        op: Op,
+        inputs: &[Option<ValueId>],
+        output_names: impl IntoIterator<Item = S>,
+    ) -> Result<NodeId> {
+        let name = name.into();
+        let outputs: Vec<String> = output_names.into_iter().map(Into::into).collect();
+        let (min, max) = op.arity();
+        let bad = |message: String| Error::new(ErrorKind::Structure, message).at_node(&name);
+        if inputs.len() < min || max.is_some_and(|m| inputs.len() > m) {
+            let range = match max {
+                Some(m) if m == min => format!("{m}"),
+                Some(m) => format!("{min} to {m}"),
+                None => format!("at least {min}"),
+            };
+            return Err(bad(format!("`{}` takes {range} operands, found {}", op.name(), inputs.len())));
+        }
+        if let Some(p) = inputs.iter().take(min).position(Option::is_none)
+            && !matches!(op, Op::Foreign(_))
+        {
+            return Err(bad(format!("`{}` needs operand {p}", op.name())));
+        }
+        if outputs.len() != op.num_outputs() {
+            return Err(bad(format!("`{}` has {} results, found {}", op.name(), op.num_outputs(), outputs.len())));
+        }
+        if let Some(v) = inputs.iter().flatten().find(|v| self.try_value(**v).is_none()) {
+            return Err(bad(format!("operand value #{} does not exist", v.0)));
+        }
+        let node = Node {
+            name,
+            op,
+            inputs: inputs.to_vec(),
+            outputs: Vec::new(),
+            provenance: Provenance::default(),
+            body: None,
+        };
+        let id = NodeId(self.nodes.add_node(node).index() as u32);
+        let outputs: Vec<ValueId> = outputs
+            .into_iter()
+            .enumerate()
+            .map(|(port, name)| self.push_value(Value { name, ty: Type::default(), def: Def::Node { node: id, port } }))
+            .collect();
+        self.nodes[ix(id)].outputs = outputs;
+        for (port, value) in inputs.iter().enumerate() {
+            if let Some(value) = value {
+                self.link(*value, id, port);
+            }
+        }
+        Ok(id)
+    }
+
+    /// Declares a result of the graph.
+    pub fn add_output(&mut self, name: impl Into<String>, value: ValueId) {
+        self.outputs.push(GraphOutput { name: name.into(), value, declared: Type::default() });
+    }
+
+    fn link(&mut self, value: ValueId, user: NodeId, port: usize) {
+        match self.value(value).def {
+            Def::Node { node, port: from } => {
+                self.nodes.add_edge(ix(node), ix(user), Use { from_port: from as u32, to_port: port as u32 });
+            }
+            _ => {
+                self.leaf_uses.entry(value).or_default().insert((user, port));
+            }
+        }
+    }
+
+    fn unlink(&mut self, value: ValueId, user: NodeId, port: usize) {
+        if let Def::Node { node, port: from } = self.value(value).def {
+            // From the user's side: a node has few operands, while a value may have very many users.
+            let edge = self
+                .nodes
+                .edges_directed(ix(user), Direction::Incoming)
+                .find(|e| {
+                    e.source() == ix(node)
+                        && e.weight().from_port as usize == from
+                        && e.weight().to_port as usize == port
+                })
+                .map(|e| e.id());
+            if let Some(edge) = edge {
+                self.nodes.remove_edge(edge);
+            }
+        } else if let Some(uses) = self.leaf_uses.get_mut(&value) {
+            uses.remove(&(user, port));
+        }
+    }
+
+    // ---- reading ----
+
+    /// A node.
+    ///
+    /// # Panics
+    /// If the node was removed or is of another graph.
+    pub fn node(&self, id: NodeId) -> &Node {
+        &self.nodes[ix(id)]
+    }
+
+    /// A node, if it is still there.
+    pub fn try_node(&self, id: NodeId) -> Option<&Node> {
+        self.nodes.node_weight(ix(id))
+    }
+
+    /// The parts of a node that may change without touching edges: name, provenance, body.
+    ///
+    /// # Panics
+    /// As [`Graph::node`].
+    pub fn node_meta_mut(&mut self, id: NodeId) -> (&mut String, &mut Provenance, &mut Option<Arc<Graph>>) {
+        let n = &mut self.nodes[ix(id)];
+        (&mut n.name, &mut n.provenance, &mut n.body)
+    }
+
+    /// A value.
+    ///
+    /// # Panics
+    /// If the value was removed or is of another graph.
+    pub fn value(&self, id: ValueId) -> &Value {
+        self.values[id.index()].as_ref().expect("value was removed")
+    }
+
+    /// A value, if it is still there.
+    pub fn try_value(&self, id: ValueId) -> Option<&Value> {
+        self.values.get(id.index()).and_then(Option::as_ref)
+    }
+
+    /// A value's type, for writing.
+    ///
+    /// # Panics
+    /// As [`Graph::value`].
+    pub fn type_mut(&mut self, id: ValueId) -> &mut Type {
+        &mut self.values[id.index()].as_mut().expect("value was removed").ty
+    }
+
+    /// Renames a value; the caller keeps names unique.
+    ///
+    /// # Panics
+    /// As [`Graph::value`].
+    pub fn rename_value(&mut self, id: ValueId, name: impl Into<String>) {
+        self.values[id.index()].as_mut().expect("value was removed").name = name.into();
+    }
+
+    /// Live nodes in order of creation.
+    pub fn nodes(&self) -> impl Iterator<Item = (NodeId, &Node)> + '_ {
+        self.nodes.node_indices().map(|i| (NodeId(i.index() as u32), &self.nodes[i]))
+    }
+
+    /// Number of live nodes.
+    pub fn node_count(&self) -> usize {
+        self.nodes.node_count()
+    }
+
+    /// Live values in order of creation.
+    pub fn values(&self) -> impl Iterator<Item = (ValueId, &Value)> + '_ {
+        self.values.iter().enumerate().filter_map(|(i, v)| v.as_ref().map(|v| (ValueId(i as u32), v)))
+    }
+
+    /// One more than the largest value index ever handed out: the length of a dense side table.
+    pub fn value_bound(&self) -> usize {
+        self.values.len()
+    }
+
+    /// One more than the largest node index ever handed out.
+    pub fn node_bound(&self) -> usize {
+        use petgraph::visit::NodeIndexable;
+        self.nodes.node_bound()
+    }
+
+    /// Graph inputs, in order.
+    pub fn inputs(&self) -> &[ValueId] {
+        &self.inputs
+    }
+
+    /// Graph results, in order.
+    pub fn outputs(&self) -> &[GraphOutput] {
+        &self.outputs
+    }
+
+    /// Graph results, for setting declared types.
+    pub fn outputs_mut(&mut self) -> &mut [GraphOutput] {
+        &mut self.outputs
+    }
+
+    /// The producing node and port, if a node makes the value.
+    pub fn producer(&self, value: ValueId) -> Option<(NodeId, usize)> {
+        match self.value(value).def {
+            Def::Node { node, port } => Some((node, port)),
+            _ => None,
+        }
+    }
+
+    /// Nodes that read a value, with the port, sorted.
+    pub fn users(&self, value: ValueId) -> Vec<(NodeId, usize)> {
+        let mut users: Vec<_> = match self.value(value).def {
+            Def::Node { node, port } => self
+                .nodes
+                .edges_directed(ix(node), Direction::Outgoing)
+                .filter(|e| e.weight().from_port as usize == port)
+                .map(|e| (NodeId(e.target().index() as u32), e.weight().to_port as usize))
+                .collect(),
+            _ => self.leaf_uses.get(&value).into_iter().flatten().copied().collect(),
+        };
+        users.sort_unstable();
+        users
+    }
+
+    /// True if the value is a result of the graph.
+    pub fn is_output(&self, value: ValueId) -> bool {
+        self.outputs.iter().any(|o| o.value == value)
+    }
+
+    /// Live nodes, producers before users; among nodes that are ready, the oldest first.
+    ///
+    /// # Errors
+    /// `Structure` with a node on a cycle.
+    pub fn topo_order(&self) -> Result<Vec<NodeId>> {
+        let mut missing = vec![0usize; self.node_bound()];
+        let mut ready = BinaryHeap::new();
+        for (id, node) in self.nodes() {
+            missing[id.index()] = node.operands().filter(|(_, v)| self.producer(*v).is_some()).count();
+            if missing[id.index()] == 0 {
+                ready.push(Reverse(id));
+            }
+        }
+        let mut order = Vec::with_capacity(self.node_count());
+        while let Some(Reverse(id)) = ready.pop() {
+            order.push(id);
+            for e in self.nodes.edges_directed(ix(id), Direction::Outgoing) {
+                let user = NodeId(e.target().index() as u32);
+                missing[user.index()] -= 1;
+                if missing[user.index()] == 0 {
+                    ready.push(Reverse(user));
+                }
+            }
+        }
+        if order.len() < self.node_count() {
+            let stuck = self.nodes().find(|(id, _)| missing[id.index()] > 0).map(|(_, n)| n.name.clone());
+            return Err(Error::new(ErrorKind::Structure, "the graph has a cycle through this node")
+                .at_node(stuck.unwrap_or_default()));
+        }
+        Ok(order)
+    }
+
+    // ---- rewriting ----
+
+    /// Makes one operand read another value.
+    ///
+    /// # Panics
+    /// If the node, port or value does not exist.
+    pub fn set_input(&mut self, user: NodeId, port: usize, value: Option<ValueId>) {
+        if let Some(old) = self.node(user).inputs[port] {
+            self.unlink(old, user, port);
+        }
+        self.nodes[ix(user)].inputs[port] = value;
+        if let Some(new) = value {
+            self.link(new, user, port);
+        }
+    }
+
+    /// Makes every user and graph result that reads `old` read `new`.
+    pub fn replace_uses(&mut self, old: ValueId, new: ValueId) {
+        for (user, port) in self.users(old) {
+            self.set_input(user, port, Some(new));
+        }
+        for out in &mut self.outputs {
+            if out.value == old {
+                out.value = new;
+            }
+        }
+    }
+
+    /// Replaces a node's op by one with as many operands and results.
+    ///
+    /// # Errors
+    /// `Structure` if the numbers differ.
+    pub fn set_op(&mut self, id: NodeId, op: Op) -> Result<()> {
+        let node = &self.nodes[ix(id)];
+        let (min, max) = op.arity();
+        let n = node.inputs.len();
+        if n < min || max.is_some_and(|m| n > m) || op.num_outputs() != node.outputs.len() {
+            return Err(Error::new(
+                ErrorKind::Structure,
+                format!("`{}` does not fit the ports of this node", op.name()),
+            )
+            .at_node(node.name.clone()));
+        }
+        self.nodes[ix(id)].op = op;
+        Ok(())
+    }
+
+    /// Removes a node whose results nobody reads.
+    ///
+    /// # Errors
+    /// `Structure` if a result is still read.
+    pub fn remove_node(&mut self, id: NodeId) -> Result<()> {
+        let node = self.node(id).clone();
+        for v in &node.outputs {
+            if self.is_output(*v) || !self.users(*v).is_empty() {
+                return Err(Error::new(
+                    ErrorKind::Structure,
+                    format!("`{}` is still read and cannot be removed", self.value(*v).name),
+                )
+                .at_node(node.name));
+            }
+        }
+        for (port, v) in node.operands() {
+            self.unlink(v, id, port);
+        }
+        for v in node.outputs {
+            self.values[v.index()] = None;
+        }
+        self.nodes.remove_node(ix(id));
+        Ok(())
+    }
+
+    /// Removes every node that no graph result depends on, walking back from `roots`; returns how many went.
+    /// Foreign ops fall away like others: a graph without side effects is what both formats describe.
+    pub fn remove_dead(&mut self, roots: impl IntoIterator<Item = NodeId>) -> usize {
+        let mut queue: Vec<NodeId> = roots.into_iter().collect();
+        let mut removed = 0;
+        while let Some(id) = queue.pop() {
+            let Some(node) = self.try_node(id) else { continue };
+            let producers: Vec<NodeId> =
+                node.operands().filter_map(|(_, v)| self.producer(v).map(|(n, _)| n)).collect();
+            if self.remove_node(id).is_ok() {
+                removed += 1;
+                queue.extend(producers);
+            }
+        }
+        removed
+    }
+
+    /// Removes constants that nobody reads; returns how many went.
+    pub fn remove_unused_consts(&mut self) -> usize {
+        let mut removed = 0;
+        for i in 0..self.values.len() {
+            let id = ValueId(i as u32);
+            let unused = matches!(&self.values[i], Some(v) if matches!(v.def, Def::Const(_)))
+                && self.leaf_uses.get(&id).is_none_or(BTreeSet::is_empty)
+                && !self.is_output(id);
+            if unused {
+                self.values[i] = None;
+                self.leaf_uses.remove(&id);
+                removed += 1;
+            }
+        }
+        removed
+    }
+}
+
+fn ix(id: NodeId) -> NodeIndex<u32> {
+    NodeIndex::new(id.index())
+}

@@ -1,0 +1,1 @@
+//! Inference of dtypes, symbolic shapes, strides and known integer values.
