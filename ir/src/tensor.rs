@@ -1,6 +1,6 @@
 //! Tensors with concrete shapes: constants of a graph, and the values that an evaluator computes.
 
-use std::{fmt, ops::Deref, sync::Arc};
+use std::{fmt, ops::Deref, path::Path, sync::Arc};
 
 use crate::{DType, Error, ErrorKind, Result};
 
@@ -8,6 +8,12 @@ use crate::{DType, Error, ErrorKind, Result};
 pub trait RegionBytes: Send + Sync {
     /// The region's bytes.
     fn bytes(&self) -> &[u8];
+
+    /// The canonical path of the file that the bytes are mapped from, if they are: so that a writer can tell whether
+    /// the file beside its output is that file.
+    fn origin(&self) -> Option<&Path> {
+        None
+    }
 }
 
 impl RegionBytes for Vec<u8> {
