@@ -3,5 +3,6 @@
 pub mod atomic;
 pub mod error;
 pub mod map;
+pub mod onnx;
 
 pub use error::{Cause, FormatError, Result};

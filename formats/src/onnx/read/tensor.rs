@@ -92,8 +92,7 @@ fn typed(t: &TensorProto, dtype: DType, shape: &[usize]) -> Result<Vec<u8>> {
     ) -> Result<Vec<u8>> {
         let mut out = Vec::with_capacity(values.len() * N);
         for &v in values {
-            let narrow =
-                B::try_from(v).map_err(|_| FormatError::mismatch(format!("values of {} bits", N * 8), v))?;
+            let narrow = B::try_from(v).map_err(|_| FormatError::mismatch(format!("values of {} bits", N * 8), v))?;
             out.extend_from_slice(&bytes(narrow));
         }
         Ok(out)

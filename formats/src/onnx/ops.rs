@@ -1,0 +1,60 @@
+//! Names that are the same in both directions: ONNX's ops without attributes, and its reductions.
+
+use normfuse_ir::op::{BinaryOp, ReduceOp, UnaryOp};
+
+/// (ONNX name, op, first opset that has it).
+pub const UNARY: [(&str, UnaryOp, i64); 22] = [
+    ("Identity", UnaryOp::Identity, 1),
+    ("Abs", UnaryOp::Abs, 6),
+    ("Neg", UnaryOp::Neg, 6),
+    ("Sign", UnaryOp::Sign, 9),
+    ("Sqrt", UnaryOp::Sqrt, 6),
+    ("Reciprocal", UnaryOp::Reciprocal, 6),
+    ("Exp", UnaryOp::Exp, 6),
+    ("Log", UnaryOp::Log, 6),
+    ("Sin", UnaryOp::Sin, 7),
+    ("Cos", UnaryOp::Cos, 7),
+    ("Tanh", UnaryOp::Tanh, 6),
+    ("Erf", UnaryOp::Erf, 9),
+    ("Sigmoid", UnaryOp::Sigmoid, 6),
+    ("Relu", UnaryOp::Relu, 6),
+    ("Softplus", UnaryOp::Softplus, 1),
+    ("Floor", UnaryOp::Floor, 6),
+    ("Ceil", UnaryOp::Ceil, 6),
+    ("Round", UnaryOp::Round, 11),
+    ("Not", UnaryOp::Not, 1),
+    ("BitwiseNot", UnaryOp::BitwiseNot, 18),
+    ("IsNaN", UnaryOp::IsNan, 9),
+    ("IsInf", UnaryOp::IsInf, 10),
+];
+
+/// (ONNX name, op, first opset that has it).
+pub const BINARY: [(&str, BinaryOp, i64); 16] = [
+    ("Add", BinaryOp::Add, 7),
+    ("Sub", BinaryOp::Sub, 7),
+    ("Mul", BinaryOp::Mul, 7),
+    ("Div", BinaryOp::Div, 7),
+    ("Pow", BinaryOp::Pow, 7),
+    ("And", BinaryOp::And, 7),
+    ("Or", BinaryOp::Or, 7),
+    ("Xor", BinaryOp::Xor, 7),
+    ("Equal", BinaryOp::Equal, 11),
+    ("Less", BinaryOp::Less, 9),
+    ("LessOrEqual", BinaryOp::LessOrEqual, 12),
+    ("Greater", BinaryOp::Greater, 9),
+    ("GreaterOrEqual", BinaryOp::GreaterOrEqual, 12),
+    ("BitwiseAnd", BinaryOp::BitwiseAnd, 18),
+    ("BitwiseOr", BinaryOp::BitwiseOr, 18),
+    ("BitwiseXor", BinaryOp::BitwiseXor, 18),
+];
+
+/// (ONNX name, op, first opset that takes the axes as an operand).
+pub const REDUCE: [(&str, ReduceOp, i64); 7] = [
+    ("ReduceMean", ReduceOp::Mean, 18),
+    ("ReduceSum", ReduceOp::Sum, 13),
+    ("ReduceSumSquare", ReduceOp::SumSquare, 18),
+    ("ReduceL2", ReduceOp::L2, 18),
+    ("ReduceProd", ReduceOp::Prod, 18),
+    ("ReduceMax", ReduceOp::Max, 18),
+    ("ReduceMin", ReduceOp::Min, 18),
+];

@@ -1,0 +1,364 @@
+//! Puts flattened nodes into a `Graph`, one scope of names.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
+
+use normfuse_ir::{DType, FusedNorm, Graph, NodeId, Op, Tensor, Type, ValueId, op::ForeignAttr, op::ForeignOp};
+use prost::Message;
+
+use super::{
+    attrs::Attrs,
+    functions::{Flat, domain, label},
+    ops, types,
+};
+use crate::{
+    FormatError, Result,
+    map::DataFolder,
+    onnx::{
+        DOMAIN,
+        names::{Names, OMITTED, captured},
+        proto::{NodeProto, ValueInfoProto},
+    },
+};
+
+/// Why a node is not one of the IR's ops.
+pub enum Reject {
+    /// It may be right, but not in a way that the IR can say: keep it as it is.
+    Foreign(String),
+    /// It is wrong.
+    Bad(FormatError),
+}
+
+impl From<FormatError> for Reject {
+    fn from(e: FormatError) -> Self {
+        Self::Bad(e)
+    }
+}
+
+impl From<normfuse_ir::Error> for Reject {
+    fn from(e: normfuse_ir::Error) -> Self {
+        Self::Bad(e.into())
+    }
+}
+
+/// Keeps a node foreign.
+pub fn foreign<T>(reason: impl Into<String>) -> Result<T, Reject> {
+    Err(Reject::Foreign(reason.into()))
+}
+
+/// Bodies of the functions of our own domain, by name and overload.
+pub type Bodies = BTreeMap<(String, String), Arc<Graph>>;
+
+/// A graph under construction.
+pub struct Builder<'m> {
+    /// The graph.
+    pub graph: Graph,
+    /// Opset of the default domain where the current node was written.
+    pub opset: i64,
+    names: &'m mut Names,
+    folder: &'m mut DataFolder,
+    bodies: &'m Bodies,
+    scope: HashMap<String, ValueId>,
+    declared: HashMap<&'m str, &'m ValueInfoProto>,
+    used: HashSet<String>,
+    /// Opset of the model: a foreign op of the default domain can only be written back at that one.
+    model_opset: i64,
+}
+
+impl<'m> Builder<'m> {
+    /// An empty graph.
+    pub fn new(name: &str, opset: i64, names: &'m mut Names, folder: &'m mut DataFolder, bodies: &'m Bodies) -> Self {
+        Self {
+            graph: Graph::new(name),
+            opset,
+            names,
+            folder,
+            bodies,
+            scope: HashMap::new(),
+            declared: HashMap::new(),
+            used: HashSet::new(),
+            model_opset: opset,
+        }
+    }
+
+    /// Types that the file declares for values inside the graph.
+    pub fn declare(&mut self, infos: &'m [ValueInfoProto]) {
+        for info in infos {
+            self.declared.entry(info.name()).or_insert(info);
+        }
+    }
+
+    /// The data folder, for reading tensors.
+    pub fn folder(&mut self) -> &mut DataFolder {
+        self.folder
+    }
+
+    fn define(&mut self, name: &str, value: ValueId) -> Result<()> {
+        if self.scope.insert(name.to_owned(), value).is_some() {
+            return Err(FormatError::mismatch("every value to be made once", format!("two that are called `{name}`")));
+        }
+        Ok(())
+    }
+
+    /// Adds a graph input.
+    pub fn input(&mut self, name: &str, ty: Type) -> Result<()> {
+        let id = self.graph.add_input(name, ty);
+        self.define(name, id)
+    }
+
+    /// Adds a constant under a name of the file.
+    pub fn constant(&mut self, name: &str, tensor: Tensor) -> Result<ValueId> {
+        let id = self.graph.add_const(name, tensor);
+        self.define(name, id)?;
+        Ok(id)
+    }
+
+    /// Adds a constant that the file does not have.
+    pub fn fresh_constant(&mut self, base: &str, tensor: Tensor) -> ValueId {
+        let name = self.names.fresh(base);
+        self.graph.add_const(name, tensor)
+    }
+
+    /// Declares a result of the graph.
+    pub fn output(&mut self, name: &str) -> Result<ValueId> {
+        let id = self.scope.get(name).copied().ok_or_else(|| {
+            FormatError::mismatch("a value for every graph output", "nothing that makes it")
+                .at_port(format!("graph output `{name}`"))
+        })?;
+        if self.graph.outputs().iter().any(|o| o.name == name) {
+            return Err(
+                FormatError::mismatch("one graph output of that name", "two").at_port(format!("graph output `{name}`"))
+            );
+        }
+        self.graph.add_output(name, id);
+        Ok(id)
+    }
+
+    /// Adds every node.
+    ///
+    /// # Errors
+    /// Operands that nothing makes, or that only a later node makes; nodes that are wrong in themselves.
+    pub fn nodes(&mut self, nodes: &[Flat], outputs: impl Iterator<Item = &'m str>) -> Result<()> {
+        self.used.extend(outputs.map(str::to_owned));
+        for flat in nodes {
+            self.used.extend(flat.node.input.iter().cloned());
+            self.used.extend(captured(&flat.node));
+        }
+        for (i, flat) in nodes.iter().enumerate() {
+            self.opset = flat.opset;
+            self.node(&flat.node).map_err(|reject| {
+                let e = match reject {
+                    Missing::Operand(name) => missing(&name, nodes, i),
+                    Missing::No(e) => e,
+                };
+                e.at_node(label(&flat.node))
+            })?;
+        }
+        Ok(())
+    }
+
+    fn node(&mut self, node: &NodeProto) -> Result<(), Missing> {
+        if !node.device_configurations.is_empty() {
+            return Err(FormatError::mismatch("a node for one device", "device configurations").into());
+        }
+        let mut inputs = Vec::with_capacity(node.input.len());
+        for name in &node.input {
+            inputs.push(if name.is_empty() { None } else { Some(self.resolve(name)?) });
+        }
+        let mut attrs = Attrs::new(node)?;
+        if domain(node.domain()).is_empty()
+            && node.op_type() == "Constant"
+            && let Some(t) = ops::constant(&mut attrs, self.folder)?
+            && let ([], [name]) = (node.input.as_slice(), node.output.as_slice())
+        {
+            self.constant(name, t)?;
+            return Ok(());
+        }
+        let mut trimmed = inputs.clone();
+        while trimmed.last() == Some(&None) {
+            trimmed.pop();
+        }
+        let mapped = match domain(node.domain()) {
+            "" => ops::Cx { b: self, node, attrs, inputs: trimmed }.map(),
+            DOMAIN => self.fused(node, attrs).map(|(op, body)| ops::Mapped { op, inputs: trimmed, body: Some(body) }),
+            _ => foreign("an operator set that normfuse does not know"),
+        };
+        let mapped = match mapped {
+            Ok(m) => m,
+            Err(Reject::Bad(e)) => return Err(e.into()),
+            Err(Reject::Foreign(reason)) => self.foreign(node, inputs, reason)?,
+        };
+        self.add(node, mapped)?;
+        Ok(())
+    }
+
+    fn resolve(&self, name: &str) -> Result<ValueId, Missing> {
+        self.scope.get(name).copied().ok_or_else(|| Missing::Operand(name.to_owned()))
+    }
+
+    fn add(&mut self, node: &NodeProto, mapped: ops::Mapped) -> Result<NodeId> {
+        let count = mapped.op.num_outputs();
+        let named: Vec<&str> = node.output.iter().take(count).map(String::as_str).collect();
+        let names: Vec<String> = (0..count)
+            .map(|port| match named.get(port) {
+                Some(name) if !name.is_empty() => (*name).to_owned(),
+                _ => self.names.fresh(&format!("{OMITTED}{}_{port}", label(node))),
+            })
+            .collect();
+        let title = match node.name() {
+            "" => format!("{}_{}", node.op_type(), self.graph.node_bound()),
+            name => name.to_owned(),
+        };
+        let id = self.graph.add_node(title, mapped.op, &mapped.inputs, names)?;
+        let outputs = self.graph.node(id).outputs.clone();
+        for (port, value) in outputs.into_iter().enumerate() {
+            let name = self.graph.value(value).name.clone();
+            if named.get(port).is_some_and(|n| !n.is_empty()) {
+                self.define(&name, value)?;
+            }
+            if let Some(info) = self.declared.get(name.as_str()) {
+                *self.graph.type_mut(value) = types::declared(&name, info.r#type.as_ref());
+            }
+        }
+        let (_, provenance, body) = self.graph.node_meta_mut(id);
+        provenance.doc = node.doc_string().to_owned();
+        provenance.metadata = node.metadata_props.iter().map(|e| (e.key().to_owned(), e.value().to_owned())).collect();
+        *body = mapped.body;
+        Ok(id)
+    }
+
+    /// Adds a node that one node of the file needs beside its own; returns its only result.
+    pub fn helper(&mut self, base: &str, op: Op, inputs: &[Option<ValueId>]) -> Result<ValueId> {
+        let name = self.names.fresh(base);
+        let id = self.graph.add_node(name.clone(), op, inputs, [name])?;
+        self.graph.node(id).outputs.first().copied().ok_or_else(|| FormatError::invalid("a node without results"))
+    }
+
+    fn foreign(
+        &mut self,
+        node: &NodeProto,
+        mut inputs: Vec<Option<ValueId>>,
+        reason: String,
+    ) -> Result<ops::Mapped, Missing> {
+        if domain(node.domain()).is_empty() && self.opset != self.model_opset {
+            return Err(FormatError::invalid(format!(
+                "`{}` was written for opset {} by a local function, and the model imports {}: {reason}",
+                node.op_type(),
+                self.opset,
+                self.model_opset
+            ))
+            .hint("convert the function to the model's opset")
+            .into());
+        }
+        let captures = captured(node);
+        for name in &captures {
+            inputs.push(Some(self.resolve(name)?));
+        }
+        let op = ForeignOp {
+            domain: node.domain().to_owned(),
+            op_type: node.op_type().to_owned(),
+            overload: node.overload().to_owned(),
+            encoding: "onnx".into(),
+            attributes: node
+                .attribute
+                .iter()
+                .map(|a| ForeignAttr { name: a.name().to_owned(), payload: a.encode_to_vec().into() })
+                .collect(),
+            captures: captures.len(),
+            outputs: node.output.len(),
+            reason,
+        };
+        Ok(ops::Mapped { op: Op::Foreign(Arc::new(op)), inputs, body: None })
+    }
+
+    /// A fused op: its descriptor, and the function that spells it.
+    fn fused(&mut self, node: &NodeProto, mut attrs: Attrs<'_>) -> Result<(Op, Arc<Graph>), Reject> {
+        let text = attrs.string("descriptor", "")?;
+        if let Some(name) = attrs.unknown() {
+            return Err(FormatError::mismatch("only the attribute `descriptor`", format!("`{name}`")).into());
+        }
+        let at = |e: FormatError| e.at_port("attribute `descriptor`");
+        let fused: FusedNorm =
+            serde_json::from_str(text).map_err(|e| at(FormatError::mismatch("the JSON of a fused norm", e)))?;
+        fused.check().map_err(|e| at(FormatError::invalid(e)))?;
+        let body = self
+            .bodies
+            .get(&(node.op_type().to_owned(), node.overload().to_owned()))
+            .ok_or_else(|| FormatError::mismatch(format!("a local function `{DOMAIN}.{}`", node.op_type()), "none"))?;
+        let (ins, outs) = (fused.in_ports().len(), fused.out_ports().len());
+        if (body.inputs().len(), body.outputs().len()) != (ins, outs) {
+            return Err(FormatError::mismatch(
+                format!("a function of {ins} operands and {outs} results, as the descriptor has"),
+                format!("{} and {}", body.inputs().len(), body.outputs().len()),
+            )
+            .into());
+        }
+        if node.output.len() > outs {
+            return Err(FormatError::mismatch(format!("{outs} results"), node.output.len()).into());
+        }
+        Ok((Op::FusedNorm(Arc::new(fused)), body.clone()))
+    }
+
+    // ---- what the mapping of ops asks ----
+
+    /// A value's element type, where it is known.
+    pub fn dtype(&self, value: ValueId) -> Option<DType> {
+        self.graph.value(value).ty.dtype
+    }
+
+    /// A value's number of axes, where it is known.
+    pub fn rank(&self, value: ValueId) -> Option<usize> {
+        self.graph.value(value).ty.shape.as_ref().map(normfuse_ir::Shape::rank)
+    }
+
+    /// True if some node, subgraph or graph output reads the name.
+    pub fn is_used(&self, name: &str) -> bool {
+        self.used.contains(name)
+    }
+
+    /// The integers of a small constant.
+    pub fn const_ints(&self, value: ValueId) -> Option<Vec<i64>> {
+        let t = self.graph.value(value).as_const()?;
+        // Axes and the like: nobody has more axes than this, and no weight must be paged in to find out.
+        if t.len() > 64 {
+            return None;
+        }
+        let bytes = t.bytes();
+        match t.dtype() {
+            DType::I64 => Some(bytes.as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b)).collect()),
+            DType::I32 => Some(bytes.as_chunks::<4>().0.iter().map(|b| i32::from_le_bytes(*b).into()).collect()),
+            DType::Bool | DType::U8 => Some(bytes.iter().map(|b| i64::from(*b)).collect()),
+            _ => None,
+        }
+    }
+}
+
+/// A failure of which the message needs the whole node list.
+enum Missing {
+    Operand(String),
+    No(FormatError),
+}
+
+impl From<FormatError> for Missing {
+    fn from(e: FormatError) -> Self {
+        Self::No(e)
+    }
+}
+
+fn missing(name: &str, nodes: &[Flat], at: usize) -> FormatError {
+    let found = match nodes.iter().skip(at).position(|f| f.node.output.iter().any(|o| o == name)) {
+        Some(0) => format!("`{name}`, which it makes itself"),
+        Some(later) => {
+            let later = nodes.get(at + later).map(|f| label(&f.node)).unwrap_or_default();
+            return FormatError::mismatch(
+                "operands that an earlier node makes",
+                format!("`{name}`, which the later node `{later}` makes"),
+            )
+            .hint("the graph has a cycle, or its nodes are not in topological order");
+        }
+        None => format!("`{name}`, which nothing makes"),
+    };
+    FormatError::mismatch("operands that an earlier node makes", found)
+}

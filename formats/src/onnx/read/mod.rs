@@ -1,0 +1,192 @@
+//! The reader: `ModelProto` to `Graph`.
+
+mod attrs;
+mod build;
+mod functions;
+mod ops;
+mod ops_data;
+mod ops_nn;
+mod tensor;
+mod types;
+
+use std::{collections::BTreeMap, path::Path, sync::Arc};
+
+use bytes::Bytes;
+use normfuse_ir::{Graph, Type};
+use prost::Message;
+
+use self::{
+    build::{Bodies, Builder},
+    functions::{Flat, Inliner, domain},
+};
+use super::{
+    DOMAIN, OPSETS, fields,
+    names::Names,
+    proto::{FunctionProto, GraphProto, ModelProto},
+};
+use crate::{
+    FormatError, Result,
+    map::{DataFolder, MappedFile},
+};
+
+/// Keeps the mapping alive as long as some tensor's bytes lie in it.
+struct Whole(Arc<MappedFile>);
+
+impl AsRef<[u8]> for Whole {
+    fn as_ref(&self) -> &[u8] {
+        self.0.bytes()
+    }
+}
+
+/// Reads a model. Weights stay where they are: inline ones in the mapped model file, external ones in their own.
+///
+/// Local functions are inlined, all but those of the domain `normfuse`, whose calls become fused ops with the function as
+/// their body. What the IR cannot say stays as a foreign op. Initializers that are also inputs count as constants.
+///
+/// # Errors
+/// A file that is not a model, or one that breaks ONNX's rules or uses types that the IR lacks: the error names the file
+/// and the node.
+pub fn read(path: &Path) -> Result<Graph> {
+    read_inner(path).map_err(|e| e.in_file(path))
+}
+
+fn read_inner(path: &Path) -> Result<Graph> {
+    let file = MappedFile::open(path)?;
+    let model = ModelProto::decode(Bytes::from_owner(Whole(file)))
+        .map_err(|e| FormatError::mismatch("an ONNX model", format!("bytes that do not decode: {e}")))?;
+    let mut folder = DataFolder::of_model(path)?;
+    import(model, &mut folder)
+}
+
+fn import(mut model: ModelProto, folder: &mut DataFolder) -> Result<Graph> {
+    if !model.training_info.is_empty() {
+        return Err(FormatError::mismatch("a model for inference", "training_info"));
+    }
+    if !model.configuration.is_empty() {
+        return Err(FormatError::mismatch("a model for one device", "device configurations"));
+    }
+    let opsets = functions::opsets(&model.opset_import)?;
+    let opset = match opsets.get("") {
+        Some(v) => *v,
+        // A file of other bytes can decode to an empty model.
+        None if model.graph.is_none() => {
+            return Err(FormatError::mismatch("an ONNX model", "neither a graph nor opsets"));
+        }
+        None => return Err(FormatError::mismatch("an opset of the default domain", "none")),
+    };
+    check_opset(opset, "the model")?;
+    let proto = model.graph.take().ok_or_else(|| FormatError::mismatch("a graph", "none"))?;
+    let mut names = Names::default();
+    names.claim_graph(&proto);
+    let functions = std::mem::take(&mut model.functions);
+    for f in &functions {
+        if let Some(v) = functions::opsets(&f.opset_import)?.get("") {
+            check_opset(*v, &format!("the local function `{}`", f.name()))?;
+        }
+    }
+    let mut inliner = Inliner::new(&functions, opsets, names)?;
+    let (graph_nodes, proto) = take_nodes(proto);
+    let flat = inliner.flatten(graph_nodes, opset)?;
+    let mut fused = Vec::new();
+    for f in functions.iter().filter(|f| domain(f.domain()) == DOMAIN) {
+        let inner = functions::opsets(&f.opset_import)?.get("").copied().unwrap_or(opset);
+        fused.push((f, inner, inliner.flatten(f.node.clone(), inner).map_err(|e| e.at_node(f.name()))?));
+    }
+    let (mut names, opsets) = inliner.finish();
+    let mut bodies = Bodies::new();
+    for (f, inner, nodes) in fused {
+        let body = import_body(f, inner, &nodes, folder).map_err(|e| e.at_node(f.name()))?;
+        bodies.insert((f.name().to_owned(), f.overload().to_owned()), Arc::new(body));
+    }
+    let mut graph = import_graph(&proto, &flat, opset, &mut names, folder, &bodies)?;
+    fields::read(&model, &proto, &mut graph);
+    // Our own domain is imported by the writer where it is needed.
+    graph.info.opsets = opsets.into_iter().filter(|(d, _)| d != DOMAIN).collect();
+    Ok(graph)
+}
+
+fn check_opset(version: i64, who: &str) -> Result<()> {
+    if OPSETS.contains(&version) {
+        return Ok(());
+    }
+    Err(FormatError::mismatch(format!("{who} to import an opset from {} to {}", OPSETS.start(), OPSETS.end()), version)
+        .hint("convert it with onnx.version_converter"))
+}
+
+fn take_nodes(mut graph: GraphProto) -> (Vec<super::proto::NodeProto>, GraphProto) {
+    (std::mem::take(&mut graph.node), graph)
+}
+
+fn import_graph(
+    proto: &GraphProto,
+    nodes: &[Flat],
+    opset: i64,
+    names: &mut Names,
+    folder: &mut DataFolder,
+    bodies: &Bodies,
+) -> Result<Graph> {
+    if let Some(t) = proto.sparse_initializer.first() {
+        let name = t.values.as_ref().map(|v| v.name().to_owned()).unwrap_or_default();
+        return Err(
+            FormatError::mismatch("dense initializers", "a sparse one").at_port(format!("initializer `{name}`"))
+        );
+    }
+    let mut b = Builder::new(proto.name(), opset, names, folder, bodies);
+    b.declare(&proto.value_info);
+    b.declare(&proto.output);
+    let initialized: std::collections::HashSet<&str> = proto.initializer.iter().map(|t| t.name()).collect();
+    let mut defaults = 0;
+    for v in &proto.input {
+        if initialized.contains(v.name()) {
+            defaults += 1;
+        } else {
+            b.input(v.name(), types::interface(v)?)?;
+        }
+    }
+    for t in &proto.initializer {
+        let at = |e: FormatError| e.at_port(format!("initializer `{}`", t.name()));
+        let tensor = tensor::read(t, b.folder()).map_err(at)?;
+        b.constant(t.name(), tensor).map_err(at)?;
+    }
+    b.nodes(nodes, proto.output.iter().map(|v| v.name()))?;
+    let mut declared = Vec::with_capacity(proto.output.len());
+    for v in &proto.output {
+        let ty = types::interface(v)?;
+        b.output(v.name())?;
+        declared.push(ty);
+    }
+    let mut graph = b.graph;
+    for (out, ty) in graph.outputs_mut().iter_mut().zip(declared) {
+        out.declared = ty;
+    }
+    if defaults > 0 {
+        graph.info.notes.push(format!("{defaults} inputs have initializers and are taken as constants"));
+    }
+    // The axes that became attributes, and weights that nothing reads.
+    graph.remove_unused_consts();
+    Ok(graph)
+}
+
+/// The body of a fused op: a graph of its own, in a scope of its own.
+fn import_body(f: &FunctionProto, opset: i64, nodes: &[Flat], folder: &mut DataFolder) -> Result<Graph> {
+    let mut names = Names::default();
+    for name in f.input.iter().chain(&f.output) {
+        names.claim(name);
+    }
+    nodes.iter().for_each(|n| names.claim_node(&n.node));
+    // A body of a body would be a fused op inside a fused op, which the writer never makes.
+    let bodies = Bodies::new();
+    let mut b = Builder::new(f.name(), opset, &mut names, folder, &bodies);
+    b.declare(&f.value_info);
+    for name in &f.input {
+        b.input(name, Type::default())?;
+    }
+    b.nodes(nodes, f.output.iter().map(String::as_str))?;
+    for name in &f.output {
+        b.output(name)?;
+    }
+    let mut graph = b.graph;
+    graph.remove_unused_consts();
+    graph.info.opsets = BTreeMap::from([(String::new(), opset)]);
+    Ok(graph)
+}

@@ -1,0 +1,184 @@
+//! Products, norms, attention and quantisation.
+
+use normfuse_ir::{
+    DType, Op,
+    op::{AttentionOp, UnaryOp},
+};
+
+use super::{
+    attrs::port,
+    build::{Reject, foreign},
+    functions::label,
+    ops::Cx,
+};
+use crate::{FormatError, onnx::dtype};
+
+impl Cx<'_, '_, '_> {
+    /// The op, if this file knows it.
+    pub fn nn_op(&mut self, name: &str) -> Result<Option<Op>, Reject> {
+        Ok(Some(match name {
+            "Gelu" => {
+                self.since(20)?;
+                match self.attrs.string("approximate", "none")? {
+                    "none" => Op::Unary(UnaryOp::Gelu),
+                    "tanh" => Op::Unary(UnaryOp::GeluTanh),
+                    other => return foreign(format!("approximation `{other}`")),
+                }
+            }
+            "Swish" => {
+                self.since(24)?;
+                if self.attrs.float("alpha", 1.0)?.get() != 1.0 {
+                    return foreign("alpha is not 1");
+                }
+                Op::Unary(UnaryOp::Silu)
+            }
+            "Softmax" | "LogSoftmax" => self.softmax(name == "LogSoftmax")?,
+            "LayerNormalization" => {
+                self.since(17)?;
+                let (axis, eps, stash) = self.norm()?;
+                Op::LayerNorm { axis, eps, stash }
+            }
+            "RMSNormalization" => {
+                self.since(23)?;
+                let (axis, eps, stash) = self.norm()?;
+                Op::RmsNorm { axis, eps, stash }
+            }
+            "MatMul" => Op::MatMul,
+            "MatMulInteger" => Op::MatMulInteger,
+            "Gemm" => Op::Gemm {
+                alpha: self.attrs.float("alpha", 1.0)?,
+                beta: self.attrs.float("beta", 1.0)?,
+                trans_a: self.attrs.flag("transA", false)?,
+                trans_b: self.attrs.flag("transB", false)?,
+            },
+            "Attention" => self.attention()?,
+            "QuantizeLinear" => self.quantize()?,
+            "DequantizeLinear" => self.dequantize()?,
+            "DynamicQuantizeLinear" => Op::DynamicQuantizeLinear,
+            _ => return Ok(None),
+        }))
+    }
+
+    /// Before opset 13 the axes from `axis` on were one: the same function only where that is the last axis.
+    fn softmax(&mut self, log: bool) -> Result<Op, Reject> {
+        if self.b.opset >= 13 {
+            return Ok(Op::Softmax { axis: self.attrs.int("axis", -1)?, log });
+        }
+        let axis = self.attrs.int("axis", 1)?;
+        let rank = self.inputs.first().copied().flatten().and_then(|x| self.b.rank(x));
+        let last = axis == -1 || rank.is_some_and(|r| i64::try_from(r).is_ok_and(|r| axis == r - 1));
+        if !last {
+            return foreign("a softmax over several axes at once");
+        }
+        Ok(Op::Softmax { axis: -1, log })
+    }
+
+    fn norm(&mut self) -> Result<(i64, normfuse_ir::scheme::F32, DType), Reject> {
+        let stash = self.attrs.int("stash_type", 1)?;
+        let Ok(stash) = dtype::from_onnx(stash) else { return foreign(format!("stash type {stash}")) };
+        Ok((self.attrs.int("axis", -1)?, self.attrs.float("epsilon", 1e-5)?, stash))
+    }
+
+    /// `RMSNormalization` of two dtypes: illegal, and what torch writes for `(x.float() * r) * (1 + w.float())`. The
+    /// narrower operand is widened, so that the scale is multiplied in the wider type as torch did.
+    pub fn one_dtype(&mut self) -> Result<(), Reject> {
+        let [Some(x), Some(scale)] = *self.inputs.as_slice() else { return Ok(()) };
+        let (Some(dx), Some(ds)) = (self.b.dtype(x), self.b.dtype(scale)) else { return Ok(()) };
+        if dx == ds {
+            return Ok(());
+        }
+        let node = label(self.node);
+        let (port, value, to) = if dx.embeds_in(ds) {
+            (0, x, ds)
+        } else if ds.embeds_in(dx) {
+            (1, scale, dx)
+        } else {
+            return foreign(format!("a norm of {dx} with a scale of {ds}"));
+        };
+        let base = format!("{node}_{}_{to}", if port == 0 { "x" } else { "scale" });
+        let cast = self.b.helper(&base, Op::Cast { to, saturate: true }, &[Some(value)])?;
+        let shape = self.b.graph.value(value).ty.shape.clone();
+        *self.b.graph.type_mut(cast) = normfuse_ir::Type { dtype: Some(to), shape, ..normfuse_ir::Type::default() };
+        if let Some(slot) = self.inputs.get_mut(port) {
+            *slot = Some(cast);
+        }
+        self.b.graph.info.notes.push(format!(
+            "node `{node}`: RMSNormalization of {dx} with a scale of {ds} is not legal ONNX; read as a norm in {to}"
+        ));
+        Ok(())
+    }
+
+    fn attention(&mut self) -> Result<Op, Reject> {
+        self.since(23)?;
+        if self.b.opset >= 25 {
+            for side in ["left_window_size", "right_window_size"] {
+                if self.attrs.int(side, -1)? != -1 {
+                    return foreign("a sliding window");
+                }
+            }
+        }
+        let mode = self.attrs.int("qk_matmul_output_mode", 0)?;
+        let Some(mode) = u8::try_from(mode).ok().filter(|m| *m <= 3) else {
+            return Err(FormatError::mismatch("0 to 3", mode).at_port(port("qk_matmul_output_mode")).into());
+        };
+        let softmax_dtype = match self.attrs.opt_int("softmax_precision")? {
+            None => None,
+            Some(n) => match dtype::from_onnx(n) {
+                Ok(d) => Some(d),
+                Err(name) => return foreign(format!("softmax in {name}")),
+            },
+        };
+        let outputs = self.node.output.iter().rposition(|n| !n.is_empty()).map_or(1, |last| last + 1);
+        if outputs > 4 {
+            return foreign("more than four results");
+        }
+        Ok(Op::Attention(AttentionOp {
+            is_causal: self.attrs.flag("is_causal", false)?,
+            scale: self.attrs.opt_float("scale")?,
+            softcap: self.attrs.float("softcap", 0.0)?,
+            q_num_heads: self.attrs.count("q_num_heads")?,
+            kv_num_heads: self.attrs.count("kv_num_heads")?,
+            qk_matmul_output_mode: mode,
+            softmax_dtype,
+            outputs,
+        }))
+    }
+
+    fn quantize(&mut self) -> Result<Op, Reject> {
+        let opset = self.b.opset;
+        let axis = if opset < 13 { 1 } else { self.attrs.int("axis", 1)? };
+        let saturate = opset < 19 || self.attrs.flag("saturate", true)?;
+        let block_size = if opset < 21 { 0 } else { self.attrs.count("block_size")?.unwrap_or(0) };
+        let to = if opset < 21 { 0 } else { self.attrs.int("output_dtype", 0)? };
+        if opset >= 23 && self.attrs.int("precision", 0)? != 0 {
+            return foreign("the precision of the division is given");
+        }
+        let to = match (self.inputs.get(2).copied().flatten(), to) {
+            (Some(zero), _) => match self.b.dtype(zero) {
+                Some(d) => d,
+                None => return foreign("the type of the zero point is not known"),
+            },
+            (None, 0) => DType::U8,
+            (None, to) => match dtype::from_onnx(to) {
+                Ok(d) => d,
+                Err(name) => return foreign(format!("a result of type {name}")),
+            },
+        };
+        let matters = matches!(to, DType::F8E4M3FN | DType::F8E4M3FNUZ | DType::F8E5M2);
+        Ok(Op::QuantizeLinear { axis, block_size, to, saturate: saturate || !matters })
+    }
+
+    fn dequantize(&mut self) -> Result<Op, Reject> {
+        let opset = self.b.opset;
+        let axis = if opset < 13 { 1 } else { self.attrs.int("axis", 1)? };
+        let block_size = if opset < 21 { 0 } else { self.attrs.count("block_size")?.unwrap_or(0) };
+        if opset >= 23 {
+            let to = self.attrs.int("output_dtype", 0)?;
+            let scale = self.inputs.get(1).copied().flatten().and_then(|s| self.b.dtype(s));
+            if to != 0 && dtype::from_onnx(to).ok().is_none_or(|to| scale != Some(to)) {
+                return foreign("the result has another type than the scale");
+            }
+        }
+        Ok(Op::DequantizeLinear { axis, block_size })
+    }
+}

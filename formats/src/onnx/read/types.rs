@@ -1,0 +1,59 @@
+//! `TypeProto` to `Type`.
+
+use normfuse_ir::{Dim, Shape, Type};
+
+use crate::{
+    FormatError, Result,
+    onnx::{
+        dtype,
+        proto::{TypeProto, ValueInfoProto, tensor_shape_proto::dimension, type_proto},
+    },
+};
+
+/// The type of a graph's input or result, which must be a tensor of a type that the IR has.
+///
+/// # Errors
+/// Names what the type is instead.
+pub fn interface(info: &ValueInfoProto) -> Result<Type> {
+    let refuse = |found: String| {
+        Err(FormatError::mismatch("a tensor of an element type that normfuse knows", found)
+            .at_port(format!("graph input or output `{}`", info.name())))
+    };
+    match info.r#type.as_ref().and_then(|t| t.value.as_ref()) {
+        Some(type_proto::Value::TensorType(t)) if t.elem_type() == 0 => refuse("a tensor of no element type".into()),
+        Some(type_proto::Value::TensorType(t)) => match dtype::from_onnx(i64::from(t.elem_type())) {
+            Ok(_) => Ok(declared(info.name(), info.r#type.as_ref())),
+            Err(name) => refuse(name),
+        },
+        Some(type_proto::Value::SequenceType(_)) => refuse("a sequence".into()),
+        Some(type_proto::Value::MapType(_)) => refuse("a map".into()),
+        Some(type_proto::Value::OptionalType(_)) => refuse("an optional".into()),
+        Some(type_proto::Value::SparseTensorType(_)) => refuse("a sparse tensor".into()),
+        Some(type_proto::Value::OpaqueType(_)) => refuse("an opaque type".into()),
+        None => refuse("no type".into()),
+    }
+}
+
+/// What a value's declaration says, as far as the IR can say it.
+pub fn declared(name: &str, ty: Option<&TypeProto>) -> Type {
+    let Some(type_proto::Value::TensorType(t)) = ty.and_then(|t| t.value.as_ref()) else { return Type::default() };
+    let Ok(dtype) = dtype::from_onnx(i64::from(t.elem_type())) else { return Type::default() };
+    let shape = t.shape.as_ref().map(|s| {
+        let dims = s.dim.iter().enumerate().map(|(axis, d)| {
+            let unknown = || Dim::unknown(format_args!("{name}.{axis}"));
+            match &d.value {
+                Some(dimension::Value::DimValue(n)) if *n >= 0 => Dim::from(*n),
+                Some(dimension::Value::DimParam(p)) if !p.is_empty() && !p.starts_with('?') => size(p),
+                _ => unknown(),
+            }
+        });
+        Shape(dims.collect())
+    });
+    Type { dtype: Some(dtype), shape, ..Type::default() }
+}
+
+/// Exporters write expressions (`s70*s72`, `seq + 1`) where ONNX asks for a name; what does not parse is a name. So is
+/// what no exporter would write: a long product of sums has more terms than memory.
+fn size(param: &str) -> Dim {
+    if param.len() > 128 { Dim::sym(param) } else { param.parse().unwrap_or_else(|_| Dim::sym(param)) }
+}
