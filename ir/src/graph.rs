@@ -47,15 +47,20 @@ impl ValueId {
 }
 
 /// What is known about a value without running the graph.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Type {
     /// Element type, once known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dtype: Option<DType>,
     /// Symbolic shape, once known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shape: Option<Shape>,
     /// Element strides, where they are not row-major.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub strides: Option<Vec<crate::Dim>>,
     /// For quantised values and their scales: the scheme they belong to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scheme: Option<Arc<Scheme>>,
 }
 

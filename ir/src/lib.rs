@@ -4,6 +4,7 @@
 
 pub mod body;
 pub mod dim;
+pub mod document;
 mod dtype;
 mod error;
 pub mod eval;

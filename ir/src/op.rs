@@ -162,7 +162,8 @@ pub enum ScatterReduction {
 pub struct ForeignAttr {
     /// Attribute name.
     pub name: String,
-    /// The attribute in the encoding of the format it came from.
+    /// The attribute in the encoding of the format it came from; base64 in text and JSON.
+    #[serde(with = "crate::document::base64_bytes")]
     pub payload: Arc<[u8]>,
 }
 

@@ -1,0 +1,538 @@
+//! A graph as plain data: what the text form and the JSON form both carry, and the way there and back.
+//!
+//! Values are numbered within their graph in order of definition: inputs and constants one each, nodes one a result.
+//! Nodes come in topological order, the oldest first among those that are ready, so that a graph whose ids are already
+//! in such an order keeps them, and writing what was read gives the same document again.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    DType, Data, Def, Error, ErrorKind, Graph, ModelInfo, NodeId, Op, Provenance, Region, Result, Scheme, Tensor, Type,
+    ValueId, tensor::byte_len, text::literal,
+};
+
+/// Bodies inside bodies: one level is usual, and a chain of thousands would overflow the stack when it is dropped.
+const MAX_BODY_DEPTH: usize = 16;
+
+/// What tells one data file from another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileId {
+    /// Size in bytes.
+    pub size: u64,
+    /// Hash as the owner of the files computes it; opaque here.
+    pub hash: String,
+}
+
+/// A weight that a document refers to: what a reader turns into bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WeightRef {
+    /// Name of the weight.
+    pub name: String,
+    /// The data file, relative to the model's folder.
+    pub file: String,
+    /// Byte offset in the file.
+    pub offset: u64,
+    /// Length in bytes, as its type asks for.
+    pub len: u64,
+    /// What the file was when the document was written, where the document says so.
+    pub id: Option<FileId>,
+}
+
+/// Turns a reference into bytes.
+pub type Resolve<'a> = &'a mut dyn FnMut(&WeightRef) -> Result<Data>;
+
+/// Tells the identity of a data file by its name.
+pub type Identify<'a> = &'a mut dyn FnMut(&str) -> Option<FileId>;
+
+/// A graph with everything that it refers to.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Document {
+    /// Version of the schema: 1.
+    pub normfuse: u32,
+    /// Data files by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub files: BTreeMap<String, FileId>,
+    /// Bodies of fused nodes, each once; a body uses only bodies before it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bodies: Vec<GraphDoc>,
+    /// The graph.
+    pub graph: GraphDoc,
+}
+
+/// One graph.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GraphDoc {
+    /// Its name.
+    pub name: String,
+    /// Model-level facts.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub info: ModelInfo,
+    /// Definitions in order.
+    pub lines: Vec<Line>,
+    /// Results.
+    pub outputs: Vec<OutputDoc>,
+}
+
+/// One definition.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Line {
+    /// A graph input.
+    Input(ValueDoc),
+    /// A constant or weight.
+    Const(ConstDoc),
+    /// A node.
+    Node(Box<NodeDoc>),
+}
+
+/// A named value.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ValueDoc {
+    /// Its name.
+    pub name: String,
+    /// What is known of it.
+    #[serde(default, rename = "type", skip_serializing_if = "is_default")]
+    pub ty: Type,
+}
+
+/// A constant or weight. In JSON its contents are `"values"` (the literal of the text form), `"base64"` (the bytes) or
+/// `"region"` (file, offset; the length follows from the type).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(try_from = "ConstRepr", into = "ConstRepr")]
+pub struct ConstDoc {
+    /// Its name.
+    pub name: String,
+    /// Element type.
+    pub dtype: DType,
+    /// Shape.
+    pub shape: Vec<usize>,
+    /// The scheme it belongs to, if it is quantised.
+    pub scheme: Option<Arc<Scheme>>,
+    /// Its contents.
+    pub payload: Payload,
+}
+
+/// Contents of a constant.
+#[derive(Debug, Clone)]
+pub enum Payload {
+    /// The tensor itself.
+    Inline(Tensor),
+    /// A region of a data file.
+    Region {
+        /// The file.
+        file: String,
+        /// Byte offset.
+        offset: u64,
+    },
+}
+
+/// A node.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeDoc {
+    /// Its name.
+    pub name: String,
+    /// What it computes.
+    #[serde(deserialize_with = "checked_op")]
+    pub op: Op,
+    /// Operands: numbers of values, `null` for an optional operand left out.
+    pub inputs: Vec<Option<usize>>,
+    /// Results.
+    pub results: Vec<ValueDoc>,
+    /// Where it came from.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub provenance: Provenance,
+    /// Number of its body.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body: Option<usize>,
+    /// Where the text has it, for error messages.
+    #[serde(skip)]
+    pub at: Option<(usize, usize)>,
+}
+
+/// A result of a graph.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OutputDoc {
+    /// The name under which callers ask for it.
+    pub name: String,
+    /// Number of the value.
+    pub value: usize,
+    /// Type as the source declared it.
+    #[serde(default, rename = "type", skip_serializing_if = "is_default")]
+    pub declared: Type,
+}
+
+fn is_default<T: Default + PartialEq>(v: &T) -> bool {
+    *v == T::default()
+}
+
+fn parse_error(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Parse, message)
+}
+
+// ---- graph to document ----
+
+impl Document {
+    /// The document of a graph. `identify` is asked once for each data file.
+    pub fn of(graph: &Graph, identify: Identify) -> Self {
+        let mut w = Writer {
+            identify,
+            files: BTreeMap::new(),
+            bodies: Vec::new(),
+            known: BTreeMap::new(),
+            by_text: BTreeMap::new(),
+        };
+        let graph = w.graph(graph);
+        let files = w.files.into_iter().filter_map(|(name, id)| id.map(|id| (name, id))).collect();
+        Self { normfuse: 1, files, bodies: w.bodies, graph }
+    }
+}
+
+struct Writer<'a> {
+    identify: Identify<'a>,
+    files: BTreeMap<String, Option<FileId>>,
+    bodies: Vec<GraphDoc>,
+    /// Bodies that nodes share, by address; only looked up, so the order of addresses reaches nothing.
+    known: BTreeMap<*const Graph, usize>,
+    /// Bodies by content: rewrites make equal ones again and again.
+    by_text: BTreeMap<String, usize>,
+}
+
+impl Writer<'_> {
+    fn graph(&mut self, graph: &Graph) -> GraphDoc {
+        let mut doc = GraphDoc { name: graph.name.clone(), info: graph.info.clone(), ..GraphDoc::default() };
+        let mut number = vec![None; graph.value_bound()];
+        let mut next = 0usize;
+        let leaves: Vec<ValueId> =
+            graph.values().filter(|(_, v)| !matches!(v.def, Def::Node { .. })).map(|(id, _)| id).collect();
+        let mut leaves = leaves.into_iter().peekable();
+        // A graph with a cycle has no order; its nodes are shown in order of creation, and reading it back will refuse.
+        let order = graph.topo_order().unwrap_or_else(|_| graph.nodes().map(|(id, _)| id).collect());
+        // Operands are numbered at the end: in a cycle some are defined after their use.
+        let mut pending: Vec<(usize, NodeId)> = Vec::new();
+        for id in order {
+            let node = graph.node(id);
+            let last_leaf = node.operands().map(|(_, v)| v).filter(|v| graph.producer(*v).is_none()).max();
+            let before = node.outputs.first().copied();
+            while let Some(leaf) = leaves.next_if(|l| Some(*l) <= last_leaf || before.is_some_and(|b| *l < b)) {
+                number[leaf.index()] = Some(next);
+                next += 1;
+                doc.lines.push(self.leaf(graph, leaf));
+            }
+            for v in &node.outputs {
+                number[v.index()] = Some(next);
+                next += 1;
+            }
+            pending.push((doc.lines.len(), id));
+            doc.lines.push(Line::Node(Box::new(NodeDoc {
+                name: node.name.clone(),
+                op: node.op.clone(),
+                inputs: Vec::new(),
+                results: node.outputs.iter().map(|v| value_doc(graph, *v)).collect(),
+                provenance: node.provenance.clone(),
+                body: node.body.as_ref().map(|b| self.body(b)),
+                at: None,
+            })));
+        }
+        for leaf in leaves {
+            number[leaf.index()] = Some(next);
+            next += 1;
+            doc.lines.push(self.leaf(graph, leaf));
+        }
+        for (at, id) in pending {
+            if let Line::Node(node) = &mut doc.lines[at] {
+                node.inputs = graph.node(id).inputs.iter().map(|v| v.and_then(|v| number[v.index()])).collect();
+            }
+        }
+        for out in graph.outputs() {
+            if let Some(value) = number.get(out.value.index()).copied().flatten() {
+                doc.outputs.push(OutputDoc { name: out.name.clone(), value, declared: out.declared.clone() });
+            }
+        }
+        doc
+    }
+
+    fn leaf(&mut self, graph: &Graph, id: ValueId) -> Line {
+        let value = graph.value(id);
+        let Def::Const(tensor) = &value.def else { return Line::Input(value_doc(graph, id)) };
+        let payload = match tensor.data() {
+            Data::Inline(_) => Payload::Inline(tensor.clone()),
+            Data::External(Region { file, offset, .. }) => {
+                if !self.files.contains_key(&**file) {
+                    let id = (self.identify)(file);
+                    self.files.insert(file.to_string(), id);
+                }
+                Payload::Region { file: file.to_string(), offset: *offset }
+            }
+        };
+        Line::Const(ConstDoc {
+            name: value.name.clone(),
+            dtype: tensor.dtype(),
+            shape: tensor.shape().to_vec(),
+            scheme: value.ty.scheme.clone(),
+            payload,
+        })
+    }
+
+    fn body(&mut self, body: &Arc<Graph>) -> usize {
+        if let Some(n) = self.known.get(&Arc::as_ptr(body)) {
+            return *n;
+        }
+        let doc = self.graph(body);
+        let text = serde_json::to_string(&doc).unwrap_or_default();
+        let n = *self.by_text.entry(text).or_insert_with(|| {
+            self.bodies.push(doc);
+            self.bodies.len() - 1
+        });
+        self.known.insert(Arc::as_ptr(body), n);
+        n
+    }
+}
+
+fn value_doc(graph: &Graph, id: ValueId) -> ValueDoc {
+    let v = graph.value(id);
+    ValueDoc { name: v.name.clone(), ty: v.ty.clone() }
+}
+
+// ---- document to graph ----
+
+impl Document {
+    /// Builds the graph; `resolve` turns weight references into bytes.
+    ///
+    /// # Errors
+    /// `Parse` for a document that no graph has (numbers of values that do not exist, another version), `Structure` for
+    /// nodes whose operands do not fit, and what `resolve` returns.
+    pub fn into_graph(self, resolve: Resolve) -> Result<Graph> {
+        if self.normfuse != 1 {
+            return Err(parse_error(format!("expected version 1 of the document, found {}", self.normfuse)));
+        }
+        let mut bodies: Vec<(Arc<Graph>, usize)> = Vec::new();
+        for body in self.bodies {
+            let built = build(body, &self.files, &bodies, resolve)?;
+            bodies.push((Arc::new(built.0), built.1));
+        }
+        Ok(build(self.graph, &self.files, &bodies, resolve)?.0)
+    }
+}
+
+/// Builds one graph; also returns how deep its bodies nest.
+fn build(
+    doc: GraphDoc,
+    files: &BTreeMap<String, FileId>,
+    bodies: &[(Arc<Graph>, usize)],
+    resolve: Resolve,
+) -> Result<(Graph, usize)> {
+    let mut graph = Graph::new(doc.name);
+    graph.info = doc.info;
+    let mut ids: Vec<ValueId> = Vec::new();
+    let mut depth = 1;
+    for line in doc.lines {
+        match line {
+            Line::Input(v) => ids.push(graph.add_input(v.name, v.ty)),
+            Line::Const(c) => ids.push(add_const(&mut graph, c, files, resolve)?),
+            Line::Node(node) => {
+                let at = node.at;
+                let locate = |mut e: Error| {
+                    if let Some((line, column)) = at {
+                        e.message = format!("line {line}, column {column}: {}", e.message);
+                    }
+                    e
+                };
+                let (new, body_depth) = add_node(&mut graph, *node, &ids, bodies).map_err(locate)?;
+                ids.extend(new);
+                depth = depth.max(body_depth + 1);
+            }
+        }
+    }
+    for out in doc.outputs {
+        let id = ids.get(out.value).ok_or_else(|| {
+            parse_error(format!(
+                "output `{}`: expected the number of a value below {}, found {}",
+                out.name,
+                ids.len(),
+                out.value
+            ))
+        })?;
+        graph.add_output(out.name, *id);
+        if let Some(last) = graph.outputs_mut().last_mut() {
+            last.declared = out.declared;
+        }
+    }
+    Ok((graph, depth))
+}
+
+fn add_const(graph: &mut Graph, c: ConstDoc, files: &BTreeMap<String, FileId>, resolve: Resolve) -> Result<ValueId> {
+    let tensor = match c.payload {
+        Payload::Inline(tensor) => tensor,
+        Payload::Region { file, offset } => {
+            let len = byte_len(c.dtype, &c.shape).map_err(|e| e.at_node(&c.name))? as u64;
+            let id = files.get(&file).cloned();
+            let data = resolve(&WeightRef { name: c.name.clone(), file, offset, len, id })?;
+            Tensor::new(c.dtype, c.shape, data).map_err(|e| e.at_node(&c.name))?
+        }
+    };
+    let id = graph.add_const(c.name, tensor);
+    graph.type_mut(id).scheme = c.scheme;
+    Ok(id)
+}
+
+fn add_node(
+    graph: &mut Graph,
+    node: NodeDoc,
+    ids: &[ValueId],
+    bodies: &[(Arc<Graph>, usize)],
+) -> Result<(Vec<ValueId>, usize)> {
+    let inputs = node
+        .inputs
+        .iter()
+        .map(|n| match n {
+            None => Ok(None),
+            Some(n) => ids.get(*n).copied().map(Some).ok_or_else(|| {
+                parse_error(format!("expected an operand defined before the node, found value {n} of {}", ids.len()))
+                    .at_node(&node.name)
+            }),
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let body = match node.body {
+        None => None,
+        Some(n) => Some(bodies.get(n).ok_or_else(|| {
+            parse_error(format!("expected a body defined before it is used, found body {n} of {}", bodies.len()))
+                .at_node(&node.name)
+        })?),
+    };
+    let depth = body.map_or(0, |(_, depth)| *depth);
+    if depth > MAX_BODY_DEPTH {
+        return Err(parse_error(format!("bodies are nested more than {MAX_BODY_DEPTH} deep")).at_node(&node.name));
+    }
+    let names = node.results.iter().map(|r| r.name.as_str());
+    let id = graph.add_node(node.name, node.op, &inputs, names)?;
+    let (_, provenance, slot) = graph.node_meta_mut(id);
+    *provenance = node.provenance;
+    *slot = body.map(|(b, _)| b.clone());
+    let outputs = graph.node(id).outputs.clone();
+    for (value, result) in outputs.iter().zip(node.results) {
+        *graph.type_mut(*value) = result.ty;
+    }
+    Ok((outputs, depth))
+}
+
+// ---- JSON of the leaves ----
+
+/// A value from its JSON, refusing attributes that it does not have (serde alone would skip a misspelt one).
+///
+/// # Errors
+/// A sentence that names the attribute.
+pub(crate) fn strict<T: Serialize + serde::de::DeserializeOwned>(value: &serde_json::Value) -> Result<T, String> {
+    let parsed = T::deserialize(value).map_err(|e| e.to_string())?;
+    let again = serde_json::to_value(&parsed).map_err(|e| e.to_string())?;
+    match stray_key(value, &again) {
+        Some(key) => Err(format!("there is no attribute `{key}`")),
+        None => Ok(parsed),
+    }
+}
+
+fn stray_key(given: &serde_json::Value, known: &serde_json::Value) -> Option<String> {
+    use serde_json::Value;
+    match (given, known) {
+        (Value::Object(given), Value::Object(known)) => given.iter().find_map(|(key, v)| match known.get(key) {
+            Some(k) => stray_key(v, k),
+            // Fields that are left out when they are empty may be given as empty.
+            None if v.is_null() || v.as_str() == Some("") => None,
+            None => Some(key.clone()),
+        }),
+        (Value::Array(given), Value::Array(known)) => given.iter().zip(known).find_map(|(g, k)| stray_key(g, k)),
+        _ => None,
+    }
+}
+
+fn checked_op<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Op, D::Error> {
+    strict(&serde_json::Value::deserialize(d)?).map_err(serde::de::Error::custom)
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConstRepr {
+    name: String,
+    dtype: DType,
+    shape: Vec<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    scheme: Option<Arc<Scheme>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    values: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    base64: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    region: Option<RegionRepr>,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RegionRepr {
+    file: String,
+    offset: u64,
+}
+
+impl From<ConstDoc> for ConstRepr {
+    fn from(c: ConstDoc) -> Self {
+        let (mut values, mut base64, mut region) = (None, None, None);
+        match c.payload {
+            Payload::Inline(t) if t.len() <= literal::MAX_LISTED => values = Some(literal::print(&t)),
+            Payload::Inline(t) => base64 = Some(encode_base64(t.bytes())),
+            Payload::Region { file, offset } => region = Some(RegionRepr { file, offset }),
+        }
+        Self { name: c.name, dtype: c.dtype, shape: c.shape, scheme: c.scheme, values, base64, region }
+    }
+}
+
+impl TryFrom<ConstRepr> for ConstDoc {
+    type Error = String;
+
+    fn try_from(c: ConstRepr) -> Result<Self, String> {
+        let bytes = match (c.values, c.base64, c.region) {
+            (Some(s), None, None) => literal::parse(c.dtype, &c.shape, &s),
+            (None, Some(s), None) => decode_base64(&s),
+            (None, None, Some(RegionRepr { file, offset })) => {
+                let payload = Payload::Region { file, offset };
+                return Ok(Self { name: c.name, dtype: c.dtype, shape: c.shape, scheme: c.scheme, payload });
+            }
+            _ => Err("expected one of `values`, `base64` and `region`".to_owned()),
+        };
+        let tensor = bytes
+            .and_then(|b| Tensor::from_bytes(c.dtype, c.shape.clone(), b).map_err(|e| e.to_string()))
+            .map_err(|e| format!("constant `{}`: {e}", c.name))?;
+        Ok(Self { name: c.name, dtype: c.dtype, shape: c.shape, scheme: c.scheme, payload: Payload::Inline(tensor) })
+    }
+}
+
+pub(crate) fn encode_base64(bytes: &[u8]) -> String {
+    use base64::{Engine, prelude::BASE64_STANDARD};
+    BASE64_STANDARD.encode(bytes)
+}
+
+pub(crate) fn decode_base64(text: &str) -> Result<Vec<u8>, String> {
+    use base64::{Engine, prelude::BASE64_STANDARD};
+    BASE64_STANDARD.decode(text).map_err(|e| format!("this is not base64: {e}"))
+}
+
+/// Serde of shared bytes as base64.
+pub(crate) mod base64_bytes {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(bytes: &Arc<[u8]>, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&super::encode_base64(bytes))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Arc<[u8]>, D::Error> {
+        let text = String::deserialize(d)?;
+        super::decode_base64(&text).map(Into::into).map_err(D::Error::custom)
+    }
+}
