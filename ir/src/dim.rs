@@ -11,6 +11,19 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+mod division;
+mod range;
+
+/// Atoms (counted with their powers and insides) beyond which an expression collapses to [`COMPLEX`]: sizes come from
+/// files, and a product of sums doubles its terms with every factor.
+const MAX_WEIGHT: usize = 256;
+
+/// What overflowed arithmetic gives. Two overflows have one name but need not be equal: see [`Dim::is_collapsed`].
+const OVERFLOW: &str = "?overflow";
+
+/// What an expression that grew too large gives; likewise.
+const COMPLEX: &str = "?complex";
+
 /// Something that a polynomial cannot look into.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Atom {
@@ -26,7 +39,8 @@ type Monomial = Vec<(Atom, u32)>;
 
 /// A size that may depend on symbols. Symbols stand for sizes that are at least 1 (the ONNX and torch.export reading).
 ///
-/// Arithmetic that overflows i64 gives [`Dim::unknown`], which equals nothing but itself by name.
+/// Arithmetic that overflows i64, or that gives an expression too large to be useful, collapses to an unknown size
+/// ([`Dim::is_collapsed`]), which is never provably equal to anything.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Dim(Arc<Vec<(Monomial, i64)>>);
 
@@ -70,15 +84,56 @@ impl Dim {
         }
     }
 
+    /// True if arithmetic overflowed or the expression grew too large, here or in an operand: nothing can be concluded
+    /// from comparing such a size, not even with itself.
+    pub fn is_collapsed(&self) -> bool {
+        let mut found = false;
+        self.visit_symbols(&mut |s| found |= s == OVERFLOW || s == COMPLEX);
+        found
+    }
+
+    /// True if arithmetic overflowed i64.
+    pub fn is_overflow(&self) -> bool {
+        let mut found = false;
+        self.visit_symbols(&mut |s| found |= s == OVERFLOW);
+        found
+    }
+
     fn from_terms(terms: BTreeMap<Monomial, i64>) -> Self {
-        Self(Arc::new(terms.into_iter().filter(|(_, c)| *c != 0).collect()))
+        Self(Arc::new(terms.into_iter().filter(|(_, c)| *c != 0).collect())).bounded()
     }
 
     fn overflow() -> Self {
-        Self::unknown("overflow")
+        Self::sym(OVERFLOW)
+    }
+
+    fn complex() -> Self {
+        Self::sym(COMPLEX)
+    }
+
+    fn bounded(self) -> Self {
+        let mut budget = MAX_WEIGHT;
+        if self.spend(&mut budget) { self } else { Self::complex() }
+    }
+
+    /// Takes the weight of the expression off the budget; false once that is spent.
+    fn spend(&self, budget: &mut usize) -> bool {
+        let mut take = |n: usize| budget.checked_sub(n).map(|left| *budget = left).is_some();
+        if !take(self.0.len()) || !self.0.iter().flat_map(|(m, _)| m).all(|(_, power)| take(*power as usize)) {
+            return false;
+        }
+        self.0.iter().flat_map(|(m, _)| m).all(|(atom, _)| match atom {
+            Atom::Sym(_) => true,
+            Atom::FloorDiv(a, b) | Atom::Mod(a, b) | Atom::Min(a, b) | Atom::Max(a, b) => {
+                a.spend(budget) && b.spend(budget)
+            }
+        })
     }
 
     fn combine(&self, other: &Self, f: impl Fn(i64, i64) -> Option<i64>) -> Self {
+        if let (Some(a), Some(b)) = (self.as_const(), other.as_const()) {
+            return f(a, b).map_or_else(Self::overflow, Self::from);
+        }
         let mut terms: BTreeMap<Monomial, i64> = self.0.iter().cloned().collect();
         for (m, c) in other.0.iter() {
             let slot = terms.entry(m.clone()).or_insert(0);
@@ -91,11 +146,21 @@ impl Dim {
     }
 
     fn times(&self, other: &Self) -> Self {
+        match (self.as_const(), other.as_const()) {
+            (Some(a), Some(b)) => return a.checked_mul(b).map_or_else(Self::overflow, Self::from),
+            (Some(1), _) => return other.clone(),
+            (_, Some(1)) => return self.clone(),
+            _ => {}
+        }
+        if self.0.len() * other.0.len() > 4 * MAX_WEIGHT {
+            return Self::complex();
+        }
         let mut terms: BTreeMap<Monomial, i64> = BTreeMap::new();
         for (ma, ca) in self.0.iter() {
             for (mb, cb) in other.0.iter() {
                 let mut powers: BTreeMap<Atom, u32> = ma.iter().cloned().collect();
                 for (a, p) in mb {
+                    // No overflow: a power is at most MAX_WEIGHT.
                     *powers.entry(a.clone()).or_insert(0) += p;
                 }
                 let slot = terms.entry(powers.into_iter().collect()).or_insert(0);
@@ -109,77 +174,29 @@ impl Dim {
     }
 
     fn atom(atom: Atom) -> Self {
-        Self(Arc::new(vec![(vec![(atom, 1)], 1)]))
+        Self(Arc::new(vec![(vec![(atom, 1)], 1)])).bounded()
     }
 
-    /// `self / other` if the division is exact as polynomials (by a constant or a single product), else `None`.
-    pub fn div_exact(&self, other: &Self) -> Option<Self> {
-        if self == other {
-            return Some(Self::from(1));
-        }
-        let [(divisor, c)] = other.0.as_slice() else { return None };
-        let mut terms = BTreeMap::new();
-        for (m, k) in self.0.iter() {
-            if k.checked_rem(*c)? != 0 {
-                return None;
-            }
-            let mut powers: BTreeMap<Atom, u32> = m.iter().cloned().collect();
-            for (a, p) in divisor {
-                let have = powers.get_mut(a)?;
-                *have = have.checked_sub(*p)?;
-            }
-            powers.retain(|_, p| *p > 0);
-            terms.insert(powers.into_iter().collect(), k.checked_div(*c)?);
-        }
-        Some(Self::from_terms(terms))
-    }
-
-    /// `floor(self / other)`.
+    /// The smaller one. (Not `min`: on an owned value that would be `Ord::min`, the order of the canonical forms.)
     #[must_use]
-    pub fn floor_div(&self, other: &Self) -> Self {
-        if let Some(q) = self.div_exact(other) {
-            return q;
-        }
-        match (self.as_const(), other.as_const()) {
-            (Some(a), Some(b)) if b != 0 => {
-                a.checked_div_euclid(b).map_or_else(Self::overflow, |q| {
-                    // Euclid rounds toward minus infinity only for positive divisors.
-                    Self::from(if b < 0 && a.rem_euclid(b) != 0 { q - 1 } else { q })
-                })
-            }
-            _ => Self::atom(Atom::FloorDiv(self.clone(), other.clone())),
-        }
-    }
-
-    /// `self mod other`, with the sign of `other`.
-    #[must_use]
-    pub fn modulo(&self, other: &Self) -> Self {
-        if self.div_exact(other).is_some() {
-            return Self::from(0);
-        }
-        match (self.as_const(), other.as_const()) {
-            (Some(a), Some(b)) if b > 0 => Self::from(a.rem_euclid(b)),
-            _ => Self::atom(Atom::Mod(self.clone(), other.clone())),
-        }
-    }
-
-    /// The smaller one.
-    #[must_use]
-    pub fn min(&self, other: &Self) -> Self {
-        self.extreme(other, |d| d <= 0, Atom::Min)
+    pub fn minimum(&self, other: &Self) -> Self {
+        self.extreme(other, |d| d.max_value().is_some_and(|v| v <= 0), Atom::Min)
     }
 
     /// The larger one.
     #[must_use]
-    pub fn max(&self, other: &Self) -> Self {
-        self.extreme(other, |d| d >= 0, Atom::Max)
+    pub fn maximum(&self, other: &Self) -> Self {
+        self.extreme(other, |d| d.min_value().is_some_and(|v| v >= 0), Atom::Max)
     }
 
-    fn extreme(&self, other: &Self, keep: impl Fn(i64) -> bool, atom: fn(Self, Self) -> Atom) -> Self {
-        if let Some(d) = (self - other).as_const() {
-            return if keep(d) { self.clone() } else { other.clone() };
+    fn extreme(&self, other: &Self, keep: impl Fn(&Self) -> bool, atom: fn(Self, Self) -> Atom) -> Self {
+        if keep(&(self - other)) {
+            return self.clone();
         }
-        let (a, b) = if self <= other { (self, other) } else { (other, self) };
+        if keep(&(other - self)) {
+            return other.clone();
+        }
+        let (a, b) = if self.cmp(other).is_le() { (self, other) } else { (other, self) };
         Self::atom(atom(a.clone(), b.clone()))
     }
 
@@ -403,8 +420,8 @@ impl Parser<'_> {
         let function: Option<fn(&Dim, &Dim) -> Dim> = match word {
             "floordiv" => Some(Dim::floor_div),
             "mod" => Some(Dim::modulo),
-            "min" => Some(Dim::min),
-            "max" => Some(Dim::max),
+            "min" => Some(Dim::minimum),
+            "max" => Some(Dim::maximum),
             _ => None,
         };
         let Some(function) = function else { return Ok(Dim::sym(word)) };
