@@ -38,7 +38,7 @@ mod ops;
 mod parse;
 mod print;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use crate::{
     Graph, Result,

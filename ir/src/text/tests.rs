@@ -7,7 +7,7 @@ use crate::{
 };
 
 /// Every region is that many bytes counting up from its offset.
-fn resolve(w: &WeightRef) -> Result<Data> {
+pub(crate) fn resolve(w: &WeightRef) -> Result<Data> {
     if w.len > 1 << 20 {
         return Err(Error::new(ErrorKind::Value, "no such bytes"));
     }
@@ -24,7 +24,7 @@ fn fails(text: &str) -> String {
 }
 
 /// Printed text of everything that the form has.
-const ALL: &str = r#"scheme !f8e4m3fn_token = {element=f8e4m3fn, granularity=token, scale_dtype=f32, scale={dynamic={amax_floor=1e-12, by={divide=448.0}, rule=linear}}, apply=divide, saturate=true, compute=f32, layout=row_major}
+pub(crate) const ALL: &str = r#"scheme !f8e4m3fn_token = {element=f8e4m3fn, granularity=token, scale_dtype=f32, scale={dynamic={amax_floor=1e-12, by={divide=448.0}, rule=linear}}, apply=divide, saturate=true, compute=f32, layout=row_major}
 scheme !f8e4m3fn_group128 = {element=f8e4m3fn, granularity={group=128}, scale_dtype=f32, scale={dynamic={by={divide=448.0}, rule=linear}}, apply=multiply_reciprocal, clamp=[-448.0, 448.0], saturate=true, compute=f32, layout=row_major}
 body &norm
   opset "" 20
