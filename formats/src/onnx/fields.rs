@@ -2,15 +2,34 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use normfuse_ir::Graph;
+use normfuse_ir::{Graph, Provenance};
 use serde_json::{Value, json};
 
 use super::proto::{GraphProto, ModelProto, StringStringEntryProto, TensorAnnotation, ValueInfoProto};
+
+/// Metadata key under which the names of the source nodes that a fused op replaced travel, as a JSON list.
+pub const REPLACED: &str = "normfuse.replaced";
+/// As above: the chain of rules that made the op.
+pub const RULES: &str = "normfuse.rules";
 
 type Pairs = Vec<(String, String)>;
 
 /// Doc string and metadata of a value, by the value's name.
 pub type ValueNotes = BTreeMap<String, (String, Pairs)>;
+
+/// A node's provenance from its doc string and metadata.
+pub fn provenance(doc: &str, metadata: &[StringStringEntryProto]) -> Provenance {
+    let mut p = Provenance { doc: doc.to_owned(), ..Provenance::default() };
+    for (key, value) in pairs(metadata) {
+        // What is no list of strings was not written by us and stays what it is.
+        match (key.as_str(), serde_json::from_str::<Vec<String>>(&value)) {
+            (REPLACED, Ok(list)) => p.replaced = list,
+            (RULES, Ok(list)) => p.rules = list,
+            _ => p.metadata.push((key, value)),
+        }
+    }
+    p
+}
 
 fn pairs(entries: &[StringStringEntryProto]) -> Pairs {
     entries.iter().map(|e| (e.key().to_owned(), e.value().to_owned())).collect()
@@ -88,7 +107,7 @@ pub fn annotate(info: &mut ValueInfoProto, notes: &ValueNotes) {
 }
 
 /// The model's own fields, its graph and opsets left empty. `written` are the names of values in the new graph.
-pub fn write(graph: &Graph, proto: &mut GraphProto, written: &BTreeSet<&str>) -> ModelProto {
+pub fn write(graph: &Graph, proto: &mut GraphProto, written: &BTreeSet<String>) -> ModelProto {
     let text = |key: &str| field(graph, key).map(str::to_owned);
     proto.doc_string = text("graph_doc_string");
     let metadata: Pairs = field(graph, "graph_metadata").and_then(|v| serde_json::from_str(v).ok()).unwrap_or_default();
@@ -97,9 +116,7 @@ pub fn write(graph: &Graph, proto: &mut GraphProto, written: &BTreeSet<&str>) ->
         field(graph, "quantization_annotation").and_then(|v| serde_json::from_str(v).ok()).unwrap_or_default();
     proto.quantization_annotation = annotations
         .into_iter()
-        .filter(|(name, parameters)| {
-            written.contains(name.as_str()) && parameters.iter().all(|(_, v)| written.contains(v.as_str()))
-        })
+        .filter(|(name, parameters)| written.contains(name) && parameters.iter().all(|(_, v)| written.contains(v)))
         .map(|(name, parameters)| TensorAnnotation {
             tensor_name: Some(name),
             quant_parameter_tensor_names: entries(&parameters),

@@ -1,8 +1,6 @@
 //! ONNX: a whole `ModelProto` to a graph and back.
 
-#[allow(dead_code)]
 mod dtype;
-#[allow(dead_code)]
 mod fields;
 mod names;
 mod ops;
@@ -10,10 +8,12 @@ mod ops;
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
 pub mod proto;
 mod read;
+mod write;
 
 use std::ops::RangeInclusive;
 
 pub use read::read;
+pub use write::{WriteOptions, write};
 
 /// The domain of our own ops: nodes with a descriptor and a local function that spells them.
 pub const DOMAIN: &str = "normfuse";

@@ -39,8 +39,8 @@ impl Names {
 
     /// Takes every value name of a graph and of the graphs inside it.
     pub fn claim_graph(&mut self, graph: &GraphProto) {
-        let infos = graph.input.iter().chain(&graph.output).map(|v| v.name());
-        for name in infos.chain(graph.initializer.iter().map(|t| t.name())) {
+        let infos = graph.input.iter().chain(&graph.output).map(super::proto::ValueInfoProto::name);
+        for name in infos.chain(graph.initializer.iter().map(super::proto::TensorProto::name)) {
             self.claim(name);
         }
         for node in &graph.node {
@@ -78,9 +78,10 @@ pub fn captured(node: &NodeProto) -> Vec<String> {
 }
 
 fn free_names<'a>(graph: &'a GraphProto, out: &mut Vec<&'a str>) {
-    let mut inside: HashSet<&str> = graph.input.iter().map(|v| v.name()).collect();
-    inside.extend(graph.initializer.iter().map(|t| t.name()));
-    inside.extend(graph.sparse_initializer.iter().filter_map(|t| t.values.as_ref()).map(|t| t.name()));
+    let mut inside: HashSet<&str> = graph.input.iter().map(super::proto::ValueInfoProto::name).collect();
+    inside.extend(graph.initializer.iter().map(super::proto::TensorProto::name));
+    inside
+        .extend(graph.sparse_initializer.iter().filter_map(|t| t.values.as_ref()).map(super::proto::TensorProto::name));
     inside.extend(graph.node.iter().flat_map(|n| &n.output).map(String::as_str));
     let mut read = Vec::new();
     for node in &graph.node {
@@ -89,7 +90,7 @@ fn free_names<'a>(graph: &'a GraphProto, out: &mut Vec<&'a str>) {
             free_names(g, &mut read);
         }
     }
-    read.extend(graph.output.iter().map(|v| v.name()));
+    read.extend(graph.output.iter().map(super::proto::ValueInfoProto::name));
     out.extend(read.into_iter().filter(|n| !n.is_empty() && !inside.contains(n)));
 }
 

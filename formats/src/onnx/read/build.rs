@@ -17,7 +17,7 @@ use crate::{
     FormatError, Result,
     map::DataFolder,
     onnx::{
-        DOMAIN,
+        DOMAIN, fields,
         names::{Names, OMITTED, captured},
         proto::{NodeProto, ValueInfoProto},
     },
@@ -223,8 +223,7 @@ impl<'m> Builder<'m> {
             }
         }
         let (_, provenance, body) = self.graph.node_meta_mut(id);
-        provenance.doc = node.doc_string().to_owned();
-        provenance.metadata = node.metadata_props.iter().map(|e| (e.key().to_owned(), e.value().to_owned())).collect();
+        *provenance = fields::provenance(node.doc_string(), &node.metadata_props);
         *body = mapped.body;
         Ok(id)
     }

@@ -282,15 +282,10 @@ impl<'m> Inliner<'m> {
         // A default of an input shares the input's name.
         let inputs: HashSet<String> = graph.input.iter().map(|v| v.name().to_owned()).collect();
         for t in &mut graph.initializer {
-            let renamed = rename.get(t.name()).filter(|n| inputs.contains(*n)).cloned();
-            match renamed {
-                Some(n) => t.name = Some(n),
-                None => {
-                    let fresh = self.names.fresh(&format!("{prefix}/{}", t.name()));
-                    rename.insert(t.name().to_owned(), fresh.clone());
-                    t.name = Some(fresh);
-                }
-            }
+            let shared = rename.get(t.name()).filter(|n| inputs.contains(*n)).cloned();
+            let fresh = shared.unwrap_or_else(|| self.names.fresh(&format!("{prefix}/{}", t.name())));
+            rename.insert(t.name().to_owned(), fresh.clone());
+            t.name = Some(fresh);
         }
         for node in &graph.node {
             for name in node.output.iter().filter(|n| !n.is_empty()) {

@@ -134,7 +134,8 @@ fn import_graph(
     let mut b = Builder::new(proto.name(), opset, names, folder, bodies);
     b.declare(&proto.value_info);
     b.declare(&proto.output);
-    let initialized: std::collections::HashSet<&str> = proto.initializer.iter().map(|t| t.name()).collect();
+    let initialized: std::collections::HashSet<&str> =
+        proto.initializer.iter().map(super::proto::TensorProto::name).collect();
     let mut defaults = 0;
     for v in &proto.input {
         if initialized.contains(v.name()) {
@@ -148,7 +149,7 @@ fn import_graph(
         let tensor = tensor::read(t, b.folder()).map_err(at)?;
         b.constant(t.name(), tensor).map_err(at)?;
     }
-    b.nodes(nodes, proto.output.iter().map(|v| v.name()))?;
+    b.nodes(nodes, proto.output.iter().map(super::proto::ValueInfoProto::name))?;
     let mut declared = Vec::with_capacity(proto.output.len());
     for v in &proto.output {
         let ty = types::interface(v)?;

@@ -1,0 +1,214 @@
+//! Nodes of one graph, in order, under their names.
+
+use std::{collections::BTreeMap, collections::BTreeSet};
+
+use normfuse_ir::{DType, Def, Graph, Node, Op, Tensor, Type, ValueId};
+
+use super::{functions::Functions, scope, scope::Scope, types, weights};
+use crate::{
+    FormatError, Result,
+    onnx::{
+        DOMAIN, fields,
+        proto::{AttributeProto, NodeProto, StringStringEntryProto, ValueInfoProto, attribute_proto::AttributeType},
+    },
+};
+
+/// The nodes of one graph while they are written.
+pub struct Writer<'g> {
+    pub graph: &'g Graph,
+    pub opset: i64,
+    scope: Scope,
+    nodes: Vec<NodeProto>,
+    /// Constants that ONNX wants as operands and the IR has as attributes, by contents.
+    helpers: BTreeMap<(DType, Vec<usize>, Vec<u8>), String>,
+    /// The same in order of first use.
+    helper_order: Vec<(String, Tensor)>,
+    domains: BTreeSet<String>,
+    /// Functions count their nodes instead of naming them: equal bodies are then equal as text.
+    body: bool,
+}
+
+impl<'g> Writer<'g> {
+    /// For the graph of a model.
+    pub fn new(graph: &'g Graph, opset: i64) -> Result<Self> {
+        Ok(Self { body: false, ..Self::with_scope(graph, opset, Scope::of_model(graph)?) })
+    }
+
+    /// For the body of a function, with its names.
+    pub fn with_scope(graph: &'g Graph, opset: i64, scope: Scope) -> Self {
+        Self {
+            graph,
+            opset,
+            scope,
+            nodes: Vec::new(),
+            helpers: BTreeMap::new(),
+            helper_order: Vec::new(),
+            domains: BTreeSet::new(),
+            body: true,
+        }
+    }
+
+    /// Writes every node, producers first.
+    pub fn all_nodes(&mut self, functions: &mut Functions) -> Result<()> {
+        let (made, leaves): (Vec<ValueId>, Vec<ValueId>) =
+            self.scope.copies.keys().copied().partition(|v| self.graph.producer(*v).is_some());
+        leaves.into_iter().for_each(|v| self.copies(v));
+        let made: BTreeSet<ValueId> = made.into_iter().collect();
+        for id in self.graph.topo_order()? {
+            let node = self.graph.node(id);
+            self.node(node, functions).map_err(|e| e.at_node(&node.name))?;
+            for v in node.outputs.iter().filter(|v| made.contains(v)) {
+                self.copies(*v);
+            }
+        }
+        Ok(())
+    }
+
+    fn copies(&mut self, value: ValueId) {
+        let from = self.scope.name(value).to_owned();
+        for to in self.scope.copies.get(&value).cloned().unwrap_or_default() {
+            self.nodes.push(NodeProto {
+                name: (!self.body).then(|| format!("{to}_copy")),
+                op_type: Some("Identity".into()),
+                input: vec![from.clone()],
+                output: vec![to],
+                ..NodeProto::default()
+            });
+        }
+    }
+
+    fn node(&mut self, node: &Node, functions: &mut Functions) -> Result<()> {
+        let inputs = node.inputs.iter().map(|v| v.map_or("", |v| self.scope.name(v)).to_owned()).collect();
+        let output = node.outputs.iter().map(|v| self.scope.name(*v).to_owned()).collect();
+        let mut proto = NodeProto {
+            name: (!self.body && !node.name.is_empty()).then(|| node.name.clone()),
+            input: inputs,
+            output,
+            ..NodeProto::default()
+        };
+        match &node.op {
+            Op::Foreign(f) => {
+                proto.attribute = scope::attributes(node)?;
+                proto.input.truncate(node.inputs.len().saturating_sub(f.captures));
+                proto.op_type = Some(f.op_type.clone());
+                proto.domain = Some(f.domain.clone()).filter(|d| !d.is_empty());
+                proto.overload = Some(f.overload.clone()).filter(|o| !o.is_empty());
+                self.domains.extend((!f.domain.is_empty()).then(|| f.domain.clone()));
+            }
+            Op::FusedNorm(f) => {
+                let descriptor = serde_json::to_string(&**f)
+                    .map_err(|e| FormatError::invalid(format!("the descriptor does not serialise: {e}")))?;
+                proto.attribute = vec![string("descriptor", &descriptor)];
+                proto.op_type = Some(functions.of(node, f)?);
+                proto.domain = Some(DOMAIN.into());
+            }
+            _ => {
+                self.spell(node, &mut proto)?;
+                while proto.input.last().is_some_and(String::is_empty) {
+                    proto.input.pop();
+                }
+                if matches!(node.op, Op::Attention(_)) {
+                    while proto.output.last().is_some_and(String::is_empty) {
+                        proto.output.pop();
+                    }
+                }
+            }
+        }
+        if !self.body {
+            proto.doc_string = Some(node.provenance.doc.clone()).filter(|d| !d.is_empty());
+            proto.metadata_props = metadata(node);
+        }
+        self.nodes.push(proto);
+        Ok(())
+    }
+
+    /// The name of a constant operand that the graph has as an attribute.
+    pub fn helper(&mut self, base: &str, tensor: Tensor) -> String {
+        let key = (tensor.dtype(), tensor.shape().to_vec(), tensor.bytes().to_vec());
+        if let Some(name) = self.helpers.get(&key) {
+            return name.clone();
+        }
+        let name = self.scope.fresh.fresh(base);
+        self.helpers.insert(key, name.clone());
+        self.helper_order.push((name.clone(), tensor));
+        name
+    }
+
+    /// The constant operand that lists these integers.
+    pub fn ints(&mut self, values: &[i64]) -> String {
+        let mut base = String::from("ints");
+        for v in values {
+            base.push('_');
+            base.push_str(&v.to_string());
+        }
+        self.helper(&base, Tensor::from_i64(&[values.len()], values))
+    }
+
+    /// Constants that the nodes read, those of the graph first.
+    pub fn constants(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        let own = self.graph.values().filter_map(|(id, v)| match &v.def {
+            Def::Const(t) if self.scope.has(id) => Some((self.scope.name(id), t)),
+            _ => None,
+        });
+        own.chain(self.helper_order.iter().map(|(n, t)| (n.as_str(), t)))
+    }
+
+    /// Declarations of what nodes make, graph outputs apart.
+    pub fn value_info(&self) -> impl Iterator<Item = ValueInfoProto> + '_ {
+        let outputs: BTreeSet<&str> = self.graph.outputs().iter().map(|o| o.name.as_str()).collect();
+        let types: BTreeMap<&str, &Type> = self
+            .graph
+            .values()
+            .filter(|(_, v)| matches!(v.def, Def::Node { .. }))
+            .map(|(id, v)| (self.scope.name(id), &v.ty))
+            .collect();
+        let names = self.nodes.iter().flat_map(|n| &n.output).filter(move |n| !outputs.contains(n.as_str()));
+        names.filter_map(move |n| types.get(n.as_str()).and_then(|ty| types::declaration(n, ty)))
+    }
+
+    /// Domains of foreign ops.
+    pub fn domains(&self) -> &BTreeSet<String> {
+        &self.domains
+    }
+
+    /// The nodes.
+    pub fn into_nodes(self) -> Vec<NodeProto> {
+        self.nodes
+    }
+
+    /// The nodes of a function, its constants first.
+    pub fn into_function_nodes(self) -> Vec<NodeProto> {
+        let constants = self.constants().map(|(name, t)| NodeProto {
+            op_type: Some("Constant".into()),
+            output: vec![name.to_owned()],
+            attribute: vec![AttributeProto {
+                name: Some("value".into()),
+                r#type: Some(AttributeType::Tensor as i32),
+                t: Some(weights::inline("", t)),
+                ..AttributeProto::default()
+            }],
+            ..NodeProto::default()
+        });
+        constants.chain(self.nodes.iter().cloned()).collect()
+    }
+}
+
+fn metadata(node: &Node) -> Vec<StringStringEntryProto> {
+    let mut all = node.provenance.metadata.clone();
+    for (key, list) in [(fields::REPLACED, &node.provenance.replaced), (fields::RULES, &node.provenance.rules)] {
+        if !list.is_empty() {
+            all.push((key.into(), serde_json::Value::from(list.clone()).to_string()));
+        }
+    }
+    fields::entries(&all)
+}
+
+/// A string attribute.
+pub fn string(name: &str, value: &str) -> AttributeProto {
+    AttributeProto {
+        name: Some(name.into()),
+        r#type: Some(AttributeType::String as i32),
+        s: Some(value.as_bytes().to_vec()),
+        ..AttributeProto::default()
+    }
+}
