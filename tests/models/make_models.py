@@ -1,0 +1,164 @@
+#!/usr/bin/env python3
+"""Makes the models in this folder: one small export per exporter, random weights, no download.
+
+  python3 -m venv venv && venv/bin/pip install torch==2.15.0 transformers==5.23.0 onnx==1.23.2 onnxscript==0.7.2
+  venv/bin/python tests/models/make_models.py [FOLDER]
+
+deepseek_v3_fp8  dynamo exporter, opset 20, bf16; every Linear that a norm feeds quantises its input to FP8, 1x128
+llama_ts         TorchScript exporter, opset 17, fp32
+llama_native     dynamo exporter at opset 23, which writes RMSNormalization, fp32
+
+Beside each NAME.onnx lies NAME.npz: `in.*` the inputs, `out.*` what torch computed eagerly.
+"""
+
+import pathlib
+import re
+import sys
+import warnings
+
+import numpy as np
+import onnx
+import torch
+import transformers
+from torch import nn
+
+warnings.filterwarnings("ignore")
+transformers.logging.set_verbosity_error()
+
+SMALL = dict(vocab_size=64, num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=256,
+             bos_token_id=1, eos_token_id=2, pad_token_id=0, tie_word_embeddings=False)
+
+
+def build(config, dtype):
+    """A causal language model with weights that a seed decides; norm weights are not all one."""
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa",
+                                                          experts_implementation="batched_mm")
+    model = model.eval().requires_grad_(False)
+    for name, p in model.named_parameters():
+        if p.dim() == 1 and "norm" in name:
+            p.data.add_(0.1 * torch.randn(p.shape))
+    return model.to(dtype)
+
+
+def llama():
+    return transformers.LlamaConfig(hidden_size=64, intermediate_size=96, num_key_value_heads=1, rms_norm_eps=1e-5,
+                                    **SMALL)
+
+
+def deepseek():
+    # Rows of 128 and 256 values, so that groups of 128 divide them.
+    return transformers.DeepseekV3Config(
+        hidden_size=128, intermediate_size=128, num_key_value_heads=2, q_lora_rank=256, kv_lora_rank=128,
+        qk_nope_head_dim=16, qk_rope_head_dim=16, v_head_dim=16, n_routed_experts=4, n_group=2, topk_group=1,
+        num_experts_per_tok=2, n_shared_experts=1, moe_intermediate_size=32, first_k_dense_replace=0, **SMALL)
+
+
+class Fp8Linear(nn.Module):
+    """A Linear whose input is quantised to FP8, one scale for 128 values, in plain torch."""
+
+    def __init__(self, linear):
+        super().__init__()
+        self.dtype = linear.weight.dtype
+        self.register_buffer("scale", linear.weight.float().abs().amax().reshape(1) / 448.0)
+        self.register_buffer("weight", (linear.weight.float() / self.scale).to(torch.float8_e4m3fn))
+
+    def forward(self, x):
+        rows = x.flatten(0, -2).unflatten(-1, (-1, 128))
+        amax = rows.abs().max(dim=-1, keepdim=True)[0].float()
+        s = (amax / 448.0).clamp(min=1 / (448.0 * 512))
+        q = (rows.float() / s).clamp(-448.0, 448.0).to(torch.float8_e4m3fn)
+        back = (q.to(torch.float32) * s).flatten(-2).view(x.shape)
+        weight = (self.weight.to(torch.float32) * self.scale).to(self.dtype)
+        return nn.functional.linear(back.to(self.dtype), weight)
+
+
+def quantise_after_norms(model, ids):
+    """Puts an Fp8Linear in the place of every Linear that reads what a norm wrote, the head excepted."""
+    normed, found, keep, hooks = set(), [], [], []
+
+    def after_norm(_module, _args, out):
+        normed.add(out.data_ptr())
+        keep.append(out)
+
+    def before_linear(name):
+        return lambda _module, args: found.append(name) if args[0].data_ptr() in normed else None
+
+    for name, module in model.named_modules():
+        if "RMSNorm" in type(module).__name__:
+            hooks.append(module.register_forward_hook(after_norm))
+        elif isinstance(module, nn.Linear) and name != "lm_head":
+            hooks.append(module.register_forward_pre_hook(before_linear(name)))
+    model(input_ids=ids, use_cache=False)
+    for hook in hooks:
+        hook.remove()
+    for name in found:
+        parent, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, Fp8Linear(model.get_submodule(name)))
+
+
+class Prefill(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids):
+        return self.model(input_ids=input_ids, use_cache=False).logits
+
+
+class MaskedPrefill(Prefill):
+    """An explicit mask keeps transformers from ops that the TorchScript exporter lacks."""
+
+    def forward(self, input_ids, attention_mask):
+        return self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
+
+
+def tidy(path):
+    """The exporter records whole stack traces, with the paths of the machine it ran on: the line of the model stays."""
+    model = onnx.load(path)
+    for node in model.graph.node:
+        kept = [p for p in node.metadata_props if p.key != "pkg.torch.onnx.class_hierarchy"]  # `namespace` has it too
+        for prop in kept:
+            if prop.key == "pkg.torch.onnx.stack_trace":
+                last = "\n".join(prop.value.splitlines()[-2:])
+                prop.value = re.sub(r'"[^"]*/(site-packages/|tests/models/)', r'"\1', last)
+        del node.metadata_props[:]
+        node.metadata_props.extend(onnx.StringStringEntryProto(key=p.key, value=p.value) for p in kept)
+    onnx.save(model, path)
+
+
+def export(folder, name, wrapper, inputs, **how):
+    with torch.no_grad():
+        want = wrapper(**inputs)
+        path = folder / f"{name}.onnx"
+        names = dict(input_names=list(inputs), output_names=["logits"])
+        if how["opset_version"] < 18:
+            axes = {k: {0: "batch", 1: "seq"} for k in inputs}
+            torch.onnx.export(wrapper, tuple(inputs.values()), path, dynamo=False, dynamic_axes=axes, **names, **how)
+        else:
+            dims = {0: torch.export.Dim("batch", min=1, max=64), 1: torch.export.Dim("seq", min=2, max=256)}
+            program = torch.onnx.export(wrapper, (), kwargs=inputs, dynamo=True, verbose=False,
+                                        dynamic_shapes={k: dims for k in inputs}, **names, **how)
+            program.save(path, external_data=False)
+            tidy(path)
+    arrays = {f"in.{k}": v.numpy() for k, v in inputs.items()}
+    np.savez_compressed(folder / f"{name}.npz", **arrays, **{"out.logits": want.float().numpy()})
+    print(f"{path.name}: {path.stat().st_size} bytes, {len(onnx.load(path).graph.node)} nodes")
+
+
+def main():
+    folder = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else pathlib.Path(__file__).parent)
+    ids = torch.randint(3, 64, (2, 5), generator=torch.Generator().manual_seed(2))
+
+    model = build(deepseek(), torch.bfloat16)
+    quantise_after_norms(model, ids)
+    export(folder, "deepseek_v3_fp8", Prefill(model).eval(), {"input_ids": ids}, opset_version=20)
+
+    model = build(llama(), torch.float32)
+    export(folder, "llama_native", Prefill(model).eval(), {"input_ids": ids}, opset_version=23)
+    masked = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    export(folder, "llama_ts", MaskedPrefill(model).eval(), masked, opset_version=17)
+
+
+if __name__ == "__main__":
+    main()
