@@ -203,7 +203,7 @@ pub struct AttentionOp {
     pub q_num_heads: Option<u64>,
     /// Heads of a 3-D key and value.
     pub kv_num_heads: Option<u64>,
-    /// Which intermediate `qk_matmul_output` is: 0 raw, 1 masked, 2 capped, 3 after softmax.
+    /// Which intermediate `qk_matmul_output` is: 0 raw, 1 capped, 2 capped and masked, 3 after softmax.
     pub qk_matmul_output_mode: u8,
     /// Dtype of the softmax, if it is not the operands'.
     pub softmax_dtype: Option<DType>,

@@ -1,0 +1,171 @@
+//! `FusedNorm` from its descriptor alone: the steps of the semantics in [`crate::fused`], one after the other.
+
+use std::collections::BTreeMap;
+
+use super::{
+    numbers::{floats, from_floats},
+    quantise::quantize,
+    shape::shape_error,
+};
+use crate::{
+    Error, ErrorKind, FusedNorm, Result, Tensor,
+    fused::{InPort, OutPort, Prologue, Root, Sibling, Source},
+    num,
+};
+
+/// The normed value `y` of one row.
+fn norm_row(s: &Sibling, h: &[f32], weight: Option<&[f32]>) -> Vec<f32> {
+    let c = |v| num::round_to(s.compute, v);
+    let h: Vec<f32> = h.iter().map(|&v| c(v)).collect();
+    let squares: Vec<f32> = h.iter().map(|&v| c(v * v)).collect();
+    let mean = c(num::row_sum(&squares) / h.len() as f32);
+    let v = c(mean + c(s.eps.get()));
+    let normalised: Vec<f32> = match s.root {
+        Root::ReciprocalSqrt => {
+            let r = c(1.0 / c(v.sqrt()));
+            h.iter().map(|&h| c(h * r)).collect()
+        }
+        Root::Rsqrt => {
+            let r = c(num::rsqrt(v));
+            h.iter().map(|&h| c(h * r)).collect()
+        }
+        Root::DivideBySqrt => {
+            let root = c(v.sqrt());
+            h.iter().map(|&h| c(h / root)).collect()
+        }
+    };
+    let n = |v| num::round_to(s.normed, v);
+    let plus_one = s.weight.is_some_and(|w| w.plus_one);
+    normalised
+        .into_iter()
+        .enumerate()
+        .map(|(i, v)| {
+            let v = n(v);
+            let scaled = match weight {
+                Some(w) => {
+                    let w = n(w[i]);
+                    n(v * if plus_one { n(1.0 + w) } else { w })
+                }
+                None => v,
+            };
+            num::round_to(s.output, scaled)
+        })
+        .collect()
+}
+
+struct Ports<'a> {
+    by_port: BTreeMap<InPort, &'a Tensor>,
+}
+
+impl<'a> Ports<'a> {
+    fn new(op: &FusedNorm, inputs: &[Option<&'a Tensor>]) -> Result<Self> {
+        let ports = op.in_ports();
+        if inputs.len() != ports.len() {
+            return Err(Error::new(
+                ErrorKind::Structure,
+                format!("the descriptor has {} operands, found {}", ports.len(), inputs.len()),
+            ));
+        }
+        let mut by_port = BTreeMap::new();
+        for (port, t) in ports.into_iter().zip(inputs) {
+            let t =
+                t.ok_or_else(|| Error::new(ErrorKind::Structure, "the operand is missing").at_port(port.to_string()))?;
+            by_port.insert(port, t);
+        }
+        Ok(Self { by_port })
+    }
+
+    fn get(&self, port: InPort) -> Result<&'a Tensor> {
+        self.by_port
+            .get(&port)
+            .copied()
+            .ok_or_else(|| Error::new(ErrorKind::Structure, "the operand is missing").at_port(port.to_string()))
+    }
+
+    fn typed(&self, port: InPort, dtype: crate::DType) -> Result<&'a Tensor> {
+        let t = self.get(port)?;
+        if t.dtype() == dtype {
+            Ok(t)
+        } else {
+            Err(Error::new(ErrorKind::DType, format!("expected {dtype}, found {}", t.dtype()))
+                .at_port(port.to_string()))
+        }
+    }
+}
+
+/// The rows that siblings share: the operand, or the sum of the prologue.
+fn shared_rows(op: &FusedNorm, ports: &Ports) -> Result<Option<Tensor>> {
+    match (op.source, op.prologue) {
+        (Source::Separate, _) => Ok(None),
+        (Source::Shared, Prologue::None) => ports.get(InPort::X).cloned().map(Some),
+        (Source::Shared, Prologue::ResidualAdd { dtype }) => {
+            let (a, b) = (ports.typed(InPort::X, dtype)?, ports.typed(InPort::Residual, dtype)?);
+            if a.shape() != b.shape() {
+                return Err(shape_error(format!("expected shape {:?} as x, found {:?}", a.shape(), b.shape()))
+                    .at_port(InPort::Residual.to_string()));
+            }
+            let sum: Vec<f32> = floats(a)?.iter().zip(floats(b)?).map(|(a, b)| a + b).collect();
+            from_floats(dtype, a.shape(), &sum).map(Some)
+        }
+    }
+}
+
+/// The normed value of a sibling's rows.
+fn norm(s: &Sibling, k: usize, rows: &Tensor, port: InPort, ports: &Ports) -> Result<Tensor> {
+    let at = |e: Error| e.at_port(port.to_string());
+    if rows.dtype() != s.input {
+        return Err(at(Error::new(ErrorKind::DType, format!("expected {}, found {}", s.input, rows.dtype()))));
+    }
+    let n = usize::try_from(s.width)
+        .ok()
+        .filter(|n| rows.shape().last() == Some(n))
+        .ok_or_else(|| at(shape_error(format!("expected rows of {}, found shape {:?}", s.width, rows.shape()))))?;
+    let weight = match s.weight {
+        Some(w) => {
+            let t = ports.typed(InPort::Weight(k), w.dtype)?;
+            if t.shape() != [n] {
+                return Err(shape_error(format!("expected shape [{n}], found {:?}", t.shape()))
+                    .at_port(InPort::Weight(k).to_string()));
+            }
+            Some(floats(t)?)
+        }
+        None => None,
+    };
+    let y: Vec<f32> = floats(rows)?.chunks(n).flat_map(|row| norm_row(s, row, weight.as_deref())).collect();
+    from_floats(s.output, rows.shape(), &y)
+}
+
+/// Runs a fused norm; results in the order of its output ports.
+///
+/// # Errors
+/// `Scheme` if the descriptor itself is unsound, else an error that names the operand port.
+pub fn fused_norm(op: &FusedNorm, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>> {
+    op.check().map_err(|m| Error::new(ErrorKind::Scheme, m))?;
+    let ports = Ports::new(op, inputs)?;
+    let shared = shared_rows(op, &ports)?;
+    let mut results: BTreeMap<OutPort, Tensor> = BTreeMap::new();
+    for (k, sibling) in op.siblings.iter().enumerate() {
+        let (rows, port) = match &shared {
+            Some(rows) => (rows, InPort::X),
+            None => (ports.get(InPort::Rows(k))?, InPort::Rows(k)),
+        };
+        let y = norm(sibling, k, rows, port, &ports)?;
+        for (e, scheme) in sibling.epilogues.iter().enumerate() {
+            let given = if scheme.has_scale_output() { None } else { Some(ports.get(InPort::Scale(k, e))?) };
+            if given.is_some_and(|g| g.len() != 1) {
+                return Err(shape_error("expected one element").at_port(InPort::Scale(k, e).to_string()));
+            }
+            let mut out = quantize(scheme, &y, given)?.into_iter();
+            results.extend(out.next().map(|q| (OutPort::Q(k, e), q)));
+            results.extend(out.next().map(|s| (OutPort::Scale(k, e), s)));
+        }
+        results.insert(OutPort::Normed(k), y);
+    }
+    if let Some(sum) = shared {
+        results.insert(OutPort::Sum, sum);
+    }
+    op.out_ports()
+        .iter()
+        .map(|p| results.remove(p).ok_or_else(|| Error::new(ErrorKind::Structure, "no value").at_port(p.to_string())))
+        .collect()
+}

@@ -1,0 +1,262 @@
+//! Quantisers: ONNX's three ops, and `Quantize` as its [`Scheme`] says.
+
+use super::{
+    cast::{cast, truncate},
+    numbers::{Numbers, floats, from_codes, from_floats, from_ints, unsupported},
+    reduce::int_limits,
+    shape::{axis_index, broadcast_strides, offsets, product, shape_error, strides, value_error},
+};
+use crate::{
+    DType, Error, ErrorKind, Granularity, Result, Scheme, Tensor, num,
+    scheme::{Apply, DynamicScale, ScaleBy, ScaleRule, ScaleSource},
+};
+
+/// For each element of `x`, the index of its scale.
+fn scale_index(x: &[usize], scale: &Tensor, axis: i64, block: u64) -> Result<Vec<usize>> {
+    let s = scale.shape();
+    if product(s) == 1 && (block == 0 || s.is_empty()) {
+        return Ok(vec![0; product(x)]);
+    }
+    let axis = axis_index(axis, x.len())?;
+    if block == 0 {
+        if s != [x[axis]] {
+            return Err(shape_error(format!(
+                "expected a scalar or {} scales for axis {axis} of {x:?}, found shape {s:?}",
+                x[axis]
+            )));
+        }
+        let mut steps = vec![0; x.len()];
+        steps[axis] = 1;
+        return Ok(offsets(x, &steps));
+    }
+    let block = usize::try_from(block).map_err(|_| shape_error("block size is too large"))?;
+    let mut want = x.to_vec();
+    want[axis] = x[axis].div_ceil(block);
+    if s != want {
+        return Err(shape_error(format!(
+            "blocks of {block} along axis {axis} of {x:?} take scales {want:?}, found {s:?}"
+        )));
+    }
+    let (own, steps) = (strides(x), strides(s));
+    Ok((0..product(x))
+        .map(|at| {
+            (0..x.len())
+                .map(|a| {
+                    let i = at / own[a] % x[a];
+                    steps[a] * if a == axis { i / block } else { i }
+                })
+                .sum()
+        })
+        .collect())
+}
+
+fn same_shape(zero: &Tensor, scale: &Tensor) -> Result<()> {
+    if zero.shape() == scale.shape() || zero.len() == 1 && scale.len() == 1 {
+        Ok(())
+    } else {
+        Err(shape_error(format!("zero point of shape {:?}, expected {:?} as the scale", zero.shape(), scale.shape())))
+    }
+}
+
+fn int_zeros(zero: &Tensor, dtype: DType) -> Result<Vec<i128>> {
+    match Numbers::of(zero) {
+        Numbers::Int(v) if zero.dtype() == dtype => Ok(v),
+        _ => Err(Error::new(ErrorKind::DType, format!("zero point is {}, expected {dtype}", zero.dtype()))),
+    }
+}
+
+fn check_float_zero(zero: Option<&Tensor>) -> Result<()> {
+    match zero.map(Numbers::of) {
+        Some(Numbers::F32(v)) if v.iter().any(|&v| v != 0.0) => {
+            Err(value_error("a float target takes a zero point of 0 only"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Rounds to nearest even and saturates to an integer dtype; NaN is the zero point.
+fn to_int(v: f32, zero: i128, dtype: DType) -> i128 {
+    let (lo, hi) = int_limits(dtype);
+    (truncate(DType::I64, f64::from(v.round_ties_even())) + zero).clamp(lo, hi)
+}
+
+/// ONNX QuantizeLinear: the quotient in the scale's dtype, rounded to it; then to nearest even, plus the zero point,
+/// saturated.
+///
+/// # Errors
+/// `Shape` or `DType` if the operands do not fit.
+pub fn quantize_linear(
+    x: &Tensor,
+    scale: &Tensor,
+    zero: Option<&Tensor>,
+    (axis, block): (i64, u64),
+    to: DType,
+    saturate: bool,
+) -> Result<Tensor> {
+    if !x.dtype().is_arithmetic_float() && !x.dtype().is_int() {
+        return Err(unsupported(x.dtype()));
+    }
+    let precision = scale.dtype();
+    let s = floats(scale).map_err(|e| e.at_port("scale"))?;
+    let v = floats(&cast(x, precision, true)?)?;
+    let at = scale_index(x.shape(), scale, axis, block)?;
+    if let Some(zero) = zero {
+        same_shape(zero, scale)?;
+    }
+    let quotients = v.iter().zip(&at).map(|(v, &i)| num::round_to(precision, v / s[i]));
+    if to.is_int() {
+        let zeros = zero.map_or_else(|| Ok(vec![0; s.len()]), |z| int_zeros(z, to))?;
+        let q: Vec<i128> = quotients.zip(&at).map(|(v, &i)| to_int(v, zeros[i], to)).collect();
+        return from_ints(to, x.shape(), &q);
+    }
+    if !to.is_quantised() {
+        return Err(unsupported(to));
+    }
+    check_float_zero(zero)?;
+    from_codes(to, x.shape(), quotients.map(|v| num::cast_f32_to(to, v, saturate)).collect())
+}
+
+/// ONNX DequantizeLinear: `(q - zero) * scale`, in f32 with an exact difference, rounded once to the scale's dtype.
+///
+/// # Errors
+/// `Shape` or `DType` if the operands do not fit.
+pub fn dequantize_linear(
+    q: &Tensor,
+    scale: &Tensor,
+    zero: Option<&Tensor>,
+    (axis, block): (i64, u64),
+) -> Result<Tensor> {
+    let s = floats(scale).map_err(|e| e.at_port("scale"))?;
+    let at = scale_index(q.shape(), scale, axis, block)?;
+    if let Some(zero) = zero {
+        same_shape(zero, scale)?;
+    }
+    let values: Vec<f32> = match Numbers::of(q) {
+        Numbers::Int(v) if q.dtype().is_int() => {
+            let zeros = zero.map_or_else(|| Ok(vec![0; s.len()]), |z| int_zeros(z, q.dtype()))?;
+            v.iter().zip(&at).map(|(v, &i)| (v - zeros[i]) as f32 * s[i]).collect()
+        }
+        Numbers::F32(v) if q.dtype().is_quantised() => {
+            check_float_zero(zero)?;
+            v.iter().zip(&at).map(|(v, &i)| v * s[i]).collect()
+        }
+        _ => return Err(unsupported(q.dtype())),
+    };
+    from_floats(scale.dtype(), q.shape(), &values)
+}
+
+/// ONNX DynamicQuantizeLinear to u8; a constant range of 0 has scale 1/255.
+///
+/// # Errors
+/// `DType` if x is not f32.
+pub fn dynamic_quantize_linear(x: &Tensor) -> Result<[Tensor; 3]> {
+    if x.dtype() != DType::F32 {
+        return Err(unsupported(x.dtype()));
+    }
+    let v = floats(x)?;
+    let hi = v.iter().copied().fold(0.0, num::max);
+    let lo = v.iter().copied().fold(0.0, num::min);
+    let range = if hi == lo { 1.0 } else { hi - lo };
+    let scale = range / 255.0;
+    let zero = to_int((0.0 - lo / scale).clamp(0.0, 255.0), 0, DType::U8);
+    let q: Vec<i128> = v.iter().map(|v| to_int(v / scale, zero, DType::U8)).collect();
+    Ok([from_ints(DType::U8, x.shape(), &q)?, Tensor::from_f32(&[], &[scale]), from_ints(DType::U8, &[], &[zero])?])
+}
+
+/// The scale that a group's largest magnitude gives; each operation is rounded to `compute`.
+fn dynamic_scale(d: &DynamicScale, amax: f32, compute: DType) -> f32 {
+    let r = |v| num::round_to(compute, v);
+    let amax = d.amax_floor.map_or(amax, |f| num::max(amax, f.get()));
+    let scale = r(match d.by {
+        ScaleBy::Divide(c) => amax / c.get(),
+        ScaleBy::Multiply(c) => amax * c.get(),
+    });
+    let scale = d.scale_floor.map_or(scale, |f| num::max(scale, f.get()));
+    match d.rule {
+        ScaleRule::Linear => scale,
+    }
+}
+
+/// One value under its scale: applied, clamped, and cast to the element's code. Integer elements round to nearest even
+/// and saturate.
+fn quantise_value(scheme: &Scheme, v: f32, scale: f32) -> u8 {
+    let r = |v| num::round_to(scheme.compute, v);
+    let v = match scheme.apply {
+        Apply::Divide => r(v / scale),
+        Apply::MultiplyReciprocal => r(v * r(1.0 / scale)),
+        Apply::Multiply => r(v * scale),
+    };
+    let v = scheme.clamp.map_or(v, |[lo, hi]| num::min(num::max(v, lo.get()), hi.get()));
+    if scheme.element.is_int() {
+        to_int(v, 0, scheme.element) as u8
+    } else {
+        num::cast_f32_to(scheme.element, v, scheme.saturate)
+    }
+}
+
+/// Quantises `v` under a scheme: `q`, and the scales where they are computed.
+///
+/// Scales are a row-major tensor of the rows' leading sizes and the scales of a row (a scalar for the whole tensor),
+/// whatever the scheme's layout: layout is where the bytes go in a device's memory, not what they are.
+///
+/// # Errors
+/// `Scheme` if the scheme does not fit the values, `DType` or `Shape` if an operand does not.
+pub fn quantize(scheme: &Scheme, v: &Tensor, given: Option<&Tensor>) -> Result<Vec<Tensor>> {
+    let bad = |m: String| Error::new(ErrorKind::Scheme, m);
+    if !scheme.element.is_quantised() {
+        return Err(bad(format!("{} is not a quantised element type", scheme.element)));
+    }
+    if !matches!(scheme.compute, DType::F32 | DType::F16 | DType::BF16) {
+        return Err(bad(format!("a quantiser computes in f32, f16 or bf16, not {}", scheme.compute)));
+    }
+    let shape = v.shape();
+    let values = floats(v).map_err(|e| e.at_port("v"))?;
+    let (group, scale_shape) = match scheme.granularity {
+        Granularity::Tensor => (values.len(), Vec::new()),
+        g => {
+            let (&n, lead) = shape.split_last().ok_or_else(|| shape_error("a scalar has no rows to quantise"))?;
+            let per_row = scheme
+                .scales_per_row(n as u64)
+                .and_then(|p| usize::try_from(p).ok())
+                .ok_or_else(|| bad(format!("{g:?} does not divide a row of {n}")))?;
+            (n.checked_div(per_row).unwrap_or(0), [lead, &[per_row]].concat())
+        }
+    };
+    let groups = values.chunks(group.max(1));
+    let scales: Vec<f32> = match (&scheme.scale, given) {
+        (ScaleSource::Dynamic(d), _) => {
+            let mut scales: Vec<f32> = groups
+                .clone()
+                .map(|g| {
+                    let amax = g.iter().fold(0.0, |m, v| num::max(m, v.abs()));
+                    dynamic_scale(d, num::round_to(scheme.compute, amax), scheme.compute)
+                })
+                .collect();
+            // Rows of no values, or a whole tensor of none, still have their scales.
+            scales.resize(product(&scale_shape), dynamic_scale(d, 0.0, scheme.compute));
+            scales
+        }
+        (ScaleSource::Given, Some(given)) => {
+            let s = floats(given).map_err(|e| e.at_port("scale"))?;
+            if let [one] = s[..] {
+                vec![one; product(&scale_shape)]
+            } else {
+                let at = offsets(&scale_shape, &broadcast_strides(given.shape(), &scale_shape)?);
+                at.into_iter().map(|i| s[i]).collect()
+            }
+        }
+        (ScaleSource::Given, None) => return Err(Error::new(ErrorKind::Structure, "the scale operand is missing")),
+    };
+    let codes: Vec<u8> =
+        groups.zip(&scales).flat_map(|(g, &s)| g.iter().map(move |&v| quantise_value(scheme, v, s))).collect();
+    let q = if scheme.element.is_int() {
+        Tensor::from_bytes(scheme.element, shape.to_vec(), codes)?
+    } else {
+        from_codes(scheme.element, shape, codes)?
+    };
+    if scheme.has_scale_output() {
+        Ok(vec![q, from_floats(scheme.scale_dtype, &scale_shape, &scales)?])
+    } else {
+        Ok(vec![q])
+    }
+}

@@ -1,0 +1,1 @@
+//! Tests of ops that other files do not test beside themselves.
