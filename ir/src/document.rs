@@ -195,6 +195,25 @@ impl Document {
     }
 }
 
+impl Document {
+    /// Leaves out what only the source format wants back: model fields and metadata, and each node's metadata and free
+    /// text. What rewrites recorded stays.
+    #[must_use]
+    pub fn brief(mut self) -> Self {
+        for graph in self.bodies.iter_mut().chain([&mut self.graph]) {
+            graph.info.fields.clear();
+            graph.info.metadata.clear();
+            for line in &mut graph.lines {
+                if let Line::Node(node) = line {
+                    node.provenance.metadata.clear();
+                    node.provenance.doc.clear();
+                }
+            }
+        }
+        self
+    }
+}
+
 struct Writer<'a> {
     identify: Identify<'a>,
     files: BTreeMap<String, Option<FileId>>,

@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use crate::{DType, Tensor, tensor::byte_len};
+use crate::{DType, Tensor, num, tensor::byte_len};
 
 /// Constants of up to this many elements are written out, in text and in JSON.
 pub(crate) const MAX_LISTED: usize = 64;
@@ -33,7 +33,9 @@ pub(crate) fn element(dtype: DType, bits: u64) -> String {
         DType::I64 => Some((bits as i64).to_string()),
         DType::U8 | DType::U16 | DType::U32 | DType::U64 => Some(bits.to_string()),
         DType::Bool => [Some("false".to_owned()), Some("true".to_owned())].get(bits as usize).cloned().flatten(),
-        DType::F8E4M3FN | DType::F8E4M3FNUZ | DType::F8E5M2 | DType::F8E8M0 | DType::F4E2M1 => None,
+        DType::F8E4M3FN | DType::F8E4M3FNUZ | DType::F8E5M2 | DType::F8E8M0 | DType::F4E2M1 => {
+            float(num::decode(dtype, bits as u8))
+        }
     };
     match text {
         Some(text) => text,
@@ -94,7 +96,14 @@ pub(crate) fn parse_element(dtype: DType, text: &str) -> Result<u64, String> {
         DType::U64 => int(text, |v: u64| v).ok_or_else(wrong),
         DType::Bool => text.parse::<bool>().map(u64::from).map_err(|_| wrong()),
         DType::F8E4M3FN | DType::F8E4M3FNUZ | DType::F8E5M2 | DType::F8E8M0 | DType::F4E2M1 => {
-            Err(format!("{} (write its bits in hex)", wrong()))
+            // Few codes, and only their exact values are accepted: rounding here would need a rule to round by.
+            let v = f32_value()?;
+            let exact = |code: &u8| num::decode(dtype, *code).to_bits() == v.to_bits();
+            let code = (0..=u8::MAX).take(1 << dtype.bits()).find(exact);
+            code.map(u64::from).ok_or_else(|| {
+                let near = num::decode(dtype, num::cast_f32_to(dtype, v, true));
+                format!("{} (the nearest is {near:?})", wrong())
+            })
         }
     }
 }
@@ -246,6 +255,10 @@ mod tests {
         assert_eq!(element(DType::F32, 0x7fc0_0001), "0x7fc00001");
         assert_eq!(element(DType::F32, 0x8000_0000), "-0.0");
         assert_eq!(element(DType::Bool, 2), "0x02");
+        assert_eq!(element(DType::F8E4M3FN, 0x7e), "448.0");
+        assert_eq!(element(DType::F8E4M3FN, 0x7f), "0x7f");
+        assert_eq!(element(DType::F8E8M0, 126), "0.5");
+        assert_eq!(element(DType::F4E2M1, 15), "-6.0");
     }
 
     #[test]
@@ -261,6 +274,10 @@ mod tests {
             (DType::I64, "1.0"),
             (DType::Bool, "1"),
             (DType::F4E2M1, "0x10"),
+            (DType::F4E2M1, "5"),
+            (DType::F8E4M3FN, "inf"),
+            (DType::F8E4M3FNUZ, "-0.0"),
+            (DType::F8E8M0, "0.0"),
         ];
         for (dtype, text) in cases {
             assert!(parse_element(dtype, text).is_err(), "{dtype} {text}");

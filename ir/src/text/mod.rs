@@ -57,6 +57,12 @@ pub fn print_with(graph: &Graph, identify: Identify) -> String {
     print::document(&Document::of(graph, identify))
 }
 
+/// The text of a graph without what only its source format wants back (metadata of model and nodes): for people and
+/// for snapshots. It parses to a graph that computes the same.
+pub fn print_brief(graph: &Graph) -> String {
+    print::document(&Document::of(graph, &mut |_| None).brief())
+}
+
 /// Parses a graph; `resolve` turns weight references into bytes.
 ///
 /// # Errors

@@ -48,12 +48,12 @@ const %e: f32[] = 1e-6
 const %odd: f32[5] = [inf, -inf, nan, 0x7fc00001, -0.0]
 const %b: bool[2] = [true, false]
 const %none: f16[0, 3] = []
-const %w8: f8e4m3fn[2] scheme !f8e4m3fn_token = [0x38, 0xff]
-const %w4: f4e2m1[3] = [0x1, 0xf, 0x0]
+const %w8: f8e4m3fn[2] scheme !f8e4m3fn_token = [1.0, 0xff]
+const %w4: f4e2m1[3] = [0.5, -6.0, 0.0]
 const %many: bf16[256] = fill(1.0)
 const %blob: u8[66] = base64 "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0+P0BB"
 weight %"layers.0 norm:weight": bf16[256] = "model.data"[1024..+512]
-%/model/x32: f32[batch, "odd sym", max(1, batch)] = cast(%x) {to=f32, saturate=true}
+%/model/x32: f32[batch, "odd sym", max(batch, seq)] = cast(%x) {to=f32, saturate=true}
 %ms: f32 = reduce_mean(%/model/x32) {axes=[-1], keepdims=true} from {replaced=[a, "b c"], rules=[norm], metadata=[[k, v], [k, w]], doc=text}
 %all: ?[4] = reduce_sum(%ms) {axes=null, keepdims=true} @"a node"
 %r: f32[2, 3] strides [1, 2] = rsqrt(%ms)
@@ -75,6 +75,14 @@ output %n~2
 #[test]
 fn everything_round_trips() {
     assert_eq!(print(&read(ALL)), ALL);
+}
+
+#[test]
+fn brief_text_keeps_what_computes() {
+    let brief = print_brief(&read(ALL));
+    assert!(!brief.contains("metadata") && !brief.contains("field ") && !brief.contains("doc="), "{brief}");
+    assert!(brief.contains("from {replaced=[a, \"b c\"], rules=[norm]}"), "{brief}");
+    assert_eq!(print_brief(&read(&brief)), brief);
 }
 
 #[test]
