@@ -1,0 +1,75 @@
+//! What attributes must be, whatever the operands are.
+
+use crate::{DType, Error, ErrorKind, FusedNorm, Granularity, Op, Result, Scheme};
+
+fn bad(message: impl Into<String>) -> Result<()> {
+    Err(Error::new(ErrorKind::Structure, message))
+}
+
+/// Refuses attributes that no operands could make legal.
+///
+/// # Errors
+/// `Structure` with the attribute, what was expected and what was found.
+pub(crate) fn check_attributes(op: &Op) -> Result<()> {
+    match op {
+        Op::ConstantOfShape { dtype, value } => match dtype.size_of(1) {
+            Some(n) if n != value.len() => bad(format!("value: expected {n} bytes of {dtype}, found {}", value.len())),
+            _ => Ok(()),
+        },
+        Op::LayerNorm { stash, .. } | Op::RmsNorm { stash, .. } if !stash.is_arithmetic_float() => {
+            bad(format!("stash: expected f32, f16, bf16 or f64, found {stash}"))
+        }
+        Op::Split { outputs: 0, .. } => bad("outputs: expected at least 1, found 0"),
+        Op::Attention(a) => {
+            if !(1..=4).contains(&a.outputs) {
+                return bad(format!("outputs: expected 1 to 4, found {}", a.outputs));
+            }
+            if a.qk_matmul_output_mode > 3 {
+                return bad(format!("qk_matmul_output_mode: expected 0 to 3, found {}", a.qk_matmul_output_mode));
+            }
+            match a.softmax_dtype {
+                Some(d) if !d.is_arithmetic_float() => {
+                    bad(format!("softmax_dtype: expected f32, f16, bf16 or f64, found {d}"))
+                }
+                _ => Ok(()),
+            }
+        }
+        Op::GatherNd { batch_dims } if *batch_dims < 0 => {
+            bad(format!("batch_dims: expected 0 or more, found {batch_dims}"))
+        }
+        Op::QuantizeLinear { to, .. } if !(to.is_quantised() || matches!(to, DType::I16 | DType::U16)) => {
+            bad(format!("to: expected an 8-bit or 4-bit type, i16 or u16, found {to}"))
+        }
+        Op::Quantize(scheme) => check_scheme(scheme),
+        Op::FusedNorm(f) => check_fused(f),
+        Op::Foreign(f) if f.domain.is_empty() && f.op_type.is_empty() => bad("a foreign op needs a name"),
+        _ => Ok(()),
+    }
+}
+
+fn check_scheme(s: &Scheme) -> Result<()> {
+    if !s.element.is_quantised() {
+        return bad(format!("scheme.element: expected a quantised type, found {}", s.element));
+    }
+    if s.compute != DType::F32 || s.scale_dtype != DType::F32 {
+        return bad(format!(
+            "scheme: quantisers compute and store scales in f32, found {} and {}",
+            s.compute, s.scale_dtype
+        ));
+    }
+    if s.granularity == Granularity::Group(0) {
+        return bad("scheme.granularity: expected a group of at least 1, found 0");
+    }
+    Ok(())
+}
+
+fn check_fused(f: &FusedNorm) -> Result<()> {
+    if let Err(message) = f.check() {
+        return bad(message);
+    }
+    // What a shape of i64 sizes cannot say.
+    if let Some(s) = f.siblings.iter().find(|s| i64::try_from(s.width).is_err()) {
+        return bad(format!("siblings.width: {} is too large", s.width));
+    }
+    Ok(())
+}

@@ -1,0 +1,200 @@
+//! Quantisers, and the fused norms that end in them: here strides and schemes are set.
+
+use std::sync::Arc;
+
+use super::args::{Args, show, tensor};
+use crate::{
+    DType, Dim, FusedNorm, Granularity, Result, Scheme, Shape, Type,
+    fused::{InPort, OutPort, Prologue},
+    scheme::ScaleLayout,
+};
+
+/// The scale of a QDQ pair: one element, one a slice of `axis`, or one a block along it.
+fn check_linear_scale(args: &Args<'_>, port: usize, axis: i64, block: u64) -> Result<()> {
+    let (Some(x), Some(scale)) = (args.shape(0), args.shape(port)) else { return Ok(()) };
+    if block == 0 {
+        return match scale {
+            [] => Ok(()),
+            [n] if n.as_const() == Some(1) => Ok(()),
+            [n] => {
+                let axis = args.axis(axis, x.len())?;
+                args.unify(port, &x[axis], n, || format!("one element for each of axis {axis}")).map(drop)
+            }
+            _ => Err(args.shape_error(port, format!("expected a scalar or a vector, found {}", show(scale)))),
+        };
+    }
+    let axis = args.axis(axis, x.len())?;
+    let block = i64::try_from(block).map_err(|_| args.shape_error(port, format!("block size {block} is too large")))?;
+    let mut want = x.to_vec();
+    want[axis] = (&x[axis] + &Dim::from(block - 1)).floor_div(&Dim::from(block));
+    args.unify_shape(port, &want).map(drop)
+}
+
+pub(super) fn quantize_linear(args: &Args<'_>, axis: i64, block: u64, to: DType) -> Result<Type> {
+    let float = |d: DType| d.is_arithmetic_float();
+    args.expect(0, |d| d.is_arithmetic_float() || d == DType::I32, "f32, f16, bf16, f64 or i32")?;
+    args.expect(1, |d| d.is_arithmetic_float() || d == DType::F8E8M0, "f32, f16, bf16, f64 or f8e8m0")?;
+    if args.dtype(0).is_some_and(float) && args.dtype(1).is_some_and(float) {
+        args.same_dtype(&[0, 1])?;
+    }
+    args.expect_dtype(2, to)?;
+    check_linear_scale(args, 1, axis, block)?;
+    check_linear_scale(args, 2, axis, block)?;
+    Ok(tensor(Some(to), args.shape(0).map(<[Dim]>::to_vec)))
+}
+
+pub(super) fn dequantize_linear(args: &Args<'_>, axis: i64, block: u64) -> Result<Type> {
+    let quantised = |d: DType| d.is_quantised() || matches!(d, DType::I16 | DType::U16 | DType::I32);
+    args.expect(0, quantised, "an 8-bit or 4-bit type, i16, u16 or i32")?;
+    let dtype = args.expect(1, DType::is_arithmetic_float, "f32, f16, bf16 or f64")?;
+    args.same_dtype(&[0, 2])?;
+    check_linear_scale(args, 1, axis, block)?;
+    check_linear_scale(args, 2, axis, block)?;
+    Ok(tensor(dtype, args.shape(0).map(<[Dim]>::to_vec)))
+}
+
+pub(super) fn dynamic_quantize_linear(args: &Args<'_>) -> Result<Vec<Type>> {
+    args.expect_dtype(0, DType::F32)?;
+    let x = args.shape(0).map(<[Dim]>::to_vec);
+    let scalar = |d| Type::tensor(d, Vec::new());
+    Ok(vec![tensor(Some(DType::U8), x), scalar(DType::F32), scalar(DType::U8)])
+}
+
+/// The shape of the scales of rows of `n` elements, and its strides where the layout is not row-major.
+fn scales(rows: &[Dim], scheme: &Scheme) -> (Vec<Dim>, Option<Vec<Dim>>) {
+    let (leading, n) = match rows.split_last() {
+        Some((n, leading)) if scheme.granularity != Granularity::Tensor => (leading, n),
+        _ => return (Vec::new(), None),
+    };
+    let per_row = match scheme.granularity {
+        Granularity::Group(g) => n.floor_div(&Dim::from(i64::from(g.max(1)))),
+        _ => Dim::from(1),
+    };
+    let m = leading.iter().fold(Dim::from(1), |m, d| &m * d);
+    let column = match scheme.layout {
+        ScaleLayout::RowMajor => None,
+        ScaleLayout::ColumnMajor => Some(m),
+        ScaleLayout::TmaAligned => Some(&(&m + &Dim::from(3)).floor_div(&Dim::from(4)) * &Dim::from(4)),
+    };
+    // A column holds one scale of every row, in row order: the rows' own strides, then the step between columns.
+    let strides = column.map(|step| {
+        let mut strides = Shape(leading.to_vec()).row_major_strides();
+        strides.push(step);
+        strides
+    });
+    let mut shape = leading.to_vec();
+    shape.push(per_row);
+    (shape, strides)
+}
+
+/// The types of a quantiser's q and, for a dynamic scale, of its scales.
+fn quantised(rows: Option<&[Dim]>, scheme: &Arc<Scheme>) -> Vec<Type> {
+    let typed = |dtype, shape: Option<Vec<Dim>>, strides| Type {
+        dtype: Some(dtype),
+        shape: shape.map(Shape),
+        strides,
+        scheme: Some(scheme.clone()),
+    };
+    let mut types = vec![typed(scheme.element, rows.map(<[Dim]>::to_vec), None)];
+    if scheme.has_scale_output() {
+        let (shape, strides) = rows.map(|r| scales(r, scheme)).unzip();
+        types.push(typed(scheme.scale_dtype, shape, strides.flatten()));
+    }
+    types
+}
+
+pub(super) fn quantize(args: &Args<'_>, scheme: &Arc<Scheme>) -> Result<Vec<Type>> {
+    args.expect(0, |d| matches!(d, DType::F32 | DType::F16 | DType::BF16), "f32, f16 or bf16")?;
+    args.expect_dtype(1, scheme.scale_dtype)?;
+    let rows = args.shape(0);
+    if let Some(rows) = rows {
+        if rows.is_empty() && scheme.granularity != Granularity::Tensor {
+            return Err(args.shape_error(0, "expected rank 1 or more, found a scalar"));
+        }
+        if let (Granularity::Group(g), Some(n)) = (scheme.granularity, rows.last().and_then(Dim::as_const))
+            && n % i64::from(g.max(1)) != 0
+        {
+            return Err(args.shape_error(0, format!("expected rows that groups of {g} divide, found {}", show(rows))));
+        }
+        match scheme.granularity {
+            Granularity::Tensor => args.expect_one(1)?,
+            _ => drop(args.unify_shape(1, &scales(rows, scheme).0)?),
+        }
+    }
+    Ok(quantised(rows, scheme))
+}
+
+/// The port of a sibling's rows.
+fn rows_port(f: &FusedNorm, sibling: usize) -> usize {
+    let own = f.in_ports().iter().position(|p| *p == InPort::Rows(sibling));
+    own.unwrap_or(0)
+}
+
+fn check_fused_operand(args: &Args<'_>, f: &FusedNorm, port: usize, what: InPort) -> Result<()> {
+    match what {
+        InPort::X | InPort::Rows(_) => {
+            let reads = |k: usize| matches!(what, InPort::X) || what == InPort::Rows(k);
+            for (_, s) in f.siblings.iter().enumerate().filter(|(k, _)| reads(*k)) {
+                args.expect_dtype(port, s.input)?;
+                let Some(shape) = args.shape(port) else { continue };
+                let Some(last) = shape.last() else {
+                    return Err(args.shape_error(port, "expected rows, found a scalar"));
+                };
+                let width = Dim::from(i64::try_from(s.width).unwrap_or(i64::MAX));
+                // An expression that is not the width is no proof; only an unknown may yet turn out to be.
+                if *last != width && !last.has_unknown() {
+                    let found = format!("expected rows of {width}, found {}", show(shape));
+                    return Err(args.shape_error(port, found));
+                }
+            }
+            Ok(())
+        }
+        InPort::Residual => {
+            if let Prologue::ResidualAdd { dtype } = f.prologue {
+                args.expect_dtype(port, dtype)?;
+            }
+            args.shape(0).map_or(Ok(()), |x| args.unify_shape(port, x).map(drop))
+        }
+        InPort::Weight(k) => {
+            let Some(s) = f.siblings.get(k) else { return Ok(()) };
+            if let Some(w) = s.weight {
+                args.expect_dtype(port, w.dtype)?;
+            }
+            args.unify_shape(port, &[Dim::from(i64::try_from(s.width).unwrap_or(i64::MAX))]).map(drop)
+        }
+        InPort::Scale(k, e) => {
+            if let Some(scheme) = f.siblings.get(k).and_then(|s| s.epilogues.get(e)) {
+                args.expect_dtype(port, scheme.scale_dtype)?;
+            }
+            args.expect_one(port)
+        }
+    }
+}
+
+pub(super) fn fused_norm(args: &Args<'_>, f: &FusedNorm) -> Result<Vec<Type>> {
+    for (port, what) in f.in_ports().into_iter().enumerate() {
+        check_fused_operand(args, f, port, what)?;
+    }
+    let mut types = Vec::new();
+    if f.out_ports().first() == Some(&OutPort::Sum) {
+        let dtype = if let Prologue::ResidualAdd { dtype } = f.prologue { Some(dtype) } else { args.dtype(0) };
+        types.push(tensor(dtype, args.shape(0).map(<[Dim]>::to_vec)));
+    }
+    for (k, s) in f.siblings.iter().enumerate() {
+        // The width is known from the descriptor, even where the operand's last size is not.
+        let rows = args.shape(rows_port(f, k)).map(|shape| {
+            let mut rows = shape.to_vec();
+            if let Some(last) = rows.last_mut() {
+                *last = Dim::from(i64::try_from(s.width).unwrap_or(i64::MAX));
+            }
+            rows
+        });
+        if s.emit_normed {
+            types.push(tensor(Some(s.output), rows.clone()));
+        }
+        for scheme in &s.epilogues {
+            types.extend(quantised(rows.as_deref(), &Arc::new(scheme.clone())));
+        }
+    }
+    Ok(types)
+}
