@@ -2,7 +2,6 @@
 
 pub mod atomic;
 mod document;
-pub mod dot;
 pub mod error;
 pub mod json;
 pub mod map;

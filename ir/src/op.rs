@@ -479,11 +479,10 @@ impl Op {
             | Self::Gemm { .. }
             | Self::QuantizeLinear { .. }
             | Self::DequantizeLinear { .. } => (2, Some(3)),
-            Self::MatMulInteger => (2, Some(4)),
+            Self::MatMulInteger | Self::Pad => (2, Some(4)),
             Self::Attention(_) => (3, Some(6)),
             Self::Split { .. } | Self::Trilu { .. } => (1, Some(2)),
             Self::Slice => (3, Some(5)),
-            Self::Pad => (2, Some(4)),
             Self::Quantize(s) => {
                 let n = 1 + usize::from(!s.has_scale_output());
                 (n, Some(n))

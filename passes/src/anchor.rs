@@ -1,0 +1,55 @@
+//! Anchors: the nodes around which the pass looks.
+
+use normfuse_ir::{Graph, NodeId, Op, Result, op::ReduceOp};
+
+use crate::{diagnose::squared, region::typed};
+
+/// An anchor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Anchor {
+    /// The node.
+    pub node: NodeId,
+    /// Its name in the source.
+    pub name: String,
+}
+
+/// Reductions of squares and native norms, in topological order.
+///
+/// # Errors
+/// The graph has a cycle.
+pub fn norms(graph: &Graph) -> Result<Vec<Anchor>> {
+    pick(graph, |id| {
+        let node = graph.node(id);
+        match &node.op {
+            Op::RmsNorm { .. } | Op::Reduce { op: ReduceOp::SumSquare, .. } => true,
+            Op::Reduce { op: ReduceOp::Mean | ReduceOp::Sum, .. } => {
+                node.input(0).is_some_and(|v| squared(graph, v).is_some())
+            }
+            _ => false,
+        }
+    })
+}
+
+/// Casts of computed values to quantised float types, in topological order.
+///
+/// # Errors
+/// The graph has a cycle.
+pub fn quantisers(graph: &Graph) -> Result<Vec<Anchor>> {
+    pick(graph, |id| {
+        let node = graph.node(id);
+        matches!(&node.op, Op::Cast { to, .. } if to.is_quantised() && to.is_float())
+            && node.input(0).is_some_and(|v| {
+                // Casts of constants are weights on their way; casts between quantised types quantise nothing.
+                graph.producer(v).is_some() && typed(graph, v).is_none_or(|(d, _)| d.is_arithmetic_float())
+            })
+    })
+}
+
+fn pick(graph: &Graph, fits: impl Fn(NodeId) -> bool) -> Result<Vec<Anchor>> {
+    Ok(graph
+        .topo_order()?
+        .into_iter()
+        .filter(|id| fits(*id))
+        .map(|node| Anchor { node, name: graph.node(node).name.clone() })
+        .collect())
+}

@@ -1,0 +1,436 @@
+//! Cutting a region around an anchor and writing it down as terms.
+//!
+//! A region is small: from a norm's anchor (the mean of squares) back over the square, casts and one add, and forward
+//! over elementwise ops, casts, views and row reductions, ending behind a cast to a quantised type. What enters from
+//! outside is a leaf. Forward growth takes an op only if its other operands are already known to the region or
+//! parameters (a weight, a scale), so it stops at the model's own arithmetic (residuals, rotary embeddings, gates).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use normfuse_ir::{
+    DType, Graph, NodeId, Op, Shape, ValueId,
+    op::{BinaryOp, ReduceOp, UnaryOp},
+};
+
+use crate::{
+    consts::{self, scalar},
+    term::{LeafFacts, Num, Tag, Ty},
+};
+
+/// Most nodes in a region. A norm with three quantisers takes about 60.
+const MAX_NODES: usize = 96;
+/// Longest chain of ops that makes a parameter (a weight, a scale).
+const PARAMETER_DEPTH: usize = 6;
+
+/// A value of the region, in terms of earlier values.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Expr {
+    /// From outside.
+    Leaf(LeafFacts),
+    /// A one-element constant.
+    Const(Num),
+    /// The flat array of an earlier value.
+    Local(usize),
+    /// An op by the name that the term language gives it (or an uninterpreted one).
+    Op(String, Vec<Expr>),
+    /// An integer argument.
+    Int(i64),
+    /// A type argument.
+    Ty(Ty),
+    /// A tag argument.
+    Tag(Tag),
+}
+
+/// A region: its nodes in topological order, and its values with their expressions, operands first.
+#[derive(Debug, Clone)]
+pub struct Region {
+    /// The node that it was cut around.
+    pub anchor: NodeId,
+    /// Nodes, producers first.
+    pub nodes: Vec<NodeId>,
+    /// Values, leaves included.
+    pub locals: Vec<ValueId>,
+    /// What each value is.
+    pub exprs: Vec<Expr>,
+    index: BTreeMap<ValueId, usize>,
+}
+
+/// The op at the other end of a value, if a node makes it.
+pub fn producer_op(graph: &Graph, value: ValueId) -> Option<(NodeId, &Op)> {
+    graph.producer(value).map(|(n, _)| (n, &graph.node(n).op))
+}
+
+/// Dtype and shape of a value, if both are known.
+pub fn typed(graph: &Graph, value: ValueId) -> Option<(DType, &Shape)> {
+    let ty = &graph.value(value).ty;
+    Some((ty.dtype?, ty.shape.as_ref()?))
+}
+
+/// True for ops that keep the row-major order of the elements of their first operand.
+pub fn is_view(op: &Op) -> bool {
+    matches!(
+        op,
+        Op::Reshape { .. }
+            | Op::Squeeze { .. }
+            | Op::Unsqueeze { .. }
+            | Op::Flatten { .. }
+            | Op::Unary(UnaryOp::Identity)
+    )
+}
+
+/// The width of a reduction over the last axis alone, if that is what the node is and the width is known.
+pub fn last_axis_width(graph: &Graph, node: NodeId) -> Option<i64> {
+    let n = graph.node(node);
+    let (_, shape) = typed(graph, n.input(0)?)?;
+    let axes = match &n.op {
+        Op::Reduce { axes: Some(axes), .. } => axes.as_slice(),
+        Op::Reduce { axes: None, .. } if shape.rank() == 1 => &[0],
+        Op::RmsNorm { axis, .. } => std::slice::from_ref(axis),
+        _ => return None,
+    };
+    let rank = shape.rank() as i64;
+    match axes {
+        [a] if rank > 0 && (*a == -1 || *a == rank - 1) => shape.last()?.as_const().filter(|w| *w > 0),
+        _ => None,
+    }
+}
+
+/// True for what scales or shifts rows without being rows: constants, values of rank 0 or 1, single elements, and what
+/// light ops make of those (casts of weights, one plus a weight, reciprocals of scales).
+fn is_parameter(graph: &Graph, value: ValueId, depth: usize) -> bool {
+    let Some((_, shape)) = typed(graph, value) else { return false };
+    if graph.value(value).as_const().is_some() || shape.rank() <= 1 || shape.numel().as_const() == Some(1) {
+        return true;
+    }
+    depth > 0
+        && graph.producer(value).is_some_and(|(id, _)| {
+            is_light(graph, id) && data_operands(graph, id).all(|v| is_parameter(graph, v, depth - 1))
+        })
+}
+
+/// True if a region may contain the node: every operand and the result are typed, and the term language or an
+/// uninterpreted elementwise head can say what it does.
+fn is_light(graph: &Graph, id: NodeId) -> bool {
+    let node = graph.node(id);
+    let typed_all = node.operands().all(|(_, v)| typed(graph, v).is_some())
+        && node.outputs.iter().all(|v| typed(graph, *v).is_some());
+    typed_all
+        && match &node.op {
+            Op::Unary(_) | Op::Binary(_) | Op::Cast { .. } | Op::Clip => true,
+            Op::Reduce { op: ReduceOp::Mean | ReduceOp::Sum | ReduceOp::Max | ReduceOp::SumSquare, .. }
+            | Op::RmsNorm { .. } => last_axis_width(graph, id).is_some(),
+            op => is_view(op),
+        }
+}
+
+/// Operands that carry data (a reshape's target shape does not).
+fn data_operands(graph: &Graph, id: NodeId) -> impl Iterator<Item = ValueId> + '_ {
+    let node = graph.node(id);
+    let n = if is_view(&node.op) { 1 } else { usize::MAX };
+    node.operands().take(n).map(|(_, v)| v)
+}
+
+struct Cut<'g> {
+    graph: &'g Graph,
+    nodes: BTreeSet<NodeId>,
+    /// Values that the region makes or reads.
+    known: BTreeSet<ValueId>,
+}
+
+impl Cut<'_> {
+    fn take(&mut self, id: NodeId) {
+        if self.nodes.insert(id) {
+            self.known.extend(data_operands(self.graph, id));
+            self.known.extend(self.graph.node(id).outputs.iter().copied());
+        }
+    }
+
+    /// From the row that is normalised, back over casts to one add.
+    fn back_to_rows(&mut self, value: ValueId) {
+        let mut value = value;
+        for _ in 0..3 {
+            let Some((id, op)) = producer_op(self.graph, value) else { return };
+            if !is_light(self.graph, id) {
+                return;
+            }
+            match op {
+                Op::Cast { .. } | Op::Unary(UnaryOp::Identity) => {
+                    self.take(id);
+                    let Some(v) = self.graph.node(id).input(0) else { return };
+                    value = v;
+                }
+                Op::Binary(BinaryOp::Add) => return self.take(id),
+                _ => return,
+            }
+        }
+    }
+
+    /// Forward until nothing more fits, nearest first.
+    fn forward(&mut self) {
+        loop {
+            let mut found = Vec::new();
+            for id in &self.nodes {
+                let node = self.graph.node(*id);
+                let quantised = node
+                    .outputs
+                    .iter()
+                    .any(|v| typed(self.graph, *v).is_some_and(|(d, _)| d.is_quantised() && d.is_float()));
+                for user in node.outputs.iter().flat_map(|v| self.graph.users(*v)).map(|(n, _)| n) {
+                    let fits = !self.nodes.contains(&user)
+                        && is_light(self.graph, user)
+                        && (!quantised || is_view(&self.graph.node(user).op))
+                        && data_operands(self.graph, user)
+                            .all(|v| self.known.contains(&v) || is_parameter(self.graph, v, PARAMETER_DEPTH));
+                    if fits {
+                        found.push(user);
+                    }
+                }
+            }
+            if found.is_empty() || self.nodes.len() >= MAX_NODES {
+                return;
+            }
+            for id in found {
+                self.take(id);
+            }
+        }
+    }
+
+    /// Parameters that are computed.
+    fn parameters(&mut self) {
+        for _ in 0..PARAMETER_DEPTH {
+            let found: Vec<NodeId> = self
+                .nodes
+                .iter()
+                .flat_map(|id| data_operands(self.graph, *id))
+                .filter(|v| is_parameter(self.graph, *v, PARAMETER_DEPTH))
+                .filter_map(|v| self.graph.producer(v).map(|(n, _)| n))
+                .filter(|n| !self.nodes.contains(n) && is_light(self.graph, *n))
+                .collect();
+            if found.is_empty() || self.nodes.len() >= MAX_NODES {
+                return;
+            }
+            for id in found {
+                self.take(id);
+            }
+        }
+    }
+
+    /// Back over anything light: the region of a quantiser that no norm region holds.
+    fn back(&mut self) {
+        for _ in 0..12 {
+            let found: Vec<NodeId> = self
+                .nodes
+                .iter()
+                .flat_map(|id| data_operands(self.graph, *id))
+                .filter_map(|v| self.graph.producer(v).map(|(n, _)| n))
+                .filter(|n| !self.nodes.contains(n) && is_light(self.graph, *n))
+                .collect();
+            if found.is_empty() || self.nodes.len() >= MAX_NODES / 3 {
+                return;
+            }
+            for id in found {
+                self.take(id);
+            }
+        }
+    }
+}
+
+/// The region of a norm's anchor: a reduction of squares over the last axis, or a native norm.
+pub fn around_norm(graph: &Graph, anchor: NodeId) -> Region {
+    let mut cut = Cut { graph, nodes: BTreeSet::new(), known: BTreeSet::new() };
+    cut.take(anchor);
+    if let Some(operand) = graph.node(anchor).input(0) {
+        match producer_op(graph, operand) {
+            Some((square, Op::Binary(BinaryOp::Mul | BinaryOp::Pow))) if is_light(graph, square) => {
+                cut.take(square);
+                if let Some(x) = graph.node(square).input(0) {
+                    cut.back_to_rows(x);
+                }
+            }
+            _ => cut.back_to_rows(operand),
+        }
+    }
+    cut.forward();
+    cut.parameters();
+    Region::describe(graph, anchor, &cut.nodes)
+}
+
+/// The region of a quantiser's last cast.
+pub fn before_quantiser(graph: &Graph, anchor: NodeId) -> Region {
+    let mut cut = Cut { graph, nodes: BTreeSet::new(), known: BTreeSet::new() };
+    cut.take(anchor);
+    cut.back();
+    Region::describe(graph, anchor, &cut.nodes)
+}
+
+impl Region {
+    /// Position of a value in the region.
+    pub fn local(&self, value: ValueId) -> Option<usize> {
+        self.index.get(&value).copied()
+    }
+
+    fn describe(graph: &Graph, anchor: NodeId, nodes: &BTreeSet<NodeId>) -> Self {
+        let mut region =
+            Self { anchor, nodes: Vec::new(), locals: Vec::new(), exprs: Vec::new(), index: BTreeMap::new() };
+        // Producers first: depth-first from every node, oldest first. Regions are shallow and small.
+        let mut stack: Vec<(NodeId, bool)> = nodes.iter().rev().map(|n| (*n, false)).collect();
+        let mut done = BTreeSet::new();
+        while let Some((id, ready)) = stack.pop() {
+            if ready {
+                if done.insert(id) {
+                    region.nodes.push(id);
+                }
+                continue;
+            }
+            if done.contains(&id) {
+                continue;
+            }
+            stack.push((id, true));
+            for (_, v) in graph.node(id).operands() {
+                if let Some((p, _)) = graph.producer(v)
+                    && nodes.contains(&p)
+                    && !done.contains(&p)
+                {
+                    stack.push((p, false));
+                }
+            }
+        }
+        for id in region.nodes.clone() {
+            region.describe_node(graph, id);
+        }
+        region
+    }
+
+    fn push(&mut self, value: ValueId, expr: Expr) -> usize {
+        let i = self.locals.len();
+        self.locals.push(value);
+        self.exprs.push(expr);
+        self.index.insert(value, i);
+        i
+    }
+
+    fn operand(&mut self, graph: &Graph, value: ValueId) -> usize {
+        if let Some(i) = self.local(value) {
+            return i;
+        }
+        let expr = match (scalar(graph, value), typed(graph, value)) {
+            (Some(num), _) => Expr::Const(num),
+            (None, Some((dtype, shape))) => {
+                let one = shape.numel().as_const() == Some(1);
+                let rows = !one && graph.value(value).as_const().is_none();
+                Expr::Leaf(LeafFacts { dtype, one, rows })
+            }
+            // Nodes with untyped operands are not light, so regions have none.
+            (None, None) => Expr::Op("untyped".into(), vec![]),
+        };
+        self.push(value, expr)
+    }
+
+    /// An operand as it meets a result of shape `out`: as it is, repeated, tiled, or not sayable.
+    fn broadcast(&mut self, graph: &Graph, value: ValueId, out: &Shape) -> Option<Expr> {
+        let (_, shape) = typed(graph, value)?;
+        let shape = shape.clone();
+        let local = Expr::Local(self.operand(graph, value));
+        if shape == *out || shape.numel().as_const() == Some(1) {
+            return Some(local);
+        }
+        let width = out.last()?.as_const()?;
+        let pad = out.rank().checked_sub(shape.rank())?;
+        let lead = &out.0[..out.rank() - 1];
+        let is_one = |d: &normfuse_ir::Dim| d.as_const() == Some(1);
+        let leads_equal = shape.rank() > 0
+            && lead[..pad.min(lead.len())].iter().all(is_one)
+            && shape.0[..shape.rank() - 1] == lead[pad.min(lead.len())..];
+        match shape.last()?.as_const() {
+            Some(1) if leads_equal => Some(Expr::Op("rep".into(), vec![Expr::Int(width), local])),
+            Some(w) if w == width && shape.0[..shape.rank() - 1].iter().all(is_one) => {
+                Some(Expr::Op("tile".into(), vec![Expr::Int(width), local]))
+            }
+            _ => None,
+        }
+    }
+
+    fn describe_node(&mut self, graph: &Graph, id: NodeId) {
+        let node = graph.node(id);
+        let Some(out) = node.outputs.first().copied() else { return };
+        let expr = self.expr(graph, id).unwrap_or_else(|| {
+            // Typed, but not in the language: a value of its own that equals nothing else.
+            let (dtype, one) =
+                typed(graph, out).map_or((DType::F32, false), |(d, s)| (d, s.numel().as_const() == Some(1)));
+            Expr::Leaf(LeafFacts { dtype, one, rows: false })
+        });
+        self.push(out, expr);
+    }
+
+    fn expr(&mut self, graph: &Graph, id: NodeId) -> Option<Expr> {
+        let node = graph.node(id);
+        let x = node.input(0)?;
+        let (_, out_shape) = typed(graph, *node.outputs.first()?)?;
+        let unary =
+            |region: &mut Self, head: &str| Some(Expr::Op(head.into(), vec![Expr::Local(region.operand(graph, x))]));
+        match &node.op {
+            op if is_view(op) => Some(Expr::Local(self.operand(graph, x))),
+            Op::Unary(op) => match op {
+                UnaryOp::Abs => unary(self, "abs"),
+                UnaryOp::Sqrt => unary(self, "sqrt"),
+                UnaryOp::Reciprocal => unary(self, "recip"),
+                UnaryOp::Rsqrt => unary(self, "rsqrt"),
+                other => unary(self, &format!("op:{other:?}")),
+            },
+            Op::Cast { to, saturate } => {
+                let ty = Ty { dtype: *to, saturate: *saturate || !(to.is_quantised() && to.is_float()) };
+                Some(Expr::Op("cast".into(), vec![Expr::Ty(ty), Expr::Local(self.operand(graph, x))]))
+            }
+            Op::Binary(op) => {
+                let head = match op {
+                    BinaryOp::Add => "add".to_owned(),
+                    BinaryOp::Sub => "sub".into(),
+                    BinaryOp::Mul => "mul".into(),
+                    BinaryOp::Div => "div".into(),
+                    BinaryOp::Pow => "pow".into(),
+                    BinaryOp::Max => "max".into(),
+                    BinaryOp::Min => "min".into(),
+                    other => format!("op:{other:?}"),
+                };
+                let args =
+                    vec![self.broadcast(graph, x, out_shape)?, self.broadcast(graph, node.input(1)?, out_shape)?];
+                Some(Expr::Op(head, args))
+            }
+            Op::Clip => {
+                // NaN passes and zeros order the same way, so a clip is a maximum and a minimum.
+                let mut e = Expr::Local(self.operand(graph, x));
+                for (port, head) in [(1, "max"), (2, "min")] {
+                    if let Some(bound) = node.input(port) {
+                        e = Expr::Op(head.into(), vec![e, Expr::Local(self.operand(graph, bound))]);
+                    }
+                }
+                Some(e)
+            }
+            Op::Reduce { op, .. } => {
+                let width = Expr::Int(last_axis_width(graph, id)?);
+                let x = Expr::Local(self.operand(graph, x));
+                match op {
+                    ReduceOp::Mean => Some(Expr::Op("mean".into(), vec![width, x])),
+                    ReduceOp::Sum => Some(Expr::Op("sum".into(), vec![width, x])),
+                    ReduceOp::Max => Some(Expr::Op("rowmax".into(), vec![width, x])),
+                    ReduceOp::SumSquare => {
+                        Some(Expr::Op("sum".into(), vec![width, Expr::Op("mul".into(), vec![x.clone(), x])]))
+                    }
+                    _ => None,
+                }
+            }
+            Op::RmsNorm { eps, stash, .. } => {
+                let width = last_axis_width(graph, id)?;
+                let (dtype, _) = typed(graph, x)?;
+                let scale = node.input(1)?;
+                let cast = |dtype, e| Expr::Op("cast".into(), vec![Expr::Ty(Ty { dtype, saturate: true }), e]);
+                let row = cast(*stash, Expr::Local(self.operand(graph, x)));
+                let eps = consts::num(*stash, f64::from(eps.get()))?;
+                let normed =
+                    Expr::Op("normed".into(), vec![Expr::Tag(Tag::DivSqrt), Expr::Int(width), Expr::Const(eps), row]);
+                Some(Expr::Op("mul".into(), vec![cast(dtype, normed), self.broadcast(graph, scale, out_shape)?]))
+            }
+            _ => None,
+        }
+    }
+}

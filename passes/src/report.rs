@@ -1,0 +1,130 @@
+//! What the pass did and why: one site an anchor, and a summary.
+
+use serde::{Deserialize, Serialize};
+
+/// What became of an anchor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It is part of a fused op now.
+    Fused,
+    /// A precondition does not hold, so it must not fuse (or is not what it looks like).
+    Rejected,
+    /// All but one precondition hold: the site says what is missing.
+    Nearest,
+}
+
+/// What an anchor is, or looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// A norm without a quantiser in its op.
+    Norm,
+    /// A norm with at least one quantiser in its op.
+    NormQuant,
+    /// At least two norms in one op.
+    SiblingNorm,
+    /// A quantiser that no norm took in.
+    Quant,
+}
+
+impl Kind {
+    /// Name in reports and for `--require`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Norm => "norm",
+            Self::NormQuant => "norm_quant",
+            Self::SiblingNorm => "sibling_norm",
+            Self::Quant => "quant",
+        }
+    }
+
+    /// Every kind.
+    pub const ALL: [Self; 4] = [Self::Norm, Self::NormQuant, Self::SiblingNorm, Self::Quant];
+}
+
+/// One anchor and its outcome.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Site {
+    /// Name of the anchor node: the mean of squares, the native norm, or the quantiser's cast.
+    pub anchor: String,
+    /// What it is.
+    pub kind: Kind,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// The rule that decided: the most specific one of a fused op, or the one whose precondition failed.
+    pub rule: String,
+    /// Name of the fused node, where there is one.
+    pub op: Option<String>,
+    /// Names of the source nodes that the fused op replaced.
+    pub replaced: Vec<String>,
+    /// Schemes of the quantisers in the op.
+    #[serde(default)]
+    pub schemes: Vec<String>,
+    /// The first precondition that failed.
+    pub precondition: Option<String>,
+    /// The node at which it failed.
+    pub node: Option<String>,
+    /// What would help, or what was found.
+    pub hint: Option<String>,
+}
+
+/// How many of each kind were fused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Fused {
+    /// Norms in a fused op without a quantiser.
+    pub norm: usize,
+    /// Norms whose quantisers went into their fused op.
+    pub norm_quant: usize,
+    /// Fused ops with at least two norms.
+    pub sibling_norm: usize,
+}
+
+/// Totals.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Summary {
+    /// Nodes of the graph as read (constants are values, not nodes).
+    pub nodes_before: usize,
+    /// Nodes of the graph as written.
+    pub nodes_after: usize,
+    /// RMSNorms recognised, fused or not.
+    pub norms: usize,
+    /// Quantisers recognised, fused or not.
+    pub quants: usize,
+    /// Fused, by kind.
+    pub fused: Fused,
+    /// Sites that did not fuse (outcomes `rejected` and `nearest`).
+    pub rejected: usize,
+    /// Source ops replaced minus fused ops.
+    pub launches_saved: usize,
+    /// Bytes a token that are no longer moved: for each intermediate that vanished, elements a token times element size,
+    /// once for the write and once for each read.
+    pub bytes_saved_per_token: u64,
+    /// Distinct fused ops whose body and descriptor were compared on hostile data (`--verify`), if asked for.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub verified: Option<usize>,
+}
+
+/// The report of one run.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Report {
+    /// Totals.
+    pub summary: Summary,
+    /// One entry an anchor, in the order of the graph.
+    pub sites: Vec<Site>,
+    /// What the reader and the pass want the user to know.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+}
+
+impl Report {
+    /// How many sites of a kind fused, as `--require` counts them.
+    pub fn count(&self, kind: Kind) -> usize {
+        match kind {
+            Kind::Norm => self.summary.fused.norm,
+            Kind::NormQuant => self.summary.fused.norm_quant,
+            Kind::SiblingNorm => self.summary.fused.sibling_norm,
+            Kind::Quant => self.summary.quants,
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! Putting a candidate into the graph: one fused node, every reader of a port moved over, dead code gone.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use normfuse_ir::{
+    DType, FusedNorm, Graph, NodeId, Op, Shape, Type, ValueId,
+    fused::{OutPort, Prologue},
+};
+
+use crate::{
+    body::{self, PortValue},
+    candidate::{Candidate, Refusal},
+    region::{is_view, typed},
+    views::{self, Names},
+};
+
+/// What a patch did.
+#[derive(Debug, Clone)]
+pub struct Applied {
+    /// The fused node.
+    pub node: NodeId,
+    /// Names of the nodes that went, in topological order.
+    pub replaced: Vec<String>,
+    /// See [`crate::Summary::bytes_saved_per_token`].
+    pub bytes_saved: u64,
+}
+
+fn port_type(descriptor: &FusedNorm, port: OutPort, shape: &Shape) -> Type {
+    let sibling = |k: usize| &descriptor.siblings[k];
+    match port {
+        OutPort::Sum => match descriptor.prologue {
+            Prologue::ResidualAdd { dtype } => Type::tensor(dtype, shape.clone()),
+            Prologue::None => Type::default(),
+        },
+        OutPort::Normed(k) => Type::tensor(sibling(k).output, shape.clone()),
+        OutPort::Q(k, e) => {
+            let scheme = &sibling(k).epilogues[e];
+            let scheme = Some(Arc::new(scheme.clone()));
+            Type { scheme, ..Type::tensor(sibling(k).epilogues[e].element, shape.clone()) }
+        }
+        OutPort::Scale(k, e) => {
+            let scheme = Some(Arc::new(sibling(k).epilogues[e].clone()));
+            Type { scheme, ..Type::tensor(DType::F32, shape.clone()) }
+        }
+    }
+}
+
+/// Replaces the candidate's subgraph. The graph is unchanged if this fails.
+///
+/// # Errors
+/// A refusal, if a body or a shape cannot be spelled.
+pub fn apply(graph: &mut Graph, names: &mut Names, anchor: NodeId, c: &Candidate) -> Result<Applied, Refusal> {
+    let refuse = |precondition, hint: &str| Refusal {
+        rule: "rms_norm",
+        precondition,
+        node: Some(anchor),
+        hint: hint.to_owned(),
+    };
+    let body_ports: Vec<PortValue> = c
+        .ports
+        .iter()
+        .map(|(port, values, shape)| {
+            // The earliest value of that shape, else the earliest at all: later ones are views with shapes of their own.
+            let same = values.iter().find(|v| typed(graph, **v).is_some_and(|(_, s)| s == shape));
+            let plain = values.first();
+            let best = if port_is_direct(graph, plain) { plain } else { same.or(plain) };
+            best.map(|v| PortValue { value: *v, shape: shape.clone(), name: port.to_string() })
+        })
+        .collect::<Option<_>>()
+        .ok_or_else(|| refuse("no_escape", "a port has no value in the source"))?;
+    let body_operands: Vec<_> = c.operands.iter().map(|(p, v)| (*p, *v, c.weight_shape(*p))).collect();
+    let body = body::slice(graph, &body_operands, &body_ports)
+        .ok_or_else(|| refuse("no_escape", "the replaced subgraph cannot be cut out on its own"))?;
+
+    // Everything that can fail is asked before the graph changes.
+    let restated: Vec<Vec<(ValueId, Shape)>> = c
+        .ports
+        .iter()
+        .map(|(_, values, shape)| {
+            values
+                .iter()
+                .filter_map(|v| typed(graph, *v).map(|(_, s)| (*v, s.clone())))
+                .filter(|(_, s)| s != shape)
+                .collect()
+        })
+        .collect();
+    for ((_, _, shape), others) in c.ports.iter().zip(&restated) {
+        for (v, target) in others {
+            if needs_reader(graph, c, *v) && !can_restate(graph, c, *v, shape, target) {
+                return Err(refuse(
+                    "no_escape",
+                    "a view of a result has a shape that cannot be said in terms of the rows",
+                ));
+            }
+        }
+    }
+
+    let bytes_saved = bytes_saved(graph, c);
+    let mut operands: Vec<Option<ValueId>> = c.operands.iter().map(|(_, v)| Some(*v)).collect();
+    for ((port, value), slot) in c.operands.iter().zip(&mut operands) {
+        if let Some(vector) = c.weight_shape(*port) {
+            *slot = views::restate(graph, names, *value, &vector);
+        }
+    }
+    let name = format!("fused_norm/{}", graph.node(anchor).name);
+    let out_names: Vec<String> = c.ports.iter().map(|(p, ..)| names.fresh(&p.to_string())).collect();
+    let node = graph
+        .add_node(name, Op::FusedNorm(Arc::new(c.descriptor.clone())), &operands, out_names)
+        .map_err(|e| refuse("supported", &e.to_string()))?;
+
+    let mut dead: Vec<NodeId> = Vec::new();
+    let outputs = graph.node(node).outputs.clone();
+    for ((port, values, shape), out) in c.ports.iter().zip(&outputs) {
+        *graph.type_mut(*out) = port_type(&c.descriptor, *port, shape);
+        for v in values {
+            let Some((_, own)) = typed(graph, *v).map(|(d, s)| (d, s.clone())) else { continue };
+            dead.extend(graph.producer(*v).map(|(n, _)| n));
+            if graph.users(*v).is_empty() && !graph.is_output(*v) {
+                continue;
+            }
+            let new = if own == *shape {
+                Some(*out)
+            } else if !needs_reader(graph, c, *v) {
+                None
+            } else {
+                view_of(graph, names, c, *out, *v, &own)
+            };
+            if let Some(new) = new {
+                graph.replace_uses(*v, new);
+            }
+        }
+    }
+    let replaced: Vec<String> = c.replaced.iter().map(|n| graph.node(*n).name.clone()).collect();
+    let freed: Vec<(usize, String)> = c
+        .ports
+        .iter()
+        .enumerate()
+        .filter_map(|(i, (_, values, _))| values.first().map(|v| (i, graph.value(*v).name.clone())))
+        .collect();
+    let first_values: Vec<Option<ValueId>> = c.ports.iter().map(|(_, values, _)| values.first().copied()).collect();
+    graph.remove_dead(dead.into_iter().chain(c.replaced.iter().rev().copied()));
+    for (i, old) in freed {
+        // A port takes over the name of the value it stands for, once that name is free.
+        if first_values[i].is_some_and(|v| graph.try_value(v).is_none()) {
+            graph.rename_value(outputs[i], old);
+        }
+    }
+    let (_, provenance, slot) = graph.node_meta_mut(node);
+    provenance.replaced.clone_from(&replaced);
+    *slot = Some(Arc::new(body));
+    Ok(Applied { node, replaced, bytes_saved })
+}
+
+/// True if a value is made by an op that computes, not by a view with a shape of its own.
+fn port_is_direct(graph: &Graph, value: Option<&ValueId>) -> bool {
+    value.and_then(|v| graph.producer(*v)).is_some_and(|(n, _)| !is_view(&graph.node(n).op))
+}
+
+/// True if somebody who stays reads the value.
+fn needs_reader(graph: &Graph, c: &Candidate, v: ValueId) -> bool {
+    let gone: BTreeSet<NodeId> = c.replaced.iter().copied().collect();
+    graph.is_output(v) || graph.users(v).iter().any(|(u, _)| !gone.contains(u))
+}
+
+/// The shape operand of the reshape that makes a value, if that stays valid for another source of the same elements.
+fn own_shape_operand(graph: &Graph, c: &Candidate, v: ValueId) -> Option<ValueId> {
+    let (n, _) = graph.producer(v)?;
+    let node = graph.node(n);
+    let shape = match node.op {
+        Op::Reshape { .. } => node.input(1)?,
+        _ => return None,
+    };
+    let gone = |id: NodeId| c.replaced.contains(&id);
+    // A constant may hold zeros ("copy the size"); those are said anew instead.
+    (graph.value(shape).as_const().is_none() && !graph.producer(shape).is_some_and(|(p, _)| gone(p))).then_some(shape)
+}
+
+fn can_restate(graph: &Graph, c: &Candidate, v: ValueId, from: &Shape, to: &Shape) -> bool {
+    let free = to.0.iter().filter(|d| d.as_const().is_none()).count();
+    let numbers = to.0.iter().all(|d| d.as_const().is_none_or(|n| n > 0));
+    let strange = to.0.iter().filter(|d| d.as_const().is_none() && !from.0.contains(d)).count();
+    own_shape_operand(graph, c, v).is_some() || (numbers && (free <= 1 || strange <= 1))
+}
+
+/// `out` in the shape of `v`: by the shape operand that the source used where there is one, else said anew.
+fn view_of(
+    graph: &mut Graph,
+    names: &mut Names,
+    c: &Candidate,
+    out: ValueId,
+    v: ValueId,
+    own: &Shape,
+) -> Option<ValueId> {
+    match own_shape_operand(graph, c, v) {
+        Some(shape) => views::reshape(graph, names, out, shape, own),
+        None => views::restate(graph, names, out, own),
+    }
+}
+
+/// Bytes a token of the intermediates that vanish: one write, and a read for each op that read it.
+fn bytes_saved(graph: &Graph, c: &Candidate) -> u64 {
+    let Some((_, _, rows)) = c.ports.first() else { return 0 };
+    let tokens = Shape(rows.0[..rows.rank().saturating_sub(1)].to_vec()).numel();
+    let mut total = 0u64;
+    for id in c.replaced.iter().filter(|n| !is_view(&graph.node(**n).op)) {
+        for v in &graph.node(*id).outputs {
+            let Some((dtype, shape)) = typed(graph, *v) else { continue };
+            let Some(elements) = shape.numel().div_exact(&tokens).and_then(|d| d.as_const()) else { continue };
+            // A port is written either way.
+            let written = !c.ports.iter().any(|(_, values, _)| values.contains(v));
+            let moves = reads(graph, c, *v) + u64::from(written);
+            let bytes = (elements.unsigned_abs() * dtype.bits() as u64).div_ceil(8);
+            total = total.saturating_add(bytes.saturating_mul(moves));
+        }
+    }
+    total
+}
+
+/// How many of the replaced ops read a value, themselves or through views.
+fn reads(graph: &Graph, c: &Candidate, v: ValueId) -> u64 {
+    let users: BTreeSet<NodeId> =
+        graph.users(v).into_iter().map(|(n, _)| n).filter(|n| c.replaced.contains(n)).collect();
+    users
+        .into_iter()
+        .map(|n| if is_view(&graph.node(n).op) { reads(graph, c, graph.node(n).outputs[0]) } else { 1 })
+        .sum()
+}

@@ -1,0 +1,316 @@
+//! Saturating a region and reading off what was recognised.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use egg::{FromOp, Id, Runner, SimpleScheduler, Symbol};
+use normfuse_ir::{
+    DType, Granularity, Scheme,
+    fused::Root,
+    scheme::{Apply, DynamicScale, F32, ScaleBy, ScaleLayout, ScaleRule, ScaleSource},
+};
+
+use crate::{
+    region::Expr,
+    rules::{self, Rewrites, find},
+    term::{Analyse, Eg, Facts, Leaf, LeafFacts, Tag, Term},
+};
+
+/// Limits of one saturation. Never a time limit: the result must not depend on the machine.
+const MAX_ITERATIONS: usize = 24;
+const MAX_E_NODES: usize = 20_000;
+
+/// A quantiser, in positions of the region.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QuantMatch {
+    /// All that decides its bits.
+    pub scheme: Scheme,
+    /// Values that are the quantised value (through views).
+    pub q: Vec<usize>,
+    /// Values that are the scale; empty for a given one.
+    pub scale: Vec<usize>,
+    /// The given scale.
+    pub given: Option<usize>,
+    /// The value that is quantised.
+    pub of: Vec<usize>,
+    /// How many values share a scale, for dynamic ones.
+    pub width: Option<u64>,
+}
+
+/// A norm, in positions of the region.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NormMatch {
+    /// The rows.
+    pub h: Vec<usize>,
+    /// Operands of the residual add that makes the rows.
+    pub add: Option<(Vec<usize>, Vec<usize>)>,
+    /// How the row is divided.
+    pub root: Root,
+    /// Width of the row.
+    pub width: u64,
+    /// Added to the mean square.
+    pub eps: f32,
+    /// Dtype of the statistics.
+    pub compute: DType,
+    /// Dtype of the weight product.
+    pub normed: DType,
+    /// The weight and whether one is added to it; without one the norm is weightless.
+    pub weight: Option<(Vec<usize>, bool)>,
+    /// Candidates for the normed value: the product, then casts of it.
+    pub results: Vec<(DType, Vec<usize>)>,
+}
+
+/// What saturation found in a region.
+#[derive(Debug, Clone, Default)]
+pub struct Solution {
+    /// Norms, in order of their first result.
+    pub norms: Vec<NormMatch>,
+    /// Quantisers, in order of their first quantised value.
+    pub quants: Vec<QuantMatch>,
+    /// Names of the rewrites that fired, sorted.
+    pub fired: Vec<String>,
+}
+
+struct Solved<'a> {
+    eg: &'a Eg,
+    /// Canonical class of each value.
+    class: Vec<Id>,
+    members: BTreeMap<Id, Vec<usize>>,
+}
+
+/// Saturates the region's terms under the rewrites and reads the result.
+pub fn solve(exprs: &[Expr], rewrites: &Rewrites) -> Solution {
+    let mut eg = Eg::new(Analyse::default());
+    let mut ids: Vec<Id> = Vec::with_capacity(exprs.len());
+    for e in exprs {
+        let id = add(&mut eg, &ids, e);
+        ids.push(id);
+    }
+    let runner = Runner::<Term, Analyse>::new(Analyse::default())
+        .with_egraph(eg)
+        .with_scheduler(SimpleScheduler)
+        .with_iter_limit(MAX_ITERATIONS)
+        .with_node_limit(MAX_E_NODES)
+        .with_time_limit(std::time::Duration::from_secs(u64::from(u32::MAX)))
+        .run(rewrites);
+    let eg = &runner.egraph;
+    let class: Vec<Id> = ids.iter().map(|id| eg.find(*id)).collect();
+    let mut members: BTreeMap<Id, Vec<usize>> = BTreeMap::new();
+    for (i, c) in class.iter().enumerate() {
+        members.entry(*c).or_default().push(i);
+    }
+    let solved = Solved { eg, class, members };
+    let fired: BTreeSet<String> =
+        runner.iterations.iter().flat_map(|i| i.applied.keys().map(ToString::to_string)).collect();
+    Solution { norms: solved.norms(), quants: solved.quants(), fired: fired.into_iter().collect() }
+}
+
+fn add(eg: &mut Eg, ids: &[Id], e: &Expr) -> Id {
+    match e {
+        Expr::Local(i) => ids[*i],
+        Expr::Leaf(f) => leaf(eg, *f),
+        Expr::Const(n) => eg.add(Term::Num(*n)),
+        Expr::Int(i) => eg.add(Term::Int(*i)),
+        Expr::Ty(t) => eg.add(Term::Ty(*t)),
+        Expr::Tag(t) => eg.add(Term::Tag(*t)),
+        Expr::Op(head, args) => {
+            let children: Vec<Id> = args.iter().map(|a| add(eg, ids, a)).collect();
+            let term = Term::from_op(head, children.clone());
+            eg.add(term.unwrap_or_else(|_| Term::Other(Symbol::from(head), children)))
+        }
+    }
+}
+
+fn leaf(eg: &mut Eg, facts: LeafFacts) -> Id {
+    let n = eg.analysis.leaves.len() as u32;
+    eg.analysis.leaves.push(facts);
+    eg.add(Term::Leaf(Leaf(n)))
+}
+
+impl Solved<'_> {
+    fn facts(&self, id: Id) -> Facts {
+        self.eg[id].data
+    }
+
+    fn members(&self, id: Id) -> Vec<usize> {
+        self.members.get(&self.eg.find(id)).cloned().unwrap_or_default()
+    }
+
+    /// The class itself, or what it is a lossless cast of, as long as some value of the region is that.
+    fn narrowest(&self, id: Id) -> Id {
+        let mut id = id;
+        while let Some(inner) = find(self.eg, id, |t| match t {
+            Term::Cast([_, x]) => {
+                let (from, to) = (self.facts(*x).dtype?, self.facts(id).dtype?);
+                (from != to && from.embeds_in(to) && !self.members(*x).is_empty()).then_some(*x)
+            }
+            _ => None,
+        }) {
+            id = inner;
+        }
+        id
+    }
+
+    /// Classes of the region's values, in order of their first value.
+    fn classes(&self) -> Vec<Id> {
+        let mut seen = BTreeSet::new();
+        self.class.iter().copied().filter(|c| seen.insert(*c)).collect()
+    }
+
+    fn norms(&self) -> Vec<NormMatch> {
+        let mut found: Vec<NormMatch> = Vec::new();
+        let mut weighted = BTreeSet::new();
+        for class in self.classes() {
+            let rms = |form: Tag| {
+                find(self.eg, class, |t| match t {
+                    Term::Rms([f, w, p]) if rules::tag(self.eg, *f) == Some(form) => Some((*w, *p)),
+                    _ => None,
+                })
+            };
+            // One plus a weight says more than a weight that somebody else computes.
+            let hit = rms(Tag::PlusOne).map(|h| (h, true)).or_else(|| rms(Tag::Plain).map(|h| (h, false)));
+            if let Some(((w, p), plus_one)) = hit
+                && let Some(m) = self.norm(class, p, Some((w, plus_one)))
+            {
+                weighted.insert(rules::rms_norm::normed(self.eg, p).map(|c| self.eg.find(c[3])));
+                found.push(m);
+            }
+        }
+        for class in self.classes() {
+            let direct = find(self.eg, class, |t| matches!(t, Term::Normed(_)).then_some(()));
+            let row = rules::rms_norm::normed(self.eg, class).map(|c| self.eg.find(c[3]));
+            if direct.is_some()
+                && !weighted.contains(&row)
+                && let Some(m) = self.norm(class, class, None)
+            {
+                found.push(m);
+            }
+        }
+        found
+    }
+
+    fn norm(&self, class: Id, p: Id, weight: Option<(Id, bool)>) -> Option<NormMatch> {
+        let [root, n, eps, x] = rules::rms_norm::normed(self.eg, p)?;
+        let root = match rules::tag(self.eg, root)? {
+            Tag::RecipSqrt => Root::ReciprocalSqrt,
+            Tag::Rsqrt => Root::Rsqrt,
+            Tag::DivSqrt => Root::DivideBySqrt,
+            _ => return None,
+        };
+        let h = self.narrowest(x);
+        let add = find(self.eg, h, |t| match t {
+            Term::Residual([a, b]) => Some((self.members(*a), self.members(*b))),
+            _ => None,
+        })
+        .filter(|(a, b)| !a.is_empty() && !b.is_empty());
+        let weight = weight.map(|(w, plus_one)| (self.members(self.narrowest(w)), plus_one));
+        if weight.as_ref().is_some_and(|(w, _)| w.is_empty()) {
+            return None;
+        }
+        // The product itself, then its casts that are no way station of a quantiser: an exact up-cast is the reader's.
+        let mut results = vec![(self.facts(class).dtype?, self.members(class))];
+        for c in self.classes() {
+            let cast = find(self.eg, c, |t| match t {
+                Term::Cast([_, y]) if self.eg.find(*y) == class => self.facts(c).dtype,
+                _ => None,
+            });
+            if let Some(dtype) = cast
+                && c != class
+                && dtype.is_arithmetic_float()
+            {
+                results.push((dtype, self.members(c)));
+            }
+        }
+        Some(NormMatch {
+            h: self.members(h),
+            add,
+            root,
+            width: u64::try_from(self.facts(n).int?).ok()?,
+            eps: self.facts(eps).konst? as f32,
+            compute: self.facts(x).dtype?,
+            normed: self.facts(class).dtype?,
+            weight,
+            results,
+        })
+    }
+
+    fn quants(&self) -> Vec<QuantMatch> {
+        self.classes()
+            .into_iter()
+            .filter_map(|class| {
+                // Every way in which the rules said it; the narrowest value is the one that the norm made.
+                let nodes = self.eg[class].nodes.iter().filter_map(|t| match t {
+                    Term::Quant(c) => self.quant(class, *c),
+                    _ => None,
+                });
+                // A rounded reciprocal taken inside says more than one that comes from outside.
+                nodes.min_by_key(|m| {
+                    (m.given.is_some(), m.scheme.apply != Apply::MultiplyReciprocal, m.of.first().copied())
+                })
+            })
+            .collect()
+    }
+
+    /// The constant of a class; `None` for the word `none`. Rules put only these two there.
+    fn constant(&self, id: Id) -> Option<F32> {
+        self.facts(id).konst.map(|v| F32::new(v as f32))
+    }
+
+    fn quant(&self, class: Id, [ty, lo, hi, how, scale, v]: [Id; 6]) -> Option<QuantMatch> {
+        let to = self.facts(ty).ty?;
+        let scl = find(self.eg, scale, |t| match t {
+            Term::Scl([floor, lin]) => find(self.eg, *lin, |t| match t {
+                Term::Lin(c) => Some((*floor, *c)),
+                _ => None,
+            }),
+            _ => None,
+        });
+        let clamp = self.constant(lo).zip(self.constant(hi)).map(|(lo, hi)| [lo, hi]);
+        let by = |dynamic| match (rules::tag(self.eg, how)?, dynamic) {
+            (Tag::ByDiv, _) => Some(Apply::Divide),
+            (Tag::ByRecip, _) => Some(Apply::MultiplyReciprocal),
+            (Tag::ByMul, false) => Some(Apply::Multiply),
+            _ => None,
+        };
+        let v = self.narrowest(v);
+        let mut m = QuantMatch {
+            scheme: Scheme {
+                element: to.dtype,
+                granularity: Granularity::Tensor,
+                scale_dtype: DType::F32,
+                scale: ScaleSource::Given,
+                apply: by(scl.is_some())?,
+                clamp,
+                saturate: to.saturate,
+                compute: DType::F32,
+                layout: ScaleLayout::RowMajor,
+            },
+            q: self.members(class),
+            scale: Vec::new(),
+            given: None,
+            of: self.members(v),
+            width: None,
+        };
+        if let Some((floor, [k, amax_floor, by, c, of])) = scl {
+            if self.eg.find(self.narrowest(of)) != self.eg.find(v) {
+                return None;
+            }
+            let c = self.constant(c)?;
+            let k = u32::try_from(self.facts(k).int?).ok()?;
+            m.width = Some(u64::from(k));
+            m.scheme.granularity = Granularity::Group(k);
+            m.scheme.scale = ScaleSource::Dynamic(DynamicScale {
+                amax_floor: self.constant(amax_floor),
+                by: match rules::tag(self.eg, by)? {
+                    Tag::ByDiv => ScaleBy::Divide(c),
+                    _ => ScaleBy::Multiply(c),
+                },
+                scale_floor: self.constant(floor),
+                rule: ScaleRule::Linear,
+            });
+            m.scale = self.members(scale);
+        } else {
+            m.given = Some(*self.members(scale).first()?);
+        }
+        Some(m)
+    }
+}

@@ -1,0 +1,116 @@
+//! Giving a value another shape: the least that has to be added to the graph.
+
+use normfuse_ir::{DType, Dim, Graph, Op, Shape, Tensor, Type, ValueId};
+
+/// Hands out names that no value of the graph has.
+#[derive(Debug, Default)]
+pub struct Names {
+    next: usize,
+}
+
+impl Names {
+    /// Names that are fresh in a graph that may already have been through the pass.
+    pub fn of(graph: &Graph) -> Self {
+        let taken =
+            graph.values().filter_map(|(_, v)| v.name.strip_prefix("normfuse/")?.rsplit_once('_')?.1.parse().ok());
+        Self { next: taken.max().unwrap_or(0) }
+    }
+
+    /// A fresh name that says what the value is for.
+    pub fn fresh(&mut self, what: &str) -> String {
+        self.next += 1;
+        format!("normfuse/{what}_{}", self.next)
+    }
+}
+
+/// The value in the shape `target`, of as many elements; `None` if the shape cannot be said in terms of the value's own.
+///
+/// A shape with at most one symbolic size is a constant; the others are gathered from the value's own sizes.
+pub fn restate(graph: &mut Graph, names: &mut Names, value: ValueId, target: &Shape) -> Option<ValueId> {
+    let ty = graph.value(value).ty.clone();
+    let own = ty.shape.clone()?;
+    if own == *target {
+        return Some(value);
+    }
+    let shape = sizes_from(graph, names, value, &own, target)?;
+    reshape(graph, names, value, shape, target)
+}
+
+/// A reshape of `value` by the given shape operand.
+pub fn reshape(
+    graph: &mut Graph,
+    names: &mut Names,
+    value: ValueId,
+    shape: ValueId,
+    target: &Shape,
+) -> Option<ValueId> {
+    let ty = graph.value(value).ty.clone();
+    let name = names.fresh("view");
+    let node =
+        graph.add_node(name.clone(), Op::Reshape { allow_zero: false }, &[Some(value), Some(shape)], [name]).ok()?;
+    let out = graph.node(node).outputs[0];
+    *graph.type_mut(out) = Type { shape: Some(target.clone()), strides: None, ..ty };
+    Some(out)
+}
+
+/// A shape operand for `target`: a constant where it can be one, else gathered from the sizes of `value`, whose shape is
+/// `own`.
+pub fn sizes_from(
+    graph: &mut Graph,
+    names: &mut Names,
+    value: ValueId,
+    own: &Shape,
+    target: &Shape,
+) -> Option<ValueId> {
+    let free: Vec<usize> = (0..target.rank()).filter(|i| target.0[*i].as_const().is_none()).collect();
+    if free.len() <= 1 {
+        // A constant 0 would mean "copy the size" to some readers of a reshape.
+        let sizes: Option<Vec<i64>> =
+            target.0.iter().map(|d| d.as_const().map_or(Some(-1), |c| (c > 0).then_some(c))).collect();
+        let sizes = sizes?;
+        return Some(graph.add_const(names.fresh("shape"), Tensor::from_i64(&[sizes.len()], &sizes)));
+    }
+    // Each symbolic size is one of the value's own; one that is not is what remains.
+    let mut remaining = 1;
+    let mut parts = Vec::with_capacity(target.rank());
+    for d in &target.0 {
+        match (d.as_const(), own.0.iter().position(|o| o == d)) {
+            (Some(c), _) if c > 0 => parts.push(Part::Number(c)),
+            (None, Some(axis)) => parts.push(Part::Axis(axis as i64)),
+            (None, None) if remaining > 0 => {
+                remaining -= 1;
+                parts.push(Part::Number(-1));
+            }
+            _ => return None,
+        }
+    }
+    let rank = Dim::from(own.rank() as i64);
+    let sizes = node(graph, names, Op::Shape { start: 0, end: None }, &[value], "sizes", Shape(vec![rank]))?;
+    let mut operands = Vec::with_capacity(parts.len());
+    for part in parts {
+        operands.push(match part {
+            Part::Number(n) => graph.add_const(names.fresh("size"), Tensor::from_i64(&[1], &[n])),
+            Part::Axis(axis) => {
+                let index = graph.add_const(names.fresh("axis"), Tensor::from_i64(&[1], &[axis]));
+                let one = Shape(vec![Dim::from(1)]);
+                node(graph, names, Op::Gather { axis: 0 }, &[sizes, index], "size", one)?
+            }
+        });
+    }
+    let len = Shape(vec![Dim::from(target.rank() as i64)]);
+    node(graph, names, Op::Concat { axis: 0 }, &operands, "shape", len)
+}
+
+enum Part {
+    Number(i64),
+    Axis(i64),
+}
+
+fn node(graph: &mut Graph, names: &mut Names, op: Op, inputs: &[ValueId], what: &str, shape: Shape) -> Option<ValueId> {
+    let name = names.fresh(what);
+    let inputs: Vec<Option<ValueId>> = inputs.iter().copied().map(Some).collect();
+    let id = graph.add_node(name.clone(), op, &inputs, [name]).ok()?;
+    let out = graph.node(id).outputs[0];
+    *graph.type_mut(out) = Type::tensor(DType::I64, shape);
+    Some(out)
+}

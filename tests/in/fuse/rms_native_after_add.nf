@@ -1,0 +1,13 @@
+# A native norm whose rows are a residual add that is read again.
+graph "rms_native_after_add"
+opset "" 20
+input %x: bf16[batch, seq, 256]
+const %w: bf16[256] = fill(1.25)
+const %eps: f32[] = 1e-6
+const %two: f32[] = 2.0
+const %one: f32[] = 1.0
+input %res: bf16[batch, seq, 256]
+%h = add(%x, %res)
+%y = rms_norm(%h, %w) {eps=1e-5}
+output %y
+output %h

@@ -1,0 +1,24 @@
+# A quantiser that no norm feeds.
+graph "quantiser_without_norm"
+opset "" 20
+input %x: bf16[batch, seq, 256]
+const %eps: f32[] = 1e-6
+const %two: f32[] = 2.0
+const %one: f32[] = 1.0
+const %floor: f32[] = 4.3596542e-06
+const %fmax: f32[] = 448.0
+const %fmin: f32[] = -448.0
+%v32 = cast(%x) {to=f32}
+%abs = abs(%v32)
+%absc = cast(%abs) {to=bf16}
+%am = reduce_max(%absc) {axes=[-1], keepdims=false}
+%amu = unsqueeze(%am) {axes=[-1]}
+%amc = cast(%amu) {to=f32}
+%s0 = div(%amc, %fmax)
+%s1 = clip(%s0, %floor)
+%rs = reciprocal(%s1)
+%d = mul(%v32, %rs)
+%dc = clip(%d, %fmin, %fmax)
+%q0 = cast(%dc) {to=f8e4m3fn}
+output %q0 as "q"
+output %s1 as "s"

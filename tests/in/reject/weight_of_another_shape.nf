@@ -1,0 +1,18 @@
+# The weight scales tokens, not elements.
+graph "weight_shape"
+opset "" 20
+input %x: bf16[batch, 8, 256]
+const %eps: f32[] = 1e-6
+const %two: f32[] = 2.0
+const %one: f32[] = 1.0
+const %w: bf16[8, 1] = fill(2.0)
+%y_x32 = cast(%x) {to=f32}
+%y_sq = pow(%y_x32, %two)
+%y_ms = reduce_mean(%y_sq) {axes=[-1]}
+%y_ve = add(%y_ms, %eps)
+%y_rt = sqrt(%y_ve)
+%y_r = reciprocal(%y_rt)
+%y_n = mul(%y_x32, %y_r)
+%y_nc = cast(%y_n) {to=bf16}
+%y = mul(%w, %y_nc)
+output %y
