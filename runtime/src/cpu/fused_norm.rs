@@ -1,0 +1,343 @@
+//! The fused norm, written from its descriptor.
+//!
+//! A block of rows at a time, and per row: read (and add the residual), then per sibling the statistics, the normed
+//! row and its quantisers, each stage a loop over a row of f32 that is rounded where the descriptor says. Rows are
+//! independent, so the number of threads is not seen in the bits. The source subgraph (the node's body) plays no part
+//! here: that it agrees is what `ir::body` and `normfuse verify` check.
+
+use normfuse_ir::{
+    DType, Error, ErrorKind, FusedNorm, Result, Scheme, Tensor,
+    fused::{InPort, OutPort, Prologue, Root, Sibling, Source},
+    num,
+};
+use rayon::prelude::*;
+
+use super::{
+    buf::{numel, zeros},
+    convert::{self, round_row},
+    scheme,
+};
+
+/// Values in a block of rows: enough work to be worth handing to another thread.
+const BLOCK: usize = 1 << 14;
+
+/// Says whether the CPU runs a descriptor, and if not, what stands in the way.
+///
+/// # Errors
+/// A sentence that names the field.
+pub fn supports(norm: &FusedNorm) -> Result<(), String> {
+    norm.check()?;
+    for (k, sibling) in norm.siblings.iter().enumerate() {
+        if let Some(weight) = sibling.weight
+            && !is_narrow(weight.dtype)
+        {
+            return Err(format!("siblings[{k}].weight: expected f32, f16 or bf16, found {}", weight.dtype));
+        }
+        for (e, scheme) in sibling.epilogues.iter().enumerate() {
+            scheme::supports(scheme, &format!("siblings[{k}].epilogues[{e}]."))?;
+        }
+    }
+    Ok(())
+}
+
+fn is_narrow(dtype: DType) -> bool {
+    matches!(dtype, DType::F32 | DType::F16 | DType::BF16)
+}
+
+/// Runs a fused norm: operands and results in the descriptor's port order.
+pub(super) fn run(norm: &FusedNorm, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>> {
+    supports(norm).map_err(|why| Error::new(ErrorKind::Unsupported, why))?;
+    let operands = Operands::bind(norm, inputs)?;
+    let mut results = Results::new(norm, &operands)?;
+    match norm.source {
+        Source::Shared => {
+            let siblings: Vec<usize> = (0..norm.siblings.len()).collect();
+            run_rows(norm, &operands, &siblings, operands.rows(0)?, &mut results.0);
+        }
+        Source::Separate => {
+            for k in 0..norm.siblings.len() {
+                run_rows(norm, &operands, &[k], operands.rows(k)?, &mut results.0);
+            }
+        }
+    }
+    results.into_tensors()
+}
+
+/// The operands, checked and, where they are small, brought into the form that the rows need.
+struct Operands<'a> {
+    /// Rows by sibling; one entry when they are shared.
+    x: Vec<&'a Tensor>,
+    residual: Option<&'a Tensor>,
+    /// By sibling: the factor, already in `normed` arithmetic and with its one added.
+    weights: Vec<Option<Vec<f32>>>,
+    /// By sibling and epilogue.
+    scales: Vec<Vec<Option<f32>>>,
+}
+
+impl<'a> Operands<'a> {
+    fn bind(norm: &FusedNorm, inputs: &[Option<&'a Tensor>]) -> Result<Self> {
+        let mut operands = Self {
+            x: Vec::new(),
+            residual: None,
+            weights: vec![None; norm.siblings.len()],
+            scales: norm.siblings.iter().map(|s| vec![None; s.epilogues.len()]).collect(),
+        };
+        for (i, port) in norm.in_ports().into_iter().enumerate() {
+            let at = |e: Error| e.at_port(port.to_string());
+            let missing = || at(Error::new(ErrorKind::Structure, "this operand is missing"));
+            let tensor = inputs.get(i).copied().flatten().ok_or_else(missing)?;
+            match port {
+                InPort::X | InPort::Residual | InPort::Rows(_) => {
+                    let k = if let InPort::Rows(k) = port { k } else { 0 };
+                    let readers =
+                        if norm.source == Source::Shared { &norm.siblings[..] } else { &norm.siblings[k..=k] };
+                    for sibling in readers {
+                        expect_dtype(tensor, sibling.input).map_err(at)?;
+                        expect_width(tensor, sibling.width).map_err(at)?;
+                    }
+                    if port == InPort::Residual {
+                        if operands.x.first().is_none_or(|x| x.shape() != tensor.shape()) {
+                            let message = format!("expected the shape of x, found {:?}", tensor.shape());
+                            return Err(at(Error::new(ErrorKind::Shape, message)));
+                        }
+                        operands.residual = Some(tensor);
+                    } else {
+                        operands.x.push(tensor);
+                    }
+                }
+                InPort::Weight(k) => {
+                    operands.weights[k] = Some(weight_factor(&norm.siblings[k], tensor).map_err(at)?);
+                }
+                InPort::Scale(k, e) => {
+                    expect_dtype(tensor, norm.siblings[k].epilogues[e].scale_dtype).map_err(at)?;
+                    let values = convert::to_f32(tensor)?;
+                    let [scale] = values[..] else {
+                        let message = format!("expected one element, found {:?}", tensor.shape());
+                        return Err(at(Error::new(ErrorKind::Shape, message)));
+                    };
+                    operands.scales[k][e] = Some(scale);
+                }
+            }
+        }
+        Ok(operands)
+    }
+
+    fn rows(&self, sibling: usize) -> Result<Rows<'a>> {
+        let x =
+            self.x.get(sibling).copied().ok_or_else(|| Error::new(ErrorKind::Structure, "an operand is missing"))?;
+        Ok(Rows { x, residual: self.residual })
+    }
+
+    /// The rows that a sibling reads.
+    fn rows_of(&self, norm: &FusedNorm, k: usize) -> Result<&'a Tensor> {
+        Ok(self.rows(if norm.source == Source::Shared { 0 } else { k })?.x)
+    }
+}
+
+fn expect_dtype(tensor: &Tensor, dtype: DType) -> Result<()> {
+    if tensor.dtype() == dtype {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::DType, format!("expected {dtype}, found {}", tensor.dtype())))
+}
+
+fn expect_width(tensor: &Tensor, width: u64) -> Result<()> {
+    if tensor.shape().last().is_some_and(|&n| n as u64 == width) {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Shape, format!("expected rows of {width}, found {:?}", tensor.shape())))
+}
+
+/// `cast[normed](w)`, or `1 + cast[normed](w)` in that dtype.
+fn weight_factor(sibling: &Sibling, tensor: &Tensor) -> Result<Vec<f32>> {
+    let Some(weight) = sibling.weight else { return Ok(Vec::new()) };
+    expect_dtype(tensor, weight.dtype)?;
+    if *tensor.shape() != [sibling.width as usize] {
+        let message = format!("expected {} elements, found {:?}", sibling.width, tensor.shape());
+        return Err(Error::new(ErrorKind::Shape, message));
+    }
+    let mut factor = convert::to_f32(tensor)?.into_owned();
+    round_row(sibling.normed, &mut factor);
+    if weight.plus_one {
+        for w in &mut factor {
+            *w += 1.0;
+        }
+        round_row(sibling.normed, &mut factor);
+    }
+    Ok(factor)
+}
+
+/// The rows that one pass reads.
+#[derive(Clone, Copy)]
+struct Rows<'a> {
+    x: &'a Tensor,
+    residual: Option<&'a Tensor>,
+}
+
+/// One result under construction: bytes, or a code a byte for the 4-bit type until it is packed.
+struct Output {
+    port: OutPort,
+    dtype: DType,
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+    /// Bytes that a row of the input makes.
+    row: usize,
+}
+
+struct Results(Vec<Output>);
+
+impl Results {
+    fn new(norm: &FusedNorm, operands: &Operands<'_>) -> Result<Self> {
+        let mut outputs = Vec::new();
+        for port in norm.out_ports() {
+            let (k, dtype, epilogue) = match port {
+                OutPort::Sum => (0, norm.siblings[0].input, None),
+                OutPort::Normed(k) => (k, norm.siblings[k].output, None),
+                OutPort::Q(k, e) => (k, norm.siblings[k].epilogues[e].element, None),
+                OutPort::Scale(k, e) => (k, norm.siblings[k].epilogues[e].scale_dtype, Some(e)),
+            };
+            let mut shape = operands.rows_of(norm, k)?.shape().to_vec();
+            if let (Some(e), Some(last)) = (epilogue, shape.last_mut()) {
+                *last = scales_per_row(&norm.siblings[k], &norm.siblings[k].epilogues[e]);
+            }
+            let element = dtype.bits().div_ceil(8);
+            let row = shape.last().copied().unwrap_or(1) * element;
+            let bytes = zeros(numel(&shape)?.saturating_mul(element))?;
+            outputs.push(Output { port, dtype, shape, bytes, row });
+        }
+        Ok(Self(outputs))
+    }
+
+    fn into_tensors(self) -> Result<Vec<Tensor>> {
+        let finish = |o: Output| {
+            let bytes = if o.dtype == DType::F4E2M1 { num::pack_nibbles(&o.bytes) } else { o.bytes };
+            Tensor::from_bytes(o.dtype, o.shape, bytes)
+        };
+        self.0.into_iter().map(finish).collect()
+    }
+}
+
+/// Scales a row; `check` has seen to it that groups divide the width.
+fn scales_per_row(sibling: &Sibling, scheme: &Scheme) -> usize {
+    scheme.scales_per_row(sibling.width).unwrap_or(1) as usize
+}
+
+/// The same block of rows of every result that a pass writes.
+struct Block<'a> {
+    first_row: usize,
+    rows: usize,
+    outputs: Vec<(OutPort, DType, &'a mut [u8])>,
+}
+
+/// Runs `siblings`, which read the same rows.
+fn run_rows(norm: &FusedNorm, operands: &Operands<'_>, siblings: &[usize], rows: Rows<'_>, outputs: &mut [Output]) {
+    let width = norm.siblings[siblings[0]].width as usize;
+    let count = rows.x.len() / width;
+    let per_block = (BLOCK / width).max(1);
+    let mut blocks: Vec<Block<'_>> = (0..count)
+        .step_by(per_block)
+        .map(|first_row| Block { first_row, rows: per_block.min(count - first_row), outputs: Vec::new() })
+        .collect();
+    for output in outputs {
+        let ours = match output.port {
+            OutPort::Sum => true,
+            OutPort::Normed(k) | OutPort::Q(k, _) | OutPort::Scale(k, _) => siblings.contains(&k),
+        };
+        if ours {
+            for (block, bytes) in blocks.iter_mut().zip(output.bytes.chunks_mut(per_block * output.row)) {
+                block.outputs.push((output.port, output.dtype, bytes));
+            }
+        }
+    }
+    blocks.into_par_iter().for_each(|block| run_block(norm, operands, siblings, rows, width, block));
+}
+
+fn run_block(
+    norm: &FusedNorm,
+    operands: &Operands<'_>,
+    siblings: &[usize],
+    rows: Rows<'_>,
+    width: usize,
+    mut block: Block<'_>,
+) {
+    let (mut h, mut other, mut n) = (vec![0.0; width], vec![0.0; width], vec![0.0; width]);
+    for r in 0..block.rows {
+        let row = block.first_row + r;
+        convert::read_row(rows.x, row, &mut h);
+        if let (Prologue::ResidualAdd { dtype }, Some(residual)) = (norm.prologue, rows.residual) {
+            convert::read_row(residual, row, &mut other);
+            h.iter_mut().zip(&other).for_each(|(a, b)| *a += b);
+            round_row(dtype, &mut h);
+        }
+        if norm.emit_sum {
+            write(&mut block, OutPort::Sum, r, &h);
+        }
+        for &k in siblings {
+            let sibling = &norm.siblings[k];
+            normalise(sibling, operands.weights[k].as_deref(), &h, &mut other, &mut n);
+            if sibling.emit_normed {
+                write(&mut block, OutPort::Normed(k), r, &n);
+            }
+            for (e, scheme) in sibling.epilogues.iter().enumerate() {
+                let given = operands.scales[k][e].unwrap_or(f32::NAN);
+                let mut scales = scheme.has_scale_output().then(|| vec![0.0; scales_per_row(sibling, scheme)]);
+                if let Some(codes) = slot(&mut block, OutPort::Q(k, e)) {
+                    scheme::quantise_row(scheme, given, &n, &mut codes[r * width..][..width], scales.as_deref_mut());
+                }
+                if let Some(scales) = scales {
+                    write(&mut block, OutPort::Scale(k, e), r, &scales);
+                }
+            }
+        }
+    }
+}
+
+/// The normed row `y`, rounded to `output`. `h` is the row as read, `scratch` is overwritten.
+fn normalise(sibling: &Sibling, weight: Option<&[f32]>, h: &[f32], scratch: &mut [f32], y: &mut [f32]) {
+    let compute = |v: f32| num::round_to(sibling.compute, v);
+    y.copy_from_slice(h);
+    round_row(sibling.compute, y);
+    scratch.iter_mut().zip(&*y).for_each(|(square, h)| *square = h * h);
+    round_row(sibling.compute, scratch);
+    let mean = compute(num::row_sum(scratch) / sibling.width as f32);
+    let v = compute(mean + compute(sibling.eps.get()));
+    match sibling.root {
+        Root::ReciprocalSqrt => {
+            let r = compute(1.0 / compute(v.sqrt()));
+            for h in &mut *y {
+                *h *= r;
+            }
+        }
+        Root::Rsqrt => {
+            let r = compute(num::rsqrt(v));
+            for h in &mut *y {
+                *h *= r;
+            }
+        }
+        Root::DivideBySqrt => {
+            let root = compute(v.sqrt());
+            for h in &mut *y {
+                *h /= root;
+            }
+        }
+    }
+    round_row(sibling.compute, y);
+    round_row(sibling.normed, y);
+    if let Some(weight) = weight {
+        y.iter_mut().zip(weight).for_each(|(n, w)| *n *= w);
+        round_row(sibling.normed, y);
+    }
+    round_row(sibling.output, y);
+}
+
+fn slot<'b>(block: &'b mut Block<'_>, port: OutPort) -> Option<&'b mut [u8]> {
+    block.outputs.iter_mut().find(|(p, ..)| *p == port).map(|(_, _, bytes)| &mut **bytes)
+}
+
+/// Stores a row of a float result.
+fn write(block: &mut Block<'_>, port: OutPort, r: usize, values: &[f32]) {
+    if let Some((_, dtype, bytes)) = block.outputs.iter_mut().find(|(p, ..)| *p == port) {
+        let row = values.len() * dtype.bits() / 8;
+        convert::store(*dtype, values, &mut bytes[r * row..][..row]);
+    }
+}

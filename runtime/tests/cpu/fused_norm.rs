@@ -1,0 +1,298 @@
+//! The fused norm: written twice from the descriptor, here and in the reference evaluator, and equal bit for bit.
+
+use std::sync::Arc;
+
+use normfuse_ir::{
+    DType, ErrorKind, FusedNorm, Granularity, Op, Scheme, Tensor,
+    fused::{InPort, Prologue, Root, Sibling, Source, Weight},
+    scheme::{Apply, DynamicScale, F32, ScaleBy, ScaleLayout, ScaleRule, ScaleSource},
+};
+use normfuse_runtime::{Plan, cpu::supports};
+
+use crate::check::{KINDS, Kind, Noise, check, one_node, tensor};
+
+fn sibling(width: u64, input: DType) -> Sibling {
+    Sibling {
+        width,
+        input,
+        compute: DType::F32,
+        eps: F32::new(1e-6),
+        root: Root::ReciprocalSqrt,
+        normed: input,
+        weight: Some(Weight { dtype: input, plus_one: false }),
+        output: input,
+        emit_normed: true,
+        epilogues: vec![],
+    }
+}
+
+fn norm(siblings: Vec<Sibling>) -> FusedNorm {
+    FusedNorm { prologue: Prologue::None, source: Source::Shared, emit_sum: false, siblings }
+}
+
+fn per_token() -> Scheme {
+    Scheme {
+        element: DType::F8E4M3FN,
+        granularity: Granularity::Token,
+        scale_dtype: DType::F32,
+        scale: ScaleSource::Dynamic(DynamicScale {
+            amax_floor: None,
+            by: ScaleBy::Divide(F32::new(448.0)),
+            scale_floor: Some(F32::new(1e-12)),
+            rule: ScaleRule::Linear,
+        }),
+        apply: Apply::Divide,
+        clamp: Some([F32::new(-448.0), F32::new(448.0)]),
+        saturate: false,
+        compute: DType::F32,
+        layout: ScaleLayout::RowMajor,
+    }
+}
+
+fn per_tensor(apply: Apply) -> Scheme {
+    Scheme { granularity: Granularity::Tensor, scale: ScaleSource::Given, apply, ..per_token() }
+}
+
+/// Operands for a descriptor: rows of these leading sizes.
+fn operands(norm: &FusedNorm, lead: &[usize], kind: Kind, seed: u64) -> Vec<Tensor> {
+    norm.in_ports()
+        .into_iter()
+        .enumerate()
+        .map(|(i, port)| {
+            let seed = seed * 100 + i as u64;
+            let rows = |k: usize| {
+                let s = &norm.siblings[k];
+                tensor(s.input, &[lead, &[s.width as usize]].concat(), kind, seed)
+            };
+            match port {
+                InPort::X | InPort::Residual => rows(0),
+                InPort::Rows(k) => rows(k),
+                InPort::Weight(k) => {
+                    let s = &norm.siblings[k];
+                    tensor(s.weight.unwrap().dtype, &[s.width as usize], Kind::Tame, seed)
+                }
+                InPort::Scale(..) => Tensor::from_f32(&[], &[[0.037, 1.0, 3.3, 0.0][seed as usize % 4]]),
+            }
+        })
+        .collect()
+}
+
+fn check_norm(norm: &FusedNorm, lead: &[usize], kind: Kind, seed: u64) {
+    norm.check().unwrap();
+    supports(norm).unwrap();
+    let inputs = operands(norm, lead, kind, seed);
+    check(&Op::FusedNorm(Arc::new(norm.clone())), &inputs.iter().map(Some).collect::<Vec<_>>());
+}
+
+#[test]
+fn every_root_and_every_rounding() {
+    let types = [DType::F32, DType::F16, DType::BF16];
+    for root in [Root::ReciprocalSqrt, Root::Rsqrt, Root::DivideBySqrt] {
+        for input in types {
+            for compute in types {
+                for normed in types {
+                    for (output, weight) in types.into_iter().zip([
+                        Some(Weight { dtype: input, plus_one: false }),
+                        Some(Weight { dtype: DType::F32, plus_one: true }),
+                        None,
+                    ]) {
+                        let s = Sibling { root, compute, normed, output, weight, ..sibling(65, input) };
+                        for (seed, kind) in KINDS.into_iter().enumerate() {
+                            check_norm(&norm(vec![s.clone()]), &[2, 3], kind, seed as u64);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn widths_and_row_counts() {
+    for width in [1, 7, 8, 9, 64, 1000, 1536, 7168] {
+        for lead in [&[][..], &[0], &[1], &[3, 1, 2], &[37]] {
+            let mut s = sibling(width, DType::BF16);
+            s.epilogues = vec![per_token()];
+            check_norm(&norm(vec![s]), lead, Kind::Outliers, width);
+        }
+    }
+}
+
+#[test]
+fn every_scheme() {
+    let dynamic = |granularity, amax_floor: Option<f32>, by, scale_floor: Option<f32>| Scheme {
+        granularity,
+        scale: ScaleSource::Dynamic(DynamicScale {
+            amax_floor: amax_floor.map(F32::new),
+            by,
+            scale_floor: scale_floor.map(F32::new),
+            rule: ScaleRule::Linear,
+        }),
+        ..per_token()
+    };
+    let divide = ScaleBy::Divide(F32::new(448.0));
+    let multiply = ScaleBy::Multiply(F32::new(1.0 / 448.0));
+    let mut schemes =
+        vec![per_tensor(Apply::Divide), per_tensor(Apply::Multiply), per_tensor(Apply::MultiplyReciprocal)];
+    for granularity in [Granularity::Token, Granularity::Group(32), Granularity::Group(1)] {
+        schemes.push(dynamic(granularity, None, divide, None));
+        schemes.push(dynamic(granularity, Some(1e-4), multiply, None));
+        schemes.push(dynamic(granularity, Some(1e-10), divide, Some(1e-12)));
+        schemes.push(dynamic(granularity, None, divide, Some(0.01)));
+    }
+    let elements = [DType::F8E4M3FN, DType::F8E4M3FNUZ, DType::F8E5M2, DType::F4E2M1, DType::I8, DType::U8];
+    for scheme in schemes {
+        for element in elements {
+            for (saturate, clamp) in
+                [(true, None), (false, None), (false, scheme.clamp), (true, Some([F32::new(-0.0), F32::new(0.0)]))]
+            {
+                for apply in [scheme.apply, Apply::MultiplyReciprocal] {
+                    let mut s = sibling(96, DType::BF16);
+                    s.emit_normed = saturate;
+                    s.epilogues = vec![Scheme { element, saturate, clamp, apply, ..scheme.clone() }];
+                    for (seed, kind) in KINDS.into_iter().enumerate() {
+                        check_norm(&norm(vec![s.clone()]), &[5], kind, seed as u64);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn odd_rows_of_four_bit_values_share_bytes() {
+    let mut s = sibling(9, DType::F32);
+    s.epilogues = vec![Scheme { element: DType::F4E2M1, ..per_token() }];
+    check_norm(&norm(vec![s]), &[3], Kind::Tame, 1);
+}
+
+#[test]
+fn residual_and_siblings() {
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
+        for (seed, kind) in KINDS.into_iter().enumerate() {
+            let mut first = sibling(256, dtype);
+            first.epilogues = vec![per_token(), Scheme { granularity: Granularity::Group(128), ..per_token() }];
+            let mut second = Sibling { eps: F32::new(1e-2), root: Root::Rsqrt, ..sibling(256, dtype) };
+            second.epilogues = vec![per_tensor(Apply::Multiply)];
+            second.emit_normed = false;
+            let mut fused = norm(vec![first.clone(), second.clone()]);
+            check_norm(&fused, &[4, 5], kind, seed as u64);
+            fused.prologue = Prologue::ResidualAdd { dtype };
+            check_norm(&fused, &[4, 5], kind, seed as u64);
+            fused.emit_sum = true;
+            check_norm(&fused, &[4, 5], kind, seed as u64);
+            fused.siblings.truncate(1);
+            check_norm(&fused, &[61], kind, seed as u64);
+
+            second.width = 64;
+            second.input = DType::F32;
+            let separate = FusedNorm {
+                prologue: Prologue::None,
+                source: Source::Separate,
+                emit_sum: false,
+                siblings: vec![first, second],
+            };
+            check_norm(&separate, &[3, 7], kind, seed as u64);
+        }
+    }
+}
+
+#[test]
+fn random_descriptors() {
+    let mut noise = Noise::new(77);
+    let types = [DType::F32, DType::F16, DType::BF16];
+    for seed in 0..300 {
+        let mut pick = |n: usize| noise.below(n);
+        let input = types[pick(3)];
+        let width = 8 * (1 + pick(40)) as u64;
+        let siblings = (0..=pick(3))
+            .map(|_| {
+                let compute = if pick(3) > 0 { DType::F32 } else { types[pick(3)] };
+                let epilogues = (0..pick(3))
+                    .map(|_| {
+                        let granularity = [Granularity::Token, Granularity::Group(8), Granularity::Group(4)][pick(3)];
+                        match pick(3) {
+                            0 => per_tensor([Apply::Divide, Apply::Multiply, Apply::MultiplyReciprocal][pick(3)]),
+                            1 => Scheme { granularity, apply: Apply::MultiplyReciprocal, ..per_token() },
+                            _ => Scheme { granularity, clamp: None, saturate: pick(2) == 0, ..per_token() },
+                        }
+                    })
+                    .collect();
+                let weight = Weight { dtype: types[pick(3)], plus_one: pick(2) == 0 };
+                Sibling {
+                    width,
+                    input,
+                    compute,
+                    eps: F32::new([1e-6, 1e-5, 0.0, 1.0][pick(4)]),
+                    root: [Root::ReciprocalSqrt, Root::Rsqrt, Root::DivideBySqrt][pick(3)],
+                    normed: types[pick(3)],
+                    weight: (pick(4) > 0).then_some(weight),
+                    output: types[pick(3)],
+                    emit_normed: true,
+                    epilogues,
+                }
+            })
+            .collect();
+        let residual = pick(2) == 0;
+        let fused = FusedNorm {
+            prologue: if residual { Prologue::ResidualAdd { dtype: input } } else { Prologue::None },
+            source: Source::Shared,
+            emit_sum: residual && pick(2) == 0,
+            siblings,
+        };
+        check_norm(&fused, &[1 + pick(70)], KINDS[pick(4)], seed);
+    }
+}
+
+#[test]
+fn what_is_not_supported_is_refused_by_name() {
+    let refuse = |change: &dyn Fn(&mut Scheme), expect: &str| {
+        let mut s = sibling(64, DType::BF16);
+        s.epilogues = vec![per_token()];
+        change(&mut s.epilogues[0]);
+        let fused = norm(vec![s]);
+        let why = supports(&fused).unwrap_err();
+        assert!(why.contains(expect), "{why}");
+        let inputs = operands(&fused, &[2], Kind::Tame, 1);
+        let (graph, _) =
+            one_node(&Op::FusedNorm(Arc::new(fused)), &inputs.iter().map(Some).collect::<Vec<_>>()).unwrap();
+        let error = Plan::new(&graph).unwrap_err();
+        assert_eq!((error.kind, error.node.as_deref()), (ErrorKind::Unsupported, Some("node")));
+        assert!(error.message.contains(&why), "{error}");
+    };
+    refuse(&|s| s.layout = ScaleLayout::ColumnMajor, "siblings[0].epilogues[0].layout");
+    refuse(&|s| s.layout = ScaleLayout::TmaAligned, "TmaAligned");
+    refuse(&|s| s.apply = Apply::Multiply, "siblings[0].epilogues[0].apply");
+    refuse(&|s| s.granularity = Granularity::Group(60), "granularity");
+    refuse(&|s| s.scale = ScaleSource::Given, "siblings[0].epilogues[0].scale");
+}
+
+#[test]
+fn operands_are_checked() {
+    let mut s = sibling(64, DType::BF16);
+    s.epilogues = vec![per_tensor(Apply::Divide)];
+    let fused = FusedNorm { prologue: Prologue::ResidualAdd { dtype: DType::BF16 }, ..norm(vec![s]) };
+    let good = operands(&fused, &[2, 3], Kind::Tame, 1);
+    let run = |inputs: &[Tensor]| {
+        let op = Op::FusedNorm(Arc::new(fused.clone()));
+        let (graph, inputs) = one_node(&op, &inputs.iter().map(Some).collect::<Vec<_>>()).unwrap();
+        Plan::new(&graph).unwrap().run(&inputs)
+    };
+    run(&good).unwrap();
+    let bad = [
+        (0, tensor(DType::BF16, &[2, 3, 63], Kind::Tame, 1), "x: expected rows of 64"),
+        (0, tensor(DType::F32, &[2, 3, 64], Kind::Tame, 1), "x: expected bf16, found f32"),
+        (0, tensor(DType::BF16, &[], Kind::Tame, 1), "x: expected rows of 64"),
+        (1, tensor(DType::BF16, &[6, 64], Kind::Tame, 1), "residual: expected the shape of x"),
+        (2, tensor(DType::BF16, &[1], Kind::Tame, 1), "weight0: expected 64 elements"),
+        (2, tensor(DType::F32, &[64], Kind::Tame, 1), "weight0: expected bf16"),
+        (3, tensor(DType::F32, &[2], Kind::Tame, 1), "given_scale0_0: expected one element"),
+        (3, tensor(DType::BF16, &[], Kind::Tame, 1), "given_scale0_0: expected f32"),
+    ];
+    for (port, operand, message) in bad {
+        let mut inputs = good.clone();
+        inputs[port] = operand;
+        let error = run(&inputs).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("node `node`, {message}")), "{error}");
+    }
+}

@@ -1,0 +1,9 @@
+//! The CPU backend against the reference evaluator, bit for bit, on data that hurts; and under pools of one thread and of
+//! four, which must not differ.
+
+mod check;
+mod elementwise;
+mod fused_norm;
+mod plan;
+mod products;
+mod rows;
