@@ -1,5 +1,7 @@
 //! A node's attributes, with a record of which ones somebody understood.
 
+use std::collections::HashSet;
+
 use normfuse_ir::scheme::F32;
 
 use crate::{
@@ -19,8 +21,9 @@ impl<'a> Attrs<'a> {
     /// # Errors
     /// If two have one name, or one refers to an attribute of a function outside of any function.
     pub fn new(node: &'a NodeProto) -> Result<Self> {
-        for (i, a) in node.attribute.iter().enumerate() {
-            if node.attribute.iter().take(i).any(|b| a.name() == b.name()) {
+        let mut names = HashSet::new();
+        for a in &node.attribute {
+            if !names.insert(a.name()) {
                 return Err(FormatError::mismatch("one attribute of that name", "two").at_port(port(a.name())));
             }
             if !a.ref_attr_name().is_empty() {

@@ -9,7 +9,7 @@ use normfuse_ir::{DType, FusedNorm, Graph, NodeId, Op, Tensor, Type, ValueId, op
 use prost::Message;
 
 use super::{
-    attrs::Attrs,
+    attrs::{Attrs, port},
     functions::{Flat, domain, label},
     ops, types,
 };
@@ -19,7 +19,7 @@ use crate::{
     onnx::{
         DOMAIN, fields,
         names::{Names, OMITTED, captured},
-        proto::{NodeProto, ValueInfoProto},
+        proto::{NodeProto, ValueInfoProto, tensor_proto::DataLocation},
     },
 };
 
@@ -63,6 +63,7 @@ pub struct Builder<'m> {
     scope: HashMap<String, ValueId>,
     declared: HashMap<&'m str, &'m ValueInfoProto>,
     used: HashSet<String>,
+    outputs: HashSet<String>,
     /// Opset of the model: a foreign op of the default domain can only be written back at that one.
     model_opset: i64,
 }
@@ -79,6 +80,7 @@ impl<'m> Builder<'m> {
             scope: HashMap::new(),
             declared: HashMap::new(),
             used: HashSet::new(),
+            outputs: HashSet::new(),
             model_opset: opset,
         }
     }
@@ -127,7 +129,7 @@ impl<'m> Builder<'m> {
             FormatError::mismatch("a value for every graph output", "nothing that makes it")
                 .at_port(format!("graph output `{name}`"))
         })?;
-        if self.graph.outputs().iter().any(|o| o.name == name) {
+        if !self.outputs.insert(name.to_owned()) {
             return Err(
                 FormatError::mismatch("one graph output of that name", "two").at_port(format!("graph output `{name}`"))
             );
@@ -250,6 +252,14 @@ impl<'m> Builder<'m> {
             ))
             .hint("convert the function to the model's opset")
             .into());
+        }
+        if let Some(a) = node.attribute.iter().find(|a| {
+            let mut tensors = a.t.iter().chain(&a.tensors);
+            tensors.any(|t| t.data_location() == DataLocation::External)
+        }) {
+            return Err(FormatError::mismatch("inline data in the attribute of an op that is kept as it is", reason)
+                .at_port(port(a.name()))
+                .into());
         }
         let captures = captured(node);
         for name in &captures {

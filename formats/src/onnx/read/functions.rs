@@ -2,27 +2,23 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use prost::Message;
-
 use crate::{
     FormatError, Result,
     onnx::{
         DOMAIN,
-        names::{Names, subgraphs, subgraphs_mut},
+        names::{Names, subgraphs_mut},
         proto::{AttributeProto, FunctionProto, GraphProto, NodeProto, OperatorSetIdProto},
-        read::attrs::port,
+        read::{attrs::port, unfold},
     },
 };
 
-/// Calls inside calls; exporters nest a module tree, which is tens deep at most.
-const MAX_DEPTH: usize = 64;
-/// A file of a kilobyte can call its way to 2^30 nodes; this many bytes of inlined nodes are enough for any model.
-const MAX_BYTES: usize = 256 << 20;
-/// As above, in nodes.
-const MAX_NODES: usize = 1 << 20;
-
 /// What identifies a function: domain, name, overload.
 pub type Key = (String, String, String);
+
+/// The function that a node would call.
+pub fn key(node: &NodeProto) -> Key {
+    (domain(node.domain()).to_owned(), node.op_type().to_owned(), node.overload().to_owned())
+}
 
 /// A node of the flattened graph.
 pub struct Flat {
@@ -58,8 +54,6 @@ pub fn domain(name: &str) -> &str {
 pub struct Inliner<'m> {
     functions: HashMap<Key, &'m FunctionProto>,
     names: Names,
-    nodes: usize,
-    bytes: usize,
     /// Imports of the model and of the functions that were inlined.
     opsets: BTreeMap<String, i64>,
 }
@@ -77,7 +71,7 @@ impl<'m> Inliner<'m> {
                 return Err(FormatError::mismatch("one function of that name", "two").at_node(f.name()));
             }
         }
-        Ok(Self { functions: map, names, nodes: 0, bytes: 0, opsets })
+        Ok(Self { functions: map, names, opsets })
     }
 
     /// The names, those of inlined values among them, and the operator sets of everything that was inlined.
@@ -90,49 +84,45 @@ impl<'m> Inliner<'m> {
     /// # Errors
     /// Recursion, calls nested too deeply, operands or attributes that the function does not have.
     pub fn flatten(&mut self, nodes: Vec<NodeProto>, opset: i64) -> Result<Vec<Flat>> {
+        unfold::check(&self.functions, &nodes)?;
         let mut out = Vec::with_capacity(nodes.len());
         for node in nodes {
-            self.expand(node, opset, &mut Vec::new(), &mut out)?;
+            self.expand(node, opset, &mut out)?;
         }
         Ok(out)
     }
 
-    fn expand(&mut self, mut node: NodeProto, opset: i64, stack: &mut Vec<Key>, out: &mut Vec<Flat>) -> Result<()> {
+    fn expand(&mut self, mut node: NodeProto, opset: i64, out: &mut Vec<Flat>) -> Result<()> {
         let label = label(&node);
         for g in subgraphs_mut(&mut node) {
-            self.expand_subgraph(g, opset, stack).map_err(|e| e.at_node(&label))?;
+            self.expand_subgraph(g, opset).map_err(|e| e.at_node(&label))?;
         }
-        let key = (domain(node.domain()).to_owned(), node.op_type().to_owned(), node.overload().to_owned());
+        let key = key(&node);
         let function = (key.0 != DOMAIN).then(|| self.functions.get(&key).copied()).flatten();
         let Some(function) = function else {
             out.push(Flat { node, opset });
             return Ok(());
         };
-        if stack.contains(&key) {
-            return Err(FormatError::invalid(format!("the local function `{}` calls itself", key.1)).at_node(label));
-        }
-        if stack.len() >= MAX_DEPTH {
-            return Err(FormatError::invalid(format!("local functions call one another more than {MAX_DEPTH} deep"))
-                .at_node(label));
-        }
         let inner = self.import(function, opset).map_err(|e| e.at_node(&label))?;
         let body = self.instantiate(function, &node).map_err(|e| e.at_node(&label))?;
-        stack.push(key);
         for node in body {
-            self.expand(node, inner, stack, out)?;
+            self.expand(node, inner, out)?;
         }
-        stack.pop();
         Ok(())
     }
 
     /// Calls inside the branches of an `If` or a loop's body: the graph goes on as an attribute, so its nodes cannot
     /// carry an opset of their own.
-    fn expand_subgraph(&mut self, graph: &mut GraphProto, opset: i64, stack: &mut Vec<Key>) -> Result<()> {
+    fn expand_subgraph(&mut self, graph: &mut GraphProto, opset: i64) -> Result<()> {
         let mut flat = Vec::with_capacity(graph.node.len());
         for node in std::mem::take(&mut graph.node) {
-            self.expand(node, opset, stack, &mut flat)?;
+            self.expand(node, opset, &mut flat)?;
         }
         for f in flat {
+            if domain(f.node.domain()) == DOMAIN {
+                return Err(FormatError::mismatch("fused ops in the main graph only", "one inside a subgraph")
+                    .at_node(label(&f.node)));
+            }
             if f.opset != opset && domain(f.node.domain()).is_empty() {
                 return Err(FormatError::mismatch(
                     format!("functions called inside a subgraph to import opset {opset}"),
@@ -197,7 +187,6 @@ impl<'m> Inliner<'m> {
         }
         let mut out = Vec::with_capacity(function.node.len() + copies.len());
         for node in &function.node {
-            self.charge(node)?;
             let mut node = node.clone();
             attributes.substitute(&mut node).map_err(|e| e.at_node(label_of(&node, &prefix)))?;
             for name in &mut node.input {
@@ -245,27 +234,6 @@ impl<'m> Inliner<'m> {
             });
         }
         Ok(out)
-    }
-
-    /// Counts what a copy of a node costs.
-    fn charge(&mut self, node: &NodeProto) -> Result<()> {
-        fn shared(node: &NodeProto) -> usize {
-            // Raw bytes stay in the mapped file however often they are referred to.
-            let own = node.attribute.iter().filter_map(|a| a.t.as_ref()).filter_map(|t| t.raw_data.as_ref());
-            own.map(bytes::Bytes::len).sum()
-        }
-        fn count(node: &NodeProto) -> usize {
-            1 + subgraphs(node).flat_map(|g| &g.node).map(count).sum::<usize>()
-        }
-        self.nodes = self.nodes.saturating_add(count(node));
-        self.bytes = self.bytes.saturating_add(node.encoded_len().saturating_sub(shared(node)));
-        if self.nodes > MAX_NODES || self.bytes > MAX_BYTES {
-            return Err(FormatError::invalid(format!(
-                "the local functions unfold to more than {MAX_NODES} nodes or {} MiB",
-                MAX_BYTES >> 20
-            )));
-        }
-        Ok(())
     }
 
     /// Renames a subgraph's outer names, and gives its own names the call's prefix: two calls of one function must not

@@ -3,11 +3,13 @@
 mod attrs;
 mod build;
 mod functions;
+mod hoist;
 mod ops;
 mod ops_data;
 mod ops_nn;
 mod tensor;
 mod types;
+mod unfold;
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
@@ -85,19 +87,24 @@ fn import(mut model: ModelProto, folder: &mut DataFolder) -> Result<Graph> {
         }
     }
     let mut inliner = Inliner::new(&functions, opsets, names)?;
-    let (graph_nodes, proto) = take_nodes(proto);
-    let flat = inliner.flatten(graph_nodes, opset)?;
+    let (graph_nodes, mut proto) = take_nodes(proto);
+    let mut flat = inliner.flatten(graph_nodes, opset)?;
     let mut fused = Vec::new();
     for f in functions.iter().filter(|f| domain(f.domain()) == DOMAIN) {
         let inner = functions::opsets(&f.opset_import)?.get("").copied().unwrap_or(opset);
         fused.push((f, inner, inliner.flatten(f.node.clone(), inner).map_err(|e| e.at_node(f.name()))?));
     }
     let (mut names, opsets) = inliner.finish();
+    if let Some(v) = opsets.get(DOMAIN).filter(|v| **v != 1) {
+        return Err(FormatError::mismatch(format!("version 1 of the operator set `{DOMAIN}`"), v)
+            .hint("a newer normfuse wrote the file"));
+    }
     let mut bodies = Bodies::new();
     for (f, inner, nodes) in fused {
         let body = import_body(f, inner, &nodes, folder).map_err(|e| e.at_node(f.name()))?;
         bodies.insert((f.name().to_owned(), f.overload().to_owned()), Arc::new(body));
     }
+    proto.initializer.extend(hoist::hoist(&mut flat, &proto, &mut names)?);
     let mut graph = import_graph(&proto, &flat, opset, &mut names, folder, &bodies)?;
     fields::read(&model, &proto, &mut graph);
     // Our own domain is imported by the writer where it is needed.
@@ -174,7 +181,9 @@ fn import_body(f: &FunctionProto, opset: i64, nodes: &[Flat], folder: &mut DataF
     for name in f.input.iter().chain(&f.output) {
         names.claim(name);
     }
-    nodes.iter().for_each(|n| names.claim_node(&n.node));
+    for f in nodes {
+        names.claim_node(&f.node);
+    }
     // A body of a body would be a fused op inside a fused op, which the writer never makes.
     let bodies = Bodies::new();
     let mut b = Builder::new(f.name(), opset, &mut names, folder, &bodies);

@@ -52,8 +52,15 @@ pub fn declared(name: &str, ty: Option<&TypeProto>) -> Type {
     Type { dtype: Some(dtype), shape, ..Type::default() }
 }
 
-/// Exporters write expressions (`s70*s72`, `seq + 1`) where ONNX asks for a name; what does not parse is a name. So is
-/// what no exporter would write: a long product of sums has more terms than memory.
+/// Exporters write expressions (`s70*s72`, `seq + 1`) where ONNX asks for a name. What does not parse is a name, and so is
+/// what no exporter would write: a hyphen without spaces (`batch-size`), and a product of sums so long that it could
+/// have more terms than memory.
 fn size(param: &str) -> Dim {
-    if param.len() > 128 { Dim::sym(param) } else { param.parse().unwrap_or_else(|_| Dim::sym(param)) }
+    let word = |c: Option<&u8>| c.is_some_and(|c| c.is_ascii_alphanumeric() || *c == b'_');
+    let bytes = param.as_bytes();
+    let hyphenated = bytes
+        .iter()
+        .enumerate()
+        .any(|(i, c)| *c == b'-' && word(i.checked_sub(1).and_then(|i| bytes.get(i))) && word(bytes.get(i + 1)));
+    if hyphenated || param.len() > 128 { Dim::sym(param) } else { param.parse().unwrap_or_else(|_| Dim::sym(param)) }
 }

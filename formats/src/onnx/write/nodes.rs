@@ -9,6 +9,7 @@ use crate::{
     FormatError, Result,
     onnx::{
         DOMAIN, fields,
+        names::captured,
         proto::{AttributeProto, NodeProto, StringStringEntryProto, ValueInfoProto, attribute_proto::AttributeType},
     },
 };
@@ -24,6 +25,8 @@ pub struct Writer<'g> {
     /// The same in order of first use.
     helper_order: Vec<(String, Tensor)>,
     domains: BTreeSet<String>,
+    /// Names that subgraphs read.
+    captured: BTreeSet<String>,
     /// Functions count their nodes instead of naming them: equal bodies are then equal as text.
     body: bool,
 }
@@ -44,6 +47,7 @@ impl<'g> Writer<'g> {
             helpers: BTreeMap::new(),
             helper_order: Vec::new(),
             domains: BTreeSet::new(),
+            captured: BTreeSet::new(),
             body: true,
         }
     }
@@ -52,7 +56,9 @@ impl<'g> Writer<'g> {
     pub fn all_nodes(&mut self, functions: &mut Functions) -> Result<()> {
         let (made, leaves): (Vec<ValueId>, Vec<ValueId>) =
             self.scope.copies.keys().copied().partition(|v| self.graph.producer(*v).is_some());
-        leaves.into_iter().for_each(|v| self.copies(v));
+        for v in leaves {
+            self.copies(v);
+        }
         let made: BTreeSet<ValueId> = made.into_iter().collect();
         for id in self.graph.topo_order()? {
             let node = self.graph.node(id);
@@ -90,6 +96,7 @@ impl<'g> Writer<'g> {
             Op::Foreign(f) => {
                 proto.attribute = scope::attributes(node)?;
                 proto.input.truncate(node.inputs.len().saturating_sub(f.captures));
+                self.captured.extend(captured(&proto));
                 proto.op_type = Some(f.op_type.clone());
                 proto.domain = Some(f.domain.clone()).filter(|d| !d.is_empty());
                 proto.overload = Some(f.overload.clone()).filter(|o| !o.is_empty());
@@ -146,8 +153,12 @@ impl<'g> Writer<'g> {
 
     /// Constants that the nodes read, those of the graph first.
     pub fn constants(&self) -> impl Iterator<Item = (&str, &Tensor)> {
-        let own = self.graph.values().filter_map(|(id, v)| match &v.def {
-            Def::Const(t) if self.scope.has(id) => Some((self.scope.name(id), t)),
+        // An operand of the IR can be an attribute of this opset, so ask what the written nodes read.
+        let mut read: BTreeSet<&str> = self.graph.outputs().iter().map(|o| self.scope.name(o.value)).collect();
+        read.extend(self.nodes.iter().flat_map(|n| &n.input).map(String::as_str));
+        read.extend(self.captured.iter().map(String::as_str));
+        let own = self.graph.values().filter_map(move |(id, v)| match &v.def {
+            Def::Const(t) if read.contains(self.scope.name(id)) => Some((self.scope.name(id), t)),
             _ => None,
         });
         own.chain(self.helper_order.iter().map(|(n, t)| (n.as_str(), t)))

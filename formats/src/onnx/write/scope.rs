@@ -139,11 +139,6 @@ impl Scope {
     pub fn name(&self, value: ValueId) -> &str {
         self.names.get(&value).map_or("", String::as_str)
     }
-
-    /// True if the file has the value.
-    pub fn has(&self, value: ValueId) -> bool {
-        self.names.contains_key(&value)
-    }
 }
 
 /// True if a result that nobody reads is written as left out.

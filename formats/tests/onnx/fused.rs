@@ -1,0 +1,161 @@
+//! Fused ops: nodes of our domain with a local function each.
+
+use std::sync::Arc;
+
+use normfuse_formats::onnx::{DOMAIN, proto::ModelProto};
+use normfuse_ir::{
+    DType, FusedNorm, Graph, Op, Shape, Tensor, Type,
+    fused::{Prologue, Root, Sibling, Source, Weight},
+    op::{BinaryOp, ReduceOp, UnaryOp},
+    scheme::F32,
+};
+
+use crate::build::*;
+
+fn norm(eps: f32) -> FusedNorm {
+    FusedNorm {
+        prologue: Prologue::None,
+        source: Source::Shared,
+        emit_sum: false,
+        siblings: vec![Sibling {
+            width: 4,
+            input: DType::F32,
+            compute: DType::F32,
+            eps: F32::new(eps),
+            root: Root::ReciprocalSqrt,
+            normed: DType::F32,
+            weight: Some(Weight { dtype: DType::F32, plus_one: false }),
+            output: DType::F32,
+            emit_normed: true,
+            epilogues: vec![],
+        }],
+    }
+}
+
+/// What `norm` stands for; `layer` only changes names.
+fn body(eps: f32, layer: &str) -> Graph {
+    let mut g = Graph::new(layer);
+    let x = g.add_input(format!("{layer}.x"), Type::default());
+    let w = g.add_input(format!("{layer}.w"), Type::default());
+    let eps = g.add_const(format!("{layer}.eps"), Tensor::from_f32(&[], &[eps]));
+    let mut step = |op: Op, ins: &[normfuse_ir::ValueId], name: &str| {
+        let ins: Vec<_> = ins.iter().copied().map(Some).collect();
+        let id = g.add_node(format!("{layer}/{name}"), op, &ins, [format!("{layer}.{name}")]).unwrap();
+        g.node(id).outputs[0]
+    };
+    let sq = step(Op::Binary(BinaryOp::Mul), &[x, x], "sq");
+    let ms = step(Op::Reduce { op: ReduceOp::Mean, axes: Some(vec![-1]), keepdims: true }, &[sq], "ms");
+    let v = step(Op::Binary(BinaryOp::Add), &[ms, eps], "v");
+    let root = step(Op::Unary(UnaryOp::Sqrt), &[v], "root");
+    let r = step(Op::Unary(UnaryOp::Reciprocal), &[root], "r");
+    let n = step(Op::Binary(BinaryOp::Mul), &[x, r], "n");
+    let y = step(Op::Binary(BinaryOp::Mul), &[n, w], "y");
+    g.add_output("y", y);
+    g
+}
+
+/// Two layers with one body, and a third of another eps.
+fn three_norms() -> Graph {
+    let mut g = Graph::new("g");
+    let ty = || Type::tensor(DType::F32, Shape::from_concrete(&[2, 4]));
+    let mut x = g.add_input("x", ty());
+    for (layer, eps) in [("l0", 1e-6), ("l1", 1e-6), ("l2", 1e-5)] {
+        let w = g.add_const(format!("{layer}.weight"), Tensor::from_f32(&[4], &[1.0, 2.0, 3.0, 4.0]));
+        let op = Op::FusedNorm(Arc::new(norm(eps)));
+        let id = g.add_node(format!("{layer}.norm"), op, &[Some(x), Some(w)], [format!("{layer}.y")]).unwrap();
+        let (_, provenance, slot) = g.node_meta_mut(id);
+        provenance.replaced = vec![format!("{layer}/sq"), format!("{layer}/\"ms\"")];
+        provenance.rules = vec!["rms_norm".into()];
+        *slot = Some(Arc::new(body(eps, layer)));
+        x = g.node(id).outputs[0];
+        *g.type_mut(x) = ty();
+    }
+    g.add_output("y", x);
+    g.info.opsets.insert(String::new(), 18);
+    g
+}
+
+#[test]
+fn one_function_a_distinct_body() {
+    let disk = Disk::new();
+    let m = disk.write(&three_norms()).unwrap();
+    let names: Vec<&str> = m.functions.iter().map(normfuse_formats::onnx::proto::FunctionProto::name).collect();
+    assert_eq!(names.len(), 2, "{names:?}");
+    for f in &m.functions {
+        assert_eq!((f.domain(), f.name().len()), (DOMAIN, "FusedNorm_".len() + 8));
+        assert!(f.name().starts_with("FusedNorm_"));
+        assert_eq!(
+            (f.input.as_slice(), f.output.as_slice()),
+            (&["x".into(), "weight0".into()][..], &["y0".into()][..])
+        );
+        assert_eq!(f.attribute, ["descriptor"]);
+        assert_eq!((f.opset_import.len(), f.opset_import[0].version()), (1, 18));
+        let op_types: Vec<&str> = f.node.iter().map(normfuse_formats::onnx::proto::NodeProto::op_type).collect();
+        // At opset 18 the axes are an operand: a constant of the function, like eps.
+        assert_eq!(op_types, ["Constant", "Constant", "Mul", "ReduceMean", "Add", "Sqrt", "Reciprocal", "Mul", "Mul"]);
+    }
+    let nodes = &m.graph.as_ref().unwrap().node;
+    assert_eq!(nodes[0].op_type(), nodes[1].op_type());
+    assert_ne!(nodes[0].op_type(), nodes[2].op_type());
+    assert!(m.ir_version() >= 8);
+    assert!(m.opset_import.iter().any(|o| (o.domain(), o.version()) == (DOMAIN, 1)));
+    assert_eq!(disk.write(&three_norms()).unwrap(), m);
+}
+
+#[test]
+fn read_back_it_is_the_fused_op_again() {
+    let disk = Disk::new();
+    let m = disk.write(&three_norms()).unwrap();
+    let g = disk.read(&m).unwrap();
+    assert_eq!(ops(&g), ["fused_norm"; 3]);
+    let first = g.nodes().next().unwrap().1;
+    assert!(matches!(&first.op, Op::FusedNorm(f) if **f == norm(1e-6)));
+    assert_eq!(first.provenance.replaced, ["l0/sq", "l0/\"ms\""]);
+    assert_eq!(first.provenance.rules, ["rms_norm"]);
+    assert!(first.provenance.metadata.is_empty());
+    let body = first.body.as_ref().unwrap();
+    assert_eq!(ops(body), ["mul", "reduce_mean", "add", "sqrt", "reciprocal", "mul", "mul"]);
+    assert_eq!((body.inputs().len(), body.outputs().len()), (2, 1));
+    assert_eq!(disk.write(&g).unwrap(), m, "written again it is the same file");
+}
+
+fn broken(change: impl FnOnce(&mut ModelProto)) -> String {
+    let disk = Disk::new();
+    let mut m = disk.write(&three_norms()).unwrap();
+    change(&mut m);
+    refused(&m)
+}
+
+#[test]
+fn a_descriptor_and_its_function_must_fit() {
+    let e = broken(|m| m.functions.clear());
+    assert!(e.contains("node `l0.norm`") && e.contains("a local function `normfuse.FusedNorm_"), "{e}");
+    let e = broken(|m| m.graph.as_mut().unwrap().node[0].attribute[0].s = Some(b"{}".to_vec()));
+    assert!(e.contains("attribute `descriptor`") && e.contains("missing field"), "{e}");
+    let e = broken(|m| m.graph.as_mut().unwrap().node[0].attribute.clear());
+    assert!(e.contains("the JSON of a fused norm"), "{e}");
+    let e = broken(|m| m.graph.as_mut().unwrap().node[0].attribute.push(int("extra", 1)));
+    assert!(e.contains("`extra`"), "{e}");
+    let e = broken(|m| m.functions.iter_mut().for_each(|f| f.output.push("x".into())));
+    assert!(e.contains("expected a function of 2 operands and 1 results"), "{e}");
+    let e = broken(|m| {
+        let mut f = norm(1e-6);
+        f.siblings.clear();
+        let s = serde_json::to_vec(&f).unwrap();
+        m.graph.as_mut().unwrap().node[0].attribute[0].s = Some(s);
+    });
+    assert!(e.contains("expected at least one, found none"), "{e}");
+    let e = broken(|m| m.opset_import.iter_mut().filter(|o| o.domain() == DOMAIN).for_each(|o| o.version = Some(2)));
+    assert!(e.contains("version 1 of the operator set `normfuse`"), "{e}");
+}
+
+#[test]
+fn a_fused_op_without_its_source_cannot_be_written() {
+    let mut g = three_norms();
+    let id = g.nodes().next().unwrap().0;
+    *g.node_meta_mut(id).2 = None;
+    let disk = Disk::new();
+    let e = disk.write(&g).unwrap_err().to_string();
+    assert!(e.contains("node `l0.norm`") && e.contains(".nf"), "{e}");
+    assert!(disk.files().is_empty(), "{:?}", disk.files());
+}

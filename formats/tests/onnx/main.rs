@@ -1,0 +1,9 @@
+//! The ONNX reader and writer on small models that the tests build message by message.
+
+mod bad_input;
+mod build;
+mod functions;
+mod fused;
+mod round_trip;
+mod spellings;
+mod weights;
