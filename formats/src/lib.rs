@@ -7,5 +7,6 @@ pub mod json;
 pub mod map;
 pub mod nf;
 pub mod onnx;
+pub mod tensors;
 
 pub use error::{Cause, FormatError, Result};

@@ -73,7 +73,7 @@ mod tests {
     use super::*;
     use crate::text::{
         self, WeightRef,
-        tests::{ALL, resolve},
+        tests::{ALL, mutate, resolve},
     };
 
     #[test]
@@ -148,5 +148,19 @@ mod tests {
         let deep = format!("{{\"graph\": {{\"lines\": [{{\"node\": {{\"op\": {}", "[".repeat(100_000));
         assert!(parse(&deep, &mut resolve).unwrap_err().to_string().contains("recursion limit"));
         assert!(parse("{\"normfuse\": 1", &mut resolve).unwrap_err().to_string().contains("line 1 column"));
+    }
+
+    #[test]
+    fn mutations_never_panic() {
+        let printed = print(&text::parse(ALL, &mut resolve).unwrap());
+        let mut parsed = 0;
+        mutate(&printed, 1000, |json| {
+            if let Ok(graph) = parse(json, &mut resolve) {
+                parsed += 1;
+                let again = print(&graph);
+                assert_eq!(print(&parse(&again, &mut resolve).unwrap()), again);
+            }
+        });
+        assert!(parsed > 10, "only {parsed} mutations still parse: the loop tests too little");
     }
 }
