@@ -24,6 +24,7 @@ pub use fused::fused_norm;
 pub use matmul::{gemm, matmul, matmul_integer};
 pub use normalise::{layer_norm, rms_norm, softmax};
 pub use quantise::{dequantize_linear, dynamic_quantize_linear, quantize, quantize_linear};
+pub(crate) use reduce::int_limits;
 pub use reduce::{arg_reduce, cum_sum, reduce, top_k};
 pub use run::run;
 pub use scatter::{scatter_elements, scatter_nd};

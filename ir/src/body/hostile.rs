@@ -1,0 +1,306 @@
+//! Data that finds differences: zeros of both signs, equal rows, one outlier, ties of the rounding, denormals,
+//! overflow, infinities, NaN. Made from a seed alone.
+
+use crate::{
+    DType, Tensor,
+    eval::{
+        numbers::{from_bools, from_codes, from_doubles, from_floats, from_ints},
+        shape::product,
+    },
+    num,
+};
+
+/// splitmix64: small, seeded, and good enough to scatter bits.
+#[derive(Debug, Clone)]
+pub struct Rng(u64);
+
+impl Rng {
+    /// A generator that a seed determines.
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// 64 random bits.
+    pub fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `n` (0 if `n` is 0).
+    pub fn below(&mut self, n: usize) -> usize {
+        (self.bits() >> 11) as usize % n.max(1)
+    }
+
+    /// Uniform in [-1, 1).
+    pub fn unit(&mut self) -> f32 {
+        (self.bits() >> 40) as f32 / 8_388_608.0 - 1.0
+    }
+
+    /// Bell-shaped around 0 with a spread of about 1.
+    pub fn bell(&mut self) -> f32 {
+        (self.unit() + self.unit() + self.unit()) * 1.0
+    }
+
+    fn sign(&mut self) -> f32 {
+        if self.bits() & 1 == 0 { 1.0 } else { -1.0 }
+    }
+}
+
+/// What one row of data is like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Row {
+    /// Bell-shaped around 0.
+    Bell,
+    /// Magnitudes over many powers of two.
+    Wide,
+    /// All +0.
+    Zeros,
+    /// Zeros of both signs.
+    SignedZeros,
+    /// One power of two with random signs: its norm is exactly plus or minus 1, so that a weight comes through as it is.
+    PowerOfTwo,
+    /// One value that no format holds exactly.
+    Equal,
+    /// Small values and a very large one.
+    Outlier,
+    /// Blocks of zeros and of tiny values among ordinary ones.
+    Blocks,
+    /// Half-way points of the narrow formats.
+    Ties,
+    /// The smallest values of the dtype.
+    Denormals,
+    /// The largest values of the dtype: squares overflow.
+    Huge,
+    /// One infinity.
+    Infinity,
+    /// One NaN.
+    Nan,
+}
+
+impl Row {
+    /// Every kind.
+    pub const ALL: [Self; 13] = [
+        Self::Bell,
+        Self::Wide,
+        Self::Zeros,
+        Self::SignedZeros,
+        Self::PowerOfTwo,
+        Self::Equal,
+        Self::Outlier,
+        Self::Blocks,
+        Self::Ties,
+        Self::Denormals,
+        Self::Huge,
+        Self::Infinity,
+        Self::Nan,
+    ];
+
+    /// A row of `n` values for a float dtype (to be rounded to it).
+    pub fn values(self, dtype: DType, n: usize, rng: &mut Rng) -> Vec<f32> {
+        let (smallest, largest) = limits(dtype);
+        if self == Self::Ties {
+            let unit = unit(dtype, rng);
+            return ties(n, unit, rng);
+        }
+        let mut row: Vec<f32> = (0..n)
+            .map(|i| match self {
+                Self::Bell | Self::Infinity | Self::Nan | Self::Ties => rng.bell(),
+                Self::Wide => rng.bell() * 2f32.powi(rng.below(28) as i32 - 14),
+                Self::Zeros => 0.0,
+                Self::SignedZeros => 0.0 * rng.sign(),
+                Self::PowerOfTwo => 1024.0 * rng.sign(),
+                Self::Equal => 0.1,
+                Self::Outlier => rng.bell() * 0.01,
+                // Blocks of 32, so that groups of every usual size see all three kinds or one alone.
+                Self::Blocks => match i / 32 / 4 % 3 {
+                    0 => 0.0,
+                    1 => rng.bell() * 1e-4,
+                    _ => rng.bell(),
+                },
+                Self::Denormals => smallest * rng.below(100) as f32 * rng.sign(),
+                Self::Huge => largest * (1.0 - rng.below(3) as f32 / 4.0) * rng.sign(),
+            })
+            .collect();
+        let special = match self {
+            Self::Outlier => Some(largest.min(6e4) * rng.sign()),
+            Self::Infinity => Some(f32::INFINITY * rng.sign()),
+            Self::Nan => Some(f32::NAN),
+            _ => None,
+        };
+        if let (Some(v), true) = (special, n > 0) {
+            row[rng.below(n)] = v;
+        }
+        row
+    }
+}
+
+/// Smallest positive and largest finite value of a float dtype.
+fn limits(dtype: DType) -> (f32, f32) {
+    match dtype {
+        DType::F16 => (2f32.powi(-24), 65504.0),
+        DType::BF16 => (f32::from_bits(1 << 16), f32::from_bits(0x7f7f_0000)),
+        _ => (f32::from_bits(1), f32::MAX),
+    }
+}
+
+/// The formats whose roundings are aimed at.
+const TARGETS: [DType; 5] = [DType::F8E4M3FN, DType::F8E4M3FNUZ, DType::F8E5M2, DType::F4E2M1, DType::I8];
+
+/// A half-way point between two values of a target format, of either sign.
+fn tie(target: DType, rng: &mut Rng) -> f32 {
+    let v = if target == DType::I8 {
+        rng.below(127) as f32 + 0.5
+    } else {
+        // The formats' finite codes of one sign are 0 to `last`, in order of value.
+        let last = num::cast_f32_to(target, f32::INFINITY, true);
+        let code = rng.below(usize::from(last)) as u8;
+        f32::midpoint(num::decode(target, code), num::decode(target, code + 1))
+    };
+    v * rng.sign()
+}
+
+/// Half-way points of one target, times `unit`, with the target's largest value times `unit` in every group of 16: so
+/// the scale of any group is `unit`, and each quotient a tie exactly. A multiplication by the reciprocal of `unit`, or a
+/// scale that is off by one bit, then falls to one side.
+fn ties(n: usize, unit: f32, rng: &mut Rng) -> Vec<f32> {
+    let target = TARGETS[rng.below(TARGETS.len())];
+    let top = target.max_finite().unwrap_or(1.0);
+    (0..n).map(|i| unit * if i % 16 == 0 { top * rng.sign() } else { tie(target, rng) }).collect()
+}
+
+/// A small odd number times a power of two: ties times that still fit the significand of `dtype`.
+pub(super) fn unit(dtype: DType, rng: &mut Rng) -> f32 {
+    let odd = match dtype {
+        DType::BF16 => [1, 3, 5, 7][rng.below(4)],
+        DType::F16 => 2 * rng.below(32) + 1,
+        _ => 2 * rng.below(1 << 14) + 1,
+    };
+    odd as f32 * 2f32.powi(-(rng.below(8) as i32) - 4)
+}
+
+/// Rows of the kinds that `kinds` names in turn.
+pub fn rows(dtype: DType, shape: &[usize], kinds: &[Row], rng: &mut Rng) -> Option<Tensor> {
+    let n = shape.last().copied().unwrap_or(1);
+    let count = product(shape).checked_div(n).unwrap_or(0);
+    let values: Vec<f32> = (0..count)
+        .flat_map(|r| kinds.get(r % kinds.len().max(1)).copied().unwrap_or(Row::Bell).values(dtype, n, rng))
+        .collect();
+    tensor(dtype, shape, &values, rng)
+}
+
+/// What a weight is like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WeightKind {
+    /// Near 1, as trained ones are.
+    Ordinary,
+    /// Half-way points of the narrow formats, which come through a row of [`Row::PowerOfTwo`] unchanged.
+    Ties,
+    /// With zeros of both signs, an infinity, a NaN and large values.
+    Special,
+}
+
+impl WeightKind {
+    /// Every kind.
+    pub const ALL: [Self; 3] = [Self::Ordinary, Self::Ties, Self::Special];
+}
+
+/// A weight of a float dtype. Ties are multiples of `unit`; with `plus_one` they are so after 1 is added.
+pub fn weight(
+    dtype: DType,
+    shape: &[usize],
+    kind: WeightKind,
+    (unit, plus_one): (f32, bool),
+    rng: &mut Rng,
+) -> Option<Tensor> {
+    let n = product(shape);
+    let mut values: Vec<f32> = match kind {
+        WeightKind::Ties => ties(n, unit, rng),
+        WeightKind::Ordinary => (0..n).map(|_| 1.0 + rng.bell() * 0.2).collect(),
+        WeightKind::Special => (0..n)
+            .map(|_| match rng.below(64) {
+                0 => f32::INFINITY,
+                1 => f32::NAN,
+                2..8 => 0.0 * rng.sign(),
+                8..12 => limits(dtype).1 * rng.sign(),
+                _ => rng.bell() * 3.0,
+            })
+            .collect(),
+    };
+    if plus_one {
+        for v in &mut values {
+            *v -= 1.0;
+        }
+    }
+    tensor(dtype, shape, &values, rng)
+}
+
+/// A tensor of any dtype: floats are rounded, integers take random bits with the limits among them.
+fn tensor(dtype: DType, shape: &[usize], values: &[f32], rng: &mut Rng) -> Option<Tensor> {
+    match dtype {
+        DType::F32 | DType::F16 | DType::BF16 => from_floats(dtype, shape, values).ok(),
+        DType::F64 => from_doubles(shape, &values.iter().map(|&v| f64::from(v)).collect::<Vec<_>>()).ok(),
+        DType::Bool => from_bools(shape, &values.iter().map(|_| rng.bits() & 1 == 1).collect::<Vec<_>>()).ok(),
+        d if d.is_int() => {
+            let (lo, hi) = crate::eval::int_limits(d);
+            let one = |v: &f32| match rng.below(8) {
+                0 => lo,
+                1 => hi,
+                2 => i128::from(rng.bits()),
+                _ => *v as i128,
+            };
+            from_ints(d, shape, &values.iter().map(one).collect::<Vec<_>>()).ok()
+        }
+        d => {
+            let codes = values.iter().map(|&v| num::cast_f32_to(d, v, rng.bits() & 1 == 0)).collect();
+            from_codes(d, shape, codes).ok()
+        }
+    }
+}
+
+/// One tensor of each kind of row, and a last one with all kinds in turn.
+///
+/// Empty if the shape is too large to make.
+pub fn cases(dtype: DType, shape: &[usize], seed: u64) -> Vec<Tensor> {
+    let mut rng = Rng::new(seed);
+    let mut all: Vec<Tensor> = Row::ALL.iter().filter_map(|&k| rows(dtype, shape, &[k], &mut rng)).collect();
+    all.extend(rows(dtype, shape, &Row::ALL, &mut rng));
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::eval::numbers::floats;
+
+    #[test]
+    fn a_seed_determines_the_data() {
+        for dtype in DType::ALL {
+            let (a, b) = (cases(dtype, &[3, 8], 7), cases(dtype, &[3, 8], 7));
+            assert_eq!(a.len(), Row::ALL.len() + 1, "{dtype}");
+            assert!(a.iter().zip(&b).all(|(a, b)| a.dtype() == dtype && a.bytes() == b.bytes()));
+        }
+        assert_ne!(cases(DType::F32, &[64], 1)[0].bytes(), cases(DType::F32, &[64], 2)[0].bytes());
+    }
+
+    #[test]
+    fn each_kind_is_what_it_says() {
+        for dtype in [DType::F32, DType::F16, DType::BF16] {
+            let all = cases(dtype, &[2, 512], 1);
+            let of = |k: Row| floats(&all[Row::ALL.iter().position(|&r| r == k).unwrap()]).unwrap();
+            assert!(of(Row::Zeros).iter().all(|v| v.to_bits() == 0));
+            assert!(of(Row::SignedZeros).iter().any(|v| v.to_bits() != 0));
+            assert_eq!(of(Row::Infinity).iter().filter(|v| v.is_infinite()).count(), 2, "one in each row");
+            assert_eq!(of(Row::Nan).iter().filter(|v| v.is_nan()).count(), 2);
+            assert!(of(Row::Huge).iter().all(|v| v.is_finite() && v.abs() > 1e4));
+            assert!(of(Row::Denormals).iter().all(|v| v.abs() < 1e-5) && of(Row::Denormals).iter().any(|&v| v != 0.0));
+            let ties = of(Row::Ties);
+            let top = ties.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+            assert_eq!(ties[16].abs(), ties[0].abs(), "{dtype}: one scale for all groups of a row");
+            assert!(top > 0.0 && ties[..512].iter().all(|v| v.abs() <= ties[0].abs()));
+            assert!(of(Row::Blocks)[..128].iter().all(|&v| v == 0.0) && of(Row::Blocks)[300] != 0.0);
+        }
+    }
+}
