@@ -178,10 +178,9 @@ impl Scheme {
     /// Scales in a row of `n` values; `None` if groups do not divide it, or one scale serves the tensor.
     pub fn scales_per_row(&self, n: u64) -> Option<u64> {
         match self.granularity {
-            Granularity::Tensor => None,
             Granularity::Token => Some(1),
             Granularity::Group(g) if g > 0 && n.is_multiple_of(u64::from(g)) => Some(n / u64::from(g)),
-            Granularity::Group(_) => None,
+            Granularity::Tensor | Granularity::Group(_) => None,
         }
     }
 }

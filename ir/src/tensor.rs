@@ -108,14 +108,20 @@ impl Tensor {
         Self::new(dtype, shape, Data::Inline(Arc::new(bytes)))
     }
 
-    /// An f32 tensor. Panics only if `shape` and `values` disagree, which is a bug of the caller.
+    /// An f32 tensor.
+    ///
+    /// # Panics
+    /// If `shape` and `values` disagree, which is a bug of the caller.
     pub fn from_f32(shape: &[usize], values: &[f32]) -> Self {
         assert_eq!(shape.iter().product::<usize>(), values.len(), "shape and values disagree");
         let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
         Self { dtype: DType::F32, shape: shape.to_vec(), data: Data::Inline(Arc::new(bytes)) }
     }
 
-    /// An i64 tensor. Panics only if `shape` and `values` disagree, which is a bug of the caller.
+    /// An i64 tensor.
+    ///
+    /// # Panics
+    /// If `shape` and `values` disagree, which is a bug of the caller.
     pub fn from_i64(shape: &[usize], values: &[i64]) -> Self {
         assert_eq!(shape.iter().product::<usize>(), values.len(), "shape and values disagree");
         let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
