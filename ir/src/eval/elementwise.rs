@@ -196,7 +196,8 @@ pub(crate) fn binary_int(op: BinaryOp) -> Option<fn(i128, i128) -> Option<i128>>
         BinaryOp::BitwiseOr => |a, b| Some(a | b),
         BinaryOp::BitwiseXor => |a, b| Some(a ^ b),
         BinaryOp::ShiftLeft => |a, b| Some(if (0..64).contains(&b) { a << b } else { 0 }),
-        BinaryOp::ShiftRight => |a, b| Some(if (0..64).contains(&b) { a >> b } else { 0 }),
+        // What is shifted out at the low end leaves the sign.
+        BinaryOp::ShiftRight => |a, b| Some(a >> if (0..64).contains(&b) { b } else { 127 }),
         _ => return None,
     })
 }

@@ -1,0 +1,153 @@
+//! The fused norm against its semantics spelled as single operations.
+
+use super::{f, floats};
+use crate::{
+    DType, ErrorKind, FusedNorm, Granularity, Scheme, Tensor,
+    eval::{fused_norm, numbers::from_floats, quantize},
+    fused::{Prologue, Root, Sibling, Source, Weight},
+    num,
+    scheme::{Apply, DynamicScale, F32, ScaleBy, ScaleLayout, ScaleRule, ScaleSource},
+};
+
+fn sibling(width: u64) -> Sibling {
+    Sibling {
+        width,
+        input: DType::BF16,
+        compute: DType::F32,
+        eps: F32::new(1e-6),
+        root: Root::ReciprocalSqrt,
+        normed: DType::BF16,
+        weight: Some(Weight { dtype: DType::BF16, plus_one: false }),
+        output: DType::BF16,
+        emit_normed: true,
+        epilogues: Vec::new(),
+    }
+}
+
+fn token_scheme() -> Scheme {
+    Scheme {
+        element: DType::F8E4M3FN,
+        granularity: Granularity::Token,
+        scale_dtype: DType::F32,
+        scale: ScaleSource::Dynamic(DynamicScale {
+            amax_floor: None,
+            by: ScaleBy::Divide(F32::new(448.0)),
+            scale_floor: None,
+            rule: ScaleRule::Linear,
+        }),
+        apply: Apply::Divide,
+        clamp: None,
+        saturate: true,
+        compute: DType::F32,
+        layout: ScaleLayout::RowMajor,
+    }
+}
+
+fn bf16(shape: &[usize], v: &[f32]) -> Tensor {
+    from_floats(DType::BF16, shape, v).unwrap()
+}
+
+fn values(n: usize, seed: u64) -> Vec<f32> {
+    let mut rng = crate::body::hostile::Rng::new(seed);
+    (0..n).map(|_| num::round_to(DType::BF16, rng.bell())).collect()
+}
+
+fn r(v: f32) -> f32 {
+    num::round_to(DType::BF16, v)
+}
+
+#[test]
+fn every_rounding_is_where_the_semantics_put_it() {
+    const N: usize = 40;
+    let (a, b, w) = (values(2 * N, 1), values(2 * N, 2), values(N, 3));
+    let op = FusedNorm {
+        prologue: Prologue::ResidualAdd { dtype: DType::BF16 },
+        source: Source::Shared,
+        emit_sum: true,
+        siblings: vec![Sibling { epilogues: vec![token_scheme()], ..sibling(N as u64) }],
+    };
+    let (ta, tb, tw) = (bf16(&[2, N], &a), bf16(&[2, N], &b), bf16(&[N], &w));
+    let out = fused_norm(&op, &[Some(&ta), Some(&tb), Some(&tw)]).unwrap();
+    let sum: Vec<f32> = a.iter().zip(&b).map(|(a, b)| r(a + b)).collect();
+    assert_eq!(floats(&out[0]).unwrap(), sum);
+    let y: Vec<f32> = sum
+        .chunks(N)
+        .flat_map(|h| {
+            let rstd = 1.0 / (num::row_sum_squares(h) / N as f32 + 1e-6).sqrt();
+            h.iter().zip(&w).map(move |(h, w)| r(r(h * rstd) * w)).collect::<Vec<_>>()
+        })
+        .collect();
+    assert_eq!(floats(&out[1]).unwrap(), y);
+    let want = quantize(&token_scheme(), &bf16(&[2, N], &y), None).unwrap();
+    assert_eq!((out[2].bytes(), out[3].bytes()), (want[0].bytes(), want[1].bytes()));
+    assert_eq!(out[3].shape(), [2, 1]);
+}
+
+#[test]
+fn variants_are_different_functions() {
+    const N: usize = 512;
+    let (x, w) = (values(N, 7), values(N, 8));
+    let (tx, tw) = (bf16(&[1, N], &x), bf16(&[N], &w));
+    let run = |edit: &dyn Fn(&mut Sibling)| {
+        let mut s = Sibling { normed: DType::F32, output: DType::F32, ..sibling(N as u64) };
+        edit(&mut s);
+        let op =
+            FusedNorm { prologue: Prologue::None, source: Source::Shared, emit_sum: false, siblings: vec![s.clone()] };
+        let weight = s.weight.map(|_| &tw);
+        let inputs: Vec<Option<&Tensor>> = [Some(&tx), weight].into_iter().flatten().map(Some).collect();
+        floats(&fused_norm(&op, &inputs).unwrap()[0]).unwrap()
+    };
+    let v = num::row_sum_squares(&x) / N as f32 + 1e-6;
+    let with = |g: &dyn Fn(f32, f32) -> f32| x.iter().zip(&w).map(|(&x, &w)| g(x, w)).collect::<Vec<_>>();
+    let rstd = 1.0 / v.sqrt();
+    assert_eq!(run(&|_| ()), with(&|x, w| x * rstd * w));
+    assert_eq!(run(&|s| s.root = Root::Rsqrt), with(&|x, w| x * num::rsqrt(v) * w));
+    assert_eq!(run(&|s| s.root = Root::DivideBySqrt), with(&|x, w| x / v.sqrt() * w));
+    assert_eq!(run(&|s| s.weight = None), with(&|x, _| x * rstd));
+    let plus_one = |s: &mut Sibling| s.weight = Some(Weight { dtype: DType::BF16, plus_one: true });
+    assert_eq!(run(&plus_one), with(&|x, w| x * rstd * (1.0 + w)));
+    assert_eq!(run(&|s| s.output = DType::BF16), with(&|x, w| r(x * rstd * w)));
+    assert_eq!(run(&|s| s.normed = DType::BF16), with(&|x, w| r(r(x * rstd) * w)));
+    let squares: Vec<f32> = x.iter().map(|v| r(v * v)).collect();
+    let rounded = r(1.0 / r(r(r(num::row_sum(&squares) / N as f32) + r(1e-6)).sqrt()));
+    assert_eq!(run(&|s| s.compute = DType::BF16), with(&|x, w| r(x * rounded) * w));
+}
+
+#[test]
+fn siblings_have_rows_widths_and_scales_of_their_own() {
+    let given = Scheme { scale: ScaleSource::Given, granularity: Granularity::Tensor, ..token_scheme() };
+    let op = FusedNorm {
+        prologue: Prologue::None,
+        source: Source::Separate,
+        emit_sum: false,
+        siblings: vec![
+            Sibling { epilogues: vec![given, token_scheme()], emit_normed: false, ..sibling(4) },
+            Sibling { weight: None, ..sibling(2) },
+        ],
+    };
+    let (x0, x1, w) = (bf16(&[3, 4], &values(12, 1)), bf16(&[3, 2], &values(6, 2)), bf16(&[4], &[1.0; 4]));
+    let scale = f(&[1], &[0.5]);
+    let out = fused_norm(&op, &[Some(&x0), Some(&x1), Some(&w), Some(&scale)]).unwrap();
+    let shapes: Vec<&[usize]> = out.iter().map(Tensor::shape).collect();
+    assert_eq!(shapes, [&[3, 4][..], &[3, 4], &[3, 1], &[3, 2]]);
+    assert_ne!(out[0].bytes(), out[1].bytes());
+}
+
+#[test]
+fn operands_that_do_not_fit_are_named() {
+    let op =
+        FusedNorm { prologue: Prologue::None, source: Source::Shared, emit_sum: false, siblings: vec![sibling(4)] };
+    let (x, w) = (bf16(&[2, 4], &[1.0; 8]), bf16(&[4], &[1.0; 4]));
+    assert!(fused_norm(&op, &[Some(&x), Some(&w)]).is_ok());
+    let fails = |inputs: &[Option<&Tensor>], kind, port: Option<&str>| {
+        let e = fused_norm(&op, inputs).unwrap_err();
+        assert_eq!((e.kind, e.port.as_deref()), (kind, port), "{e}");
+    };
+    fails(&[Some(&x)], ErrorKind::Structure, None);
+    fails(&[Some(&x), None], ErrorKind::Structure, Some("weight0"));
+    fails(&[Some(&w), Some(&x)], ErrorKind::Shape, Some("weight0"));
+    fails(&[Some(&f(&[1, 4], &[1.0; 4])), Some(&w)], ErrorKind::DType, Some("x"));
+    fails(&[Some(&bf16(&[1, 3], &[1.0; 3])), Some(&w)], ErrorKind::Shape, Some("x"));
+    let unsound = FusedNorm { siblings: Vec::new(), ..op.clone() };
+    assert_eq!(fused_norm(&unsound, &[]).unwrap_err().kind, ErrorKind::Scheme);
+}
