@@ -24,6 +24,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{DType, Error, ErrorKind, Op, Result, Scheme, Shape, Tensor};
 
+mod links;
+
 /// A node of one graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId(u32);

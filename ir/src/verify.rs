@@ -1,1 +1,210 @@
-//! The verifier.
+//! The verifier: everything that must hold of a graph, whoever built or rewrote it.
+
+use std::collections::HashSet;
+
+use crate::{
+    Def, Error, ErrorKind, Graph, Node, NodeId, Result, Type, Value, ValueId,
+    infer::{self, Facts, Inferred},
+    tensor::byte_len,
+};
+
+/// How deep bodies may nest: a body spells a fused op in plain ops, and no more than that.
+const MAX_BODY_DEPTH: usize = 4;
+
+impl Graph {
+    /// Checks the whole graph:
+    /// - structure: operands, results and edges agree, no cycle, unique names of values, inputs and results, as many
+    ///   operands and results as each op has, constants as long as their types say;
+    /// - every op's attributes, fused descriptors included;
+    /// - types: what each op gives for its operands' types does not contradict the types of its results, nor do the
+    ///   schemes and strides of quantised values;
+    /// - bodies: their inputs and results are the op's ports, and they are graphs that verify.
+    ///
+    /// Linear in the graph. It runs no numbers: whether a body computes what its descriptor says is
+    /// [`body::check`](crate::body::check)'s to find.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with its node and port.
+    pub fn verify(&self) -> Result<()> {
+        verify(self, 0)
+    }
+}
+
+fn bad(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Structure, message)
+}
+
+fn verify(graph: &Graph, depth: usize) -> Result<()> {
+    graph.check_links()?;
+    check_values(graph)?;
+    check_ports(graph)?;
+    let order = graph.topo_order()?;
+    for (_, node) in graph.nodes() {
+        check_arity(node)?;
+        if let Some(body) = &node.body {
+            check_body(graph, node, body, depth).map_err(|e| e.at_node(node.name.clone()))?;
+        }
+    }
+    check_types(graph, &order)
+}
+
+fn check_values(graph: &Graph) -> Result<()> {
+    let mut names = HashSet::new();
+    let mut inputs = 0usize;
+    for (id, value) in graph.values() {
+        if value.name.is_empty() {
+            return Err(bad(format!("value #{} has no name", id.index())));
+        }
+        if !names.insert(value.name.as_str()) {
+            return Err(bad(format!("two values have the name `{}`", value.name)));
+        }
+        let at = |e: Error| e.at_port(format!("value `{}`", value.name));
+        infer::check_size(&value.ty).map_err(at)?;
+        check_own_scheme(value).map_err(at)?;
+        match &value.def {
+            Def::Input => inputs += 1,
+            Def::Const(t) => {
+                let want = byte_len(t.dtype(), t.shape()).map_err(at)?;
+                let found = t.bytes().len();
+                if want != found {
+                    let what = format!("{}{:?} takes {want} bytes, found {found}", t.dtype(), t.shape());
+                    return Err(at(Error::new(ErrorKind::Shape, what)));
+                }
+                let ty = Type::tensor(t.dtype(), crate::Shape::from_concrete(t.shape()));
+                infer::compare(&ty, &value.ty).map_err(at)?;
+            }
+            Def::Node { node, port } => {
+                let result = graph.try_node(*node).and_then(|n| n.outputs.get(*port));
+                if result != Some(&id) {
+                    return Err(at(bad("no node has this result")));
+                }
+            }
+        }
+    }
+    let mut listed = HashSet::new();
+    for v in graph.inputs() {
+        match graph.try_value(*v) {
+            Some(Value { def: Def::Input, .. }) if listed.insert(*v) => {}
+            Some(value) => return Err(bad(format!("`{}` is not an input, or is listed twice as one", value.name))),
+            None => return Err(bad(format!("input value #{} does not exist", v.index()))),
+        }
+    }
+    if listed.len() != inputs {
+        return Err(bad(format!("expected {inputs} inputs in the graph's list, found {}", listed.len())));
+    }
+    Ok(())
+}
+
+/// A value that carries a scheme is a q or a scale of it.
+fn check_own_scheme(value: &Value) -> Result<()> {
+    match (&value.ty.scheme, value.ty.dtype) {
+        (Some(s), Some(d)) if d != s.element && d != s.scale_dtype => {
+            let what =
+                format!("its scheme {s} has elements of {} and scales of {}, found {d}", s.element, s.scale_dtype);
+            Err(Error::new(ErrorKind::Scheme, what))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_ports(graph: &Graph) -> Result<()> {
+    let mut names = HashSet::new();
+    for output in graph.outputs() {
+        let Some(value) = graph.try_value(output.value) else {
+            return Err(bad(format!("result `{}` of the graph: its value does not exist", output.name)));
+        };
+        if !names.insert(output.name.as_str()) {
+            return Err(bad(format!("two results of the graph have the name `{}`", output.name)));
+        }
+        let at = |e: Error| e.at_port(format!("result `{}` of the graph", output.name));
+        infer::compare(&value.ty, &output.declared).map_err(at)?;
+        check_schemes(&value.ty, &output.declared).map_err(at)?;
+    }
+    Ok(())
+}
+
+fn check_arity(node: &Node) -> Result<()> {
+    let (min, max) = node.op.arity();
+    let n = node.inputs.len();
+    let at = |e: Error| e.at_node(node.name.clone());
+    if n < min || max.is_some_and(|m| n > m) {
+        return Err(at(bad(format!("`{}` cannot have {n} operands", node.op.name()))));
+    }
+    if node.outputs.len() != node.op.num_outputs() {
+        let (want, found) = (node.op.num_outputs(), node.outputs.len());
+        return Err(at(bad(format!("`{}` has {want} results, found {found}", node.op.name()))));
+    }
+    Ok(())
+}
+
+fn check_body(graph: &Graph, node: &Node, body: &Graph, depth: usize) -> Result<()> {
+    if depth >= MAX_BODY_DEPTH {
+        return Err(bad(format!("bodies nest more than {MAX_BODY_DEPTH} deep")));
+    }
+    let expect = |what: &str, want: usize, found: usize| {
+        if want == found { Ok(()) } else { Err(bad(format!("its body: expected {want} {what}, found {found}"))) }
+    };
+    expect("inputs", node.inputs.len(), body.inputs().len())?;
+    expect("results", node.outputs.len(), body.outputs().len())?;
+    let pair = |outer: Option<ValueId>, inner: Option<ValueId>, port: String| {
+        let ty = |g: &Graph, v: Option<ValueId>| v.and_then(|v| g.try_value(v)).map(|v| v.ty.clone());
+        match (ty(graph, outer), ty(body, inner)) {
+            (Some(outer), Some(inner)) => infer::compare(&inner, &outer).map_err(|e| {
+                Error::new(e.kind, format!("its body disagrees with the node: {}", e.message)).at_port(port)
+            }),
+            _ => Ok(()),
+        }
+    };
+    for (port, v) in node.inputs.iter().enumerate() {
+        pair(*v, body.inputs().get(port).copied(), infer::operand_name(&node.op, port))?;
+    }
+    for (port, v) in node.outputs.iter().enumerate() {
+        pair(Some(*v), body.outputs().get(port).map(|o| o.value), infer::result_name(&node.op, port))?;
+    }
+    verify(body, depth + 1).map_err(|e| {
+        let inner = e.to_string();
+        Error::new(e.kind, format!("its body: {inner}"))
+    })
+}
+
+/// Infers every node again from the types of its operands, and compares with the types of its results.
+fn check_types(graph: &Graph, order: &[NodeId]) -> Result<()> {
+    let mut facts = Facts::of_leaves(graph)?;
+    for id in order {
+        let results = facts.infer_in(graph, *id)?;
+        let node = graph.node(*id);
+        for (port, (Inferred { ty, .. }, v)) in results.iter().zip(&node.outputs).enumerate() {
+            let found = &graph.value(*v).ty;
+            infer::compare(ty, found)
+                .and_then(|()| check_schemes(ty, found))
+                .map_err(|e| e.at_port(infer::result_name(&node.op, port)).at_node(node.name.clone()))?;
+        }
+        facts.remember(graph, *id, results);
+    }
+    Ok(())
+}
+
+/// The two ends of an edge agree on the scheme and the strides, where both know them.
+fn check_schemes(made: &Type, read: &Type) -> Result<()> {
+    if let (Some(m), Some(r)) = (&made.scheme, &read.scheme)
+        && m != r
+    {
+        let message = if m.to_string() == r.to_string() {
+            format!("one end says {m:?}, the other {r:?}")
+        } else {
+            format!("one end says {m}, the other {r}")
+        };
+        return Err(Error::new(ErrorKind::Scheme, message).hint("a change of scheme or layout is an op of its own"));
+    }
+    if let (Some(m), Some(r)) = (&made.strides, &read.strides)
+        && (m.len() != r.len() || m.iter().zip(r).any(|(m, r)| m.equals(r) == Some(false)))
+    {
+        let show = |s: &[crate::Dim]| crate::Shape(s.to_vec()).to_string();
+        let message = format!("one end says strides {}, the other {}", show(m), show(r));
+        return Err(Error::new(ErrorKind::Scheme, message).hint("a change of layout is an op of its own"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -10,7 +10,7 @@ fn bad(message: impl Into<String>) -> Result<()> {
 ///
 /// # Errors
 /// `Structure` with the attribute, what was expected and what was found.
-pub(crate) fn check_attributes(op: &Op) -> Result<()> {
+pub(super) fn check_attributes(op: &Op) -> Result<()> {
     match op {
         Op::ConstantOfShape { dtype, value } => match dtype.size_of(1) {
             Some(n) if n != value.len() => bad(format!("value: expected {n} bytes of {dtype}, found {}", value.len())),

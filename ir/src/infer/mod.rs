@@ -27,9 +27,10 @@ mod quant;
 mod slice;
 
 pub use args::Operand;
-pub(crate) use attributes::check_attributes;
+pub(crate) use ports::{operand as operand_name, result as result_name};
 
 use args::Args;
+use attributes::check_attributes;
 
 /// Most elements that a tensor may have for its contents to be followed.
 pub const MAX_KNOWN: usize = 64;
@@ -100,7 +101,7 @@ impl Facts {
     }
 
     /// Contents of the constants.
-    fn of_leaves(graph: &Graph) -> Result<Self> {
+    pub(crate) fn of_leaves(graph: &Graph) -> Result<Self> {
         let mut facts = Self { known: vec![None; graph.value_bound()] };
         for (id, value) in graph.values() {
             match &value.def {
@@ -121,7 +122,7 @@ impl Facts {
         }
     }
 
-    fn remember(&mut self, graph: &Graph, node: NodeId, results: Vec<Inferred>) {
+    pub(crate) fn remember(&mut self, graph: &Graph, node: NodeId, results: Vec<Inferred>) {
         for (r, v) in results.into_iter().zip(&graph.node(node).outputs) {
             self.set(*v, r.known);
         }

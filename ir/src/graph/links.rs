@@ -1,0 +1,72 @@
+//! Whether the three places that say who reads what agree: operand lists, petgraph edges, uses of leaves.
+
+use petgraph::{Direction, visit::EdgeRef};
+
+use super::{Def, Graph, NodeId, ix};
+use crate::{Error, ErrorKind, Result};
+
+impl Graph {
+    /// Checks that operands, results, edges and leaf uses tell one story, both ways.
+    ///
+    /// # Errors
+    /// `Structure` with the node and operand.
+    pub(crate) fn check_links(&self) -> Result<()> {
+        let mut leaf_operands = 0usize;
+        for (id, node) in self.nodes() {
+            let bad = |port: usize, message: String| {
+                Error::new(ErrorKind::Structure, message)
+                    .at_node(node.name.clone())
+                    .at_port(crate::infer::operand_name(&node.op, port))
+            };
+            let mut made = 0usize;
+            for (port, v) in node.operands() {
+                let Some(value) = self.try_value(v) else {
+                    return Err(bad(port, format!("value #{} does not exist", v.index())));
+                };
+                if let Def::Node { node: from, port: from_port } = value.def {
+                    let result = self.try_node(from).and_then(|n| n.outputs.get(from_port));
+                    if result != Some(&v) {
+                        return Err(bad(port, format!("no node has the result `{}`", value.name)));
+                    }
+                    made += 1;
+                } else {
+                    leaf_operands += 1;
+                    if !self.leaf_uses.get(&v).is_some_and(|uses| uses.contains(&(id, port))) {
+                        return Err(bad(port, format!("`{}` does not list this use", value.name)));
+                    }
+                }
+            }
+            // Distinct edges name distinct ports, so that as many edges as operands are a one-to-one match.
+            let mut linked = vec![false; node.inputs.len()];
+            for e in self.nodes.edges_directed(ix(id), Direction::Incoming) {
+                let (from, to) = (e.weight().from_port as usize, e.weight().to_port as usize);
+                let source = NodeId(e.source().index() as u32);
+                let read = node.input(to).and_then(|v| self.try_value(v)).map(|v| &v.def);
+                let agrees = matches!(read, Some(Def::Node { node, port }) if *node == source && *port == from);
+                if !agrees || linked.get_mut(to).is_none_or(|l| std::mem::replace(l, true)) {
+                    return Err(bad(to, "an edge says that another node's result is read here".into()));
+                }
+            }
+            if let Some(port) = (0..node.inputs.len()).find(|p| {
+                let from_node = node.input(*p).is_some_and(|v| matches!(self.value(v).def, Def::Node { .. }));
+                from_node != linked[*p]
+            }) {
+                return Err(bad(port, format!("no edge leads here, though {made} operands are other nodes' results")));
+            }
+            for (port, v) in node.outputs.iter().enumerate() {
+                let def = self.try_value(*v).map(|v| &v.def);
+                if !matches!(def, Some(Def::Node { node, port: p }) if *node == id && *p == port) {
+                    return Err(Error::new(ErrorKind::Structure, "the value of this result is another's")
+                        .at_node(node.name.clone())
+                        .at_port(crate::infer::result_name(&node.op, port)));
+                }
+            }
+        }
+        let uses: usize = self.leaf_uses.values().map(std::collections::BTreeSet::len).sum();
+        if uses != leaf_operands {
+            let message = format!("{leaf_operands} operands read inputs and constants, but {uses} uses are listed");
+            return Err(Error::new(ErrorKind::Structure, message));
+        }
+        Ok(())
+    }
+}
