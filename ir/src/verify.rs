@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use crate::{
-    Def, Error, ErrorKind, Graph, Node, NodeId, Result, Type, Value, ValueId,
+    Def, Error, ErrorKind, Graph, Node, Result, Type, Value, ValueId,
     infer::{self, Facts, Inferred},
     tensor::byte_len,
 };
@@ -26,7 +26,7 @@ impl Graph {
     /// # Errors
     /// The first thing that is wrong, with its node and port.
     pub fn verify(&self) -> Result<()> {
-        verify(self, 0)
+        verify(self, 0, &mut HashSet::new())
     }
 }
 
@@ -34,18 +34,18 @@ fn bad(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::Structure, message)
 }
 
-fn verify(graph: &Graph, depth: usize) -> Result<()> {
+/// `done` are the bodies that were verified already: repeated layers share theirs.
+fn verify(graph: &Graph, depth: usize, done: &mut HashSet<*const Graph>) -> Result<()> {
     graph.check_links()?;
     check_values(graph)?;
     check_ports(graph)?;
-    let order = graph.topo_order()?;
     for (_, node) in graph.nodes() {
         check_arity(node)?;
         if let Some(body) = &node.body {
-            check_body(graph, node, body, depth).map_err(|e| e.at_node(node.name.clone()))?;
+            check_body(graph, node, body, depth, done).map_err(|e| e.at_node(node.name.clone()))?;
         }
     }
-    check_types(graph, &order)
+    check_types(graph)
 }
 
 fn check_values(graph: &Graph) -> Result<()> {
@@ -137,7 +137,7 @@ fn check_arity(node: &Node) -> Result<()> {
     Ok(())
 }
 
-fn check_body(graph: &Graph, node: &Node, body: &Graph, depth: usize) -> Result<()> {
+fn check_body(graph: &Graph, node: &Node, body: &Graph, depth: usize, done: &mut HashSet<*const Graph>) -> Result<()> {
     if depth >= MAX_BODY_DEPTH {
         return Err(bad(format!("bodies nest more than {MAX_BODY_DEPTH} deep")));
     }
@@ -161,27 +161,28 @@ fn check_body(graph: &Graph, node: &Node, body: &Graph, depth: usize) -> Result<
     for (port, v) in node.outputs.iter().enumerate() {
         pair(Some(*v), body.outputs().get(port).map(|o| o.value), infer::result_name(&node.op, port))?;
     }
-    verify(body, depth + 1).map_err(|e| {
+    if !done.insert(std::ptr::from_ref(body)) {
+        return Ok(());
+    }
+    verify(body, depth + 1, done).map_err(|e| {
         let inner = e.to_string();
         Error::new(e.kind, format!("its body: {inner}"))
     })
 }
 
 /// Infers every node again from the types of its operands, and compares with the types of its results.
-fn check_types(graph: &Graph, order: &[NodeId]) -> Result<()> {
-    let mut facts = Facts::of_leaves(graph)?;
-    for id in order {
-        let results = facts.infer_in(graph, *id)?;
-        let node = graph.node(*id);
+fn check_types(graph: &Graph) -> Result<()> {
+    let check = |id, results: &[Inferred]| {
+        let node = graph.node(id);
         for (port, (Inferred { ty, .. }, v)) in results.iter().zip(&node.outputs).enumerate() {
             let found = &graph.value(*v).ty;
             infer::compare(ty, found)
                 .and_then(|()| check_schemes(ty, found))
                 .map_err(|e| e.at_port(infer::result_name(&node.op, port)).at_node(node.name.clone()))?;
         }
-        facts.remember(graph, *id, results);
-    }
-    Ok(())
+        Ok(())
+    };
+    Facts::visit(graph, &mut { check }).map(drop)
 }
 
 /// The two ends of an edge agree on the scheme and the strides, where both know them.

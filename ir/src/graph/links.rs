@@ -70,3 +70,73 @@ impl Graph {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        DType, Op, Type, ValueId,
+        graph::Use,
+        op::{BinaryOp, UnaryOp},
+    };
+
+    /// `z = x + abs(x)`, with the ids of x, of abs and of the sum.
+    fn graph() -> (Graph, ValueId, NodeId, NodeId) {
+        let mut g = Graph::new("g");
+        let x = g.add_input("x", Type::tensor(DType::F32, vec![4.into()]));
+        let abs = g.add_node("abs", Op::Unary(UnaryOp::Abs), &[Some(x)], ["y"]).unwrap();
+        let y = g.node(abs).outputs[0];
+        let add = g.add_node("add", Op::Binary(BinaryOp::Add), &[Some(x), Some(y)], ["z"]).unwrap();
+        g.add_output("z", g.node(add).outputs[0]);
+        (g, x, abs, add)
+    }
+
+    fn breaks(f: impl FnOnce(&mut Graph, ValueId, NodeId, NodeId)) -> String {
+        let (mut g, x, abs, add) = graph();
+        g.check_links().unwrap();
+        f(&mut g, x, abs, add);
+        let found = g.check_links().unwrap_err();
+        assert!(g.verify().is_err());
+        found.to_string()
+    }
+
+    #[test]
+    fn edges_that_are_not_operands() {
+        let link = |from_port, to_port| Use { from_port, to_port };
+        let first = |g: &Graph| g.nodes.edge_indices().next().unwrap();
+        let gone = breaks(|g, _, _, _| _ = g.nodes.remove_edge(first(g)));
+        assert!(gone.contains("node `add`, operand 1 (b): no edge leads here"), "{gone}");
+        let says = [
+            breaks(|g, _, abs, add| _ = g.nodes.add_edge(ix(abs), ix(add), link(0, 1))),
+            breaks(|g, _, abs, add| _ = g.nodes.add_edge(ix(abs), ix(add), link(0, 9))),
+            breaks(|g, _, _, _| {
+                let edge = first(g);
+                g.nodes[edge].from_port = 3;
+            }),
+            breaks(|g, _, _, add| g.nodes[ix(add)].inputs[1] = None),
+        ];
+        assert!(says.iter().all(|s| s.contains("an edge says")), "{says:?}");
+    }
+
+    #[test]
+    fn values_and_uses_that_do_not_fit() {
+        let unlisted = breaks(|g, x, _, _| _ = g.leaf_uses.remove(&x));
+        assert!(unlisted.contains("`x` does not list this use"), "{unlisted}");
+        let extra = breaks(|g, x, abs, _| _ = g.leaf_uses.entry(x).or_default().insert((abs, 7)));
+        assert!(extra.contains("3 uses are listed"), "{extra}");
+        let stolen = breaks(|g, x, abs, _| g.nodes[ix(abs)].outputs[0] = x);
+        assert!(stolen.contains("another's"), "{stolen}");
+        let missing = breaks(|g, _, _, _| g.values[1] = None);
+        assert!(missing.contains("does not exist") || missing.contains("another's"), "{missing}");
+        assert!(breaks(|g, _, _, _| g.values[2] = None).contains("another's"));
+    }
+
+    #[test]
+    fn a_cycle_is_refused() {
+        let (mut g, _, abs, add) = graph();
+        let z = g.node(add).outputs[0];
+        g.set_input(abs, 0, Some(z));
+        g.check_links().unwrap();
+        assert!(g.verify().unwrap_err().to_string().contains("cycle"));
+    }
+}

@@ -11,7 +11,7 @@
 //!
 //! Nothing is concluded from an operand of which nothing is known (behind a foreign op): its users stay unknown, too.
 
-use std::fmt;
+use std::{collections::HashMap, fmt};
 
 use crate::{DType, Def, Dim, Error, ErrorKind, Graph, NodeId, Op, Result, Shape, Tensor, Type, ValueId};
 
@@ -65,15 +65,31 @@ impl Facts {
         graph.try_value(a)?.ty.shape.as_ref()?.equals(graph.try_value(b)?.ty.shape.as_ref()?)
     }
 
-    /// The facts of a graph whose values have their types already, without changing it.
+    /// The facts of a graph, without storing types in it.
     ///
     /// # Errors
     /// As [`infer`].
     pub fn of(graph: &Graph) -> Result<Self> {
+        Self::visit(graph, &mut |_, _| Ok(()))
+    }
+
+    /// Infers without storing: `check` sees every node, in topological order, with what was inferred of its results.
+    /// Stored types are what users go by, where they are complete.
+    ///
+    /// # Errors
+    /// As [`infer`], and what `check` returns.
+    pub(crate) fn visit(graph: &Graph, check: &mut dyn FnMut(NodeId, &[Inferred]) -> Result<()>) -> Result<Self> {
         let mut facts = Self::of_leaves(graph)?;
+        let mut missing = HashMap::new();
         for id in graph.topo_order()? {
-            let results = facts.infer_in(graph, id)?;
-            facts.remember(graph, id, results);
+            let results = facts.infer_in(graph, id, &missing)?;
+            check(id, &results)?;
+            for (r, v) in results.into_iter().zip(&graph.node(id).outputs) {
+                facts.set(*v, r.known);
+                if !complete(&graph.value(*v).ty) {
+                    missing.insert(*v, r.ty);
+                }
+            }
         }
         Ok(facts)
     }
@@ -90,18 +106,21 @@ impl Facts {
                 self.set(v, constant(t));
             }
         }
-        let results = self.infer_in(graph, node)?;
-        let results = refine_all(graph, node, results)?;
-        for (port, r) in results.iter().enumerate() {
+        self.infer_and_store(graph, node)
+    }
+
+    fn infer_and_store(&mut self, graph: &mut Graph, node: NodeId) -> Result<()> {
+        let results = self.infer_in(graph, node, &HashMap::new())?;
+        for (port, r) in refine_all(graph, node, results)?.into_iter().enumerate() {
             let v = graph.node(node).outputs[port];
-            *graph.type_mut(v) = r.ty.clone();
+            *graph.type_mut(v) = r.ty;
+            self.set(v, r.known);
         }
-        self.remember(graph, node, results);
         Ok(())
     }
 
     /// Contents of the constants.
-    pub(crate) fn of_leaves(graph: &Graph) -> Result<Self> {
+    fn of_leaves(graph: &Graph) -> Result<Self> {
         let mut facts = Self { known: vec![None; graph.value_bound()] };
         for (id, value) in graph.values() {
             match &value.def {
@@ -122,20 +141,15 @@ impl Facts {
         }
     }
 
-    pub(crate) fn remember(&mut self, graph: &Graph, node: NodeId, results: Vec<Inferred>) {
-        for (r, v) in results.into_iter().zip(&graph.node(node).outputs) {
-            self.set(*v, r.known);
-        }
-    }
-
-    /// Results of one node of the graph, from the types of its operands.
-    pub(crate) fn infer_in(&self, graph: &Graph, id: NodeId) -> Result<Vec<Inferred>> {
+    /// Results of one node of the graph, from the types of its operands; `missing` are those that are not stored.
+    fn infer_in(&self, graph: &Graph, id: NodeId, missing: &HashMap<ValueId, Type>) -> Result<Vec<Inferred>> {
         let node = graph.node(id);
         let operand = |v: &ValueId| {
             let value = graph.try_value(*v).ok_or_else(|| {
                 Error::new(ErrorKind::Structure, format!("operand value #{} does not exist", v.index()))
             })?;
-            Ok(Operand { ty: &value.ty, known: self.known(*v) })
+            let ty = if complete(&value.ty) { &value.ty } else { missing.get(v).unwrap_or(&value.ty) };
+            Ok(Operand { ty, known: self.known(*v) })
         };
         let operands = node.inputs.iter().map(|v| v.as_ref().map(operand).transpose()).collect::<Result<Vec<_>>>();
         let tag = node.outputs.first().map_or(0, |v| v.index());
@@ -152,13 +166,7 @@ impl Facts {
 pub fn infer(graph: &mut Graph) -> Result<Facts> {
     let mut facts = Facts::of_leaves(graph)?;
     for id in graph.topo_order()? {
-        let results = facts.infer_in(graph, id)?;
-        let results = refine_all(graph, id, results)?;
-        for (port, r) in results.into_iter().enumerate() {
-            let v = graph.node(id).outputs[port];
-            *graph.type_mut(v) = r.ty;
-            facts.set(v, r.known);
-        }
+        facts.infer_and_store(graph, id)?;
     }
     Ok(facts)
 }
@@ -235,6 +243,10 @@ fn types(args: &Args<'_>) -> Result<Vec<Type>> {
         Op::FusedNorm(f) => quant::fused_norm(args, f),
         Op::Foreign(f) => Ok(vec![Type::default(); f.outputs]),
     }
+}
+
+fn complete(ty: &Type) -> bool {
+    ty.dtype.is_some() && ty.shape.is_some()
 }
 
 fn too_large(what: &str) -> Error {

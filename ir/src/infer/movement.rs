@@ -159,13 +159,13 @@ pub(super) fn tile(args: &Args<'_>) -> Result<Type> {
     args.expect_i64(1)?;
     args.expect_rank(1, 1)?;
     let Some(x) = args.shape(0) else { return Ok(tensor(args.dtype(0), None)) };
-    let Some(repeats) = args.known(1) else {
+    let Some(repeats) = args.contents(1) else {
         return Ok(tensor(args.dtype(0), Some((0..x.len()).map(|i| args.fresh(0, i)).collect())));
     };
     if repeats.len() != x.len() {
         return Err(args.shape_error(1, format!("expected {} repeats, found {}", x.len(), repeats.len())));
     }
-    let shape = x.iter().zip(repeats).enumerate().map(|(i, (d, r))| match r.as_const() {
+    let shape = x.iter().zip(&repeats).enumerate().map(|(i, (d, r))| match r.as_const() {
         Some(c) if c < 0 => Err(args.error(ErrorKind::Value, 1, format!("expected a number of repeats, found {c}"))),
         _ if r.min_value() >= Some(0) => Ok(d * r),
         _ => Ok(args.fresh(0, i)),
@@ -216,7 +216,7 @@ pub(super) fn split(args: &Args<'_>, axis: i64, outputs: usize) -> Result<Vec<Ty
     let axis = args.axis(axis, x.len())?;
     let whole = &x[axis];
     let sizes: Vec<Dim> = if args.present(1) {
-        match args.known(1) {
+        match args.contents(1) {
             Some(sizes) => {
                 if sizes.len() != outputs {
                     return Err(args.shape_error(1, format!("expected {outputs} sizes, found {}", sizes.len())));
