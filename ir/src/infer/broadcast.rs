@@ -46,9 +46,11 @@ impl Args<'_> {
         if a == b {
             return Some(a.clone());
         }
-        match (a.as_const(), b.as_const()) {
-            (Some(1), _) => Some(b.clone()),
-            (_, Some(1)) => Some(a.clone()),
+        let (x, y) = (a.as_const(), b.as_const());
+        if x == Some(1) || y == Some(1) {
+            return Some(if x == Some(1) { b.clone() } else { a.clone() });
+        }
+        match (x, y) {
             (Some(_), Some(_)) => None,
             // The other one is equal or 1: in either case the result is the number.
             (Some(_), None) => Some(a.clone()),

@@ -36,12 +36,11 @@ fn fit(dtype: DType, d: Dim) -> Element {
         return None;
     }
     let fits = match (d.as_const(), dtype) {
+        (_, DType::I64) | (None, DType::I32) => true,
         (Some(c), DType::Bool) => c == 0 || c == 1,
         (Some(c), DType::U64) => c >= 0,
-        (Some(_), DType::I64) => true,
         (Some(c), _) if dtype.is_signed_int() => (-1i64 << (dtype.bits() - 1)..1i64 << (dtype.bits() - 1)).contains(&c),
         (Some(c), _) => (0..1i64 << dtype.bits()).contains(&c),
-        (None, DType::I64 | DType::I32) => true,
         (None, DType::U64 | DType::U32) => d.min_value() >= Some(0),
         (None, _) => false,
     };

@@ -36,8 +36,18 @@ fn binary(args: &Args<'_>, op: BinaryOp) -> Result<Option<DType>> {
     use BinaryOp as B;
     type Accept = fn(DType) -> bool;
     let (accept, what): (Accept, &str) = match op {
-        B::Add | B::Sub | B::Mul | B::Div | B::Max | B::Min | B::Fmod | B::Pow => (number, NUMBER),
-        B::Less | B::LessOrEqual | B::Greater | B::GreaterOrEqual => (number, NUMBER),
+        B::Add
+        | B::Sub
+        | B::Mul
+        | B::Div
+        | B::Max
+        | B::Min
+        | B::Fmod
+        | B::Pow
+        | B::Less
+        | B::LessOrEqual
+        | B::Greater
+        | B::GreaterOrEqual => (number, NUMBER),
         B::Equal => (|d| number(d) || d == DType::Bool, "a number or bool"),
         B::Mod | B::BitwiseAnd | B::BitwiseOr | B::BitwiseXor => (DType::is_int, "an integer"),
         B::And | B::Or | B::Xor => (|d| d == DType::Bool, "bool"),
@@ -72,7 +82,9 @@ pub(super) fn elementwise(args: &Args<'_>) -> Result<Type> {
 /// The shape without some axes, or with size 1 there.
 fn without(x: &[Dim], axes: &[usize], keepdims: bool) -> Vec<Dim> {
     let mut gone = vec![false; x.len()];
-    axes.iter().for_each(|a| gone[*a] = true);
+    for a in axes {
+        gone[*a] = true;
+    }
     let kept = |(d, gone): (&Dim, &bool)| match (gone, keepdims) {
         (false, _) => Some(d.clone()),
         (true, true) => Some(Dim::from(1)),

@@ -5,12 +5,12 @@ use crate::Op;
 /// How messages call an operand: `operand 1 (scale)`.
 pub(crate) fn operand(op: &Op, port: usize) -> String {
     let names: &[&str] = match op {
+        Op::Concat { .. } | Op::Foreign(_) => &[],
         Op::Binary(_) | Op::MatMul => &["a", "b"],
         Op::Gemm { .. } => &["a", "b", "c"],
         Op::MatMulInteger => &["a", "b", "a_zero_point", "b_zero_point"],
         Op::Where => &["condition", "a", "b"],
         Op::Clip => &["x", "min", "max"],
-        Op::TopK { .. } => &["x", "k"],
         Op::CumSum { .. } => &["x", "axis"],
         Op::LayerNorm { .. } | Op::RmsNorm { .. } => &["x", "scale", "bias"],
         Op::Attention(_) => &["q", "k", "v", "attn_mask", "past_key", "past_value"],
@@ -24,7 +24,7 @@ pub(crate) fn operand(op: &Op, port: usize) -> String {
         Op::Gather { .. } | Op::GatherElements { .. } | Op::GatherNd { .. } => &["x", "indices"],
         Op::ScatterElements { .. } | Op::ScatterNd { .. } => &["x", "indices", "updates"],
         Op::OneHot { .. } => &["indices", "depth", "values"],
-        Op::Trilu { .. } => &["x", "k"],
+        Op::TopK { .. } | Op::Trilu { .. } => &["x", "k"],
         Op::QuantizeLinear { .. } => &["x", "scale", "zero_point"],
         Op::DequantizeLinear { .. } => &["q", "scale", "zero_point"],
         Op::Quantize(_) => &["v", "scale"],
@@ -34,7 +34,6 @@ pub(crate) fn operand(op: &Op, port: usize) -> String {
                 .get(port)
                 .map_or_else(|| format!("operand {port}"), |p| format!("operand {port} ({p})"));
         }
-        Op::Concat { .. } | Op::Foreign(_) => &[],
         _ => &["x"],
     };
     names.get(port).map_or_else(|| format!("operand {port}"), |n| format!("operand {port} ({n})"))

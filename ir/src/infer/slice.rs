@@ -16,7 +16,9 @@ pub(super) fn slice(args: &Args<'_>) -> Result<Type> {
     let Some(x) = args.shape(0) else { return Ok(tensor(dtype, None)) };
     let unknown = |axes: &[usize]| {
         let mut shape = x.to_vec();
-        axes.iter().for_each(|a| shape[*a] = args.fresh(0, *a));
+        for a in axes {
+            shape[*a] = args.fresh(0, *a);
+        }
         Ok(tensor(dtype, Some(shape)))
     };
     let (starts, ends) = (args.contents(1), args.contents(2));

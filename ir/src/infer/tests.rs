@@ -39,7 +39,11 @@ fn untagged(text: &str) -> String {
 
 /// Every node of `body` gets the type that the comment at the end of its line says (one a result, split by `;`).
 fn check(header: &str, body: &str) {
-    let plain: String = body.lines().map(|l| format!("{}\n", l.split(" => ").next().unwrap_or(""))).collect();
+    let plain: Vec<&str> = body.lines().map(|l| l.split(" => ").next().unwrap_or("")).collect();
+    let plain = plain.join(
+        "
+",
+    );
     let (graph, _) = infer_text(&format!("graph \"g\"\n{header}\n{plain}"));
     let lines = body.lines().map(str::trim).filter(|l| l.starts_with('%'));
     for (line, (_, node)) in lines.zip(graph.nodes()) {
