@@ -1,1 +1,105 @@
-//! normfuse
+//! normfuse reads a model graph, finds RMSNorms (alone, or feeding quantisers), replaces each such place with one fused
+//! op and runs the result, with the same bits as the graph that it was given.
+//!
+//! This crate re-exports the four that do the work and opens and saves files by their extension; the program `normfuse`
+//! is its other half. Another compiler needs [`passes`] and [`ir`] alone.
+//!
+//! ```
+//! use normfuse::{cpu, ir, passes};
+//!
+//! // A graph as text: an RMSNorm, and the quantiser that it feeds.
+//! let text = include_str!("../tests/in/norm_quant.nf");
+//! let source = ir::text::parse(text, &mut ir::text::no_weights)?;
+//!
+//! let mut fused = source.clone();
+//! let options = passes::Options { supports: cpu::supports, ..passes::Options::default() };
+//! let report = passes::run(&mut fused, &options)?;
+//! assert_eq!(report.summary.fused.norm_quant, 1);
+//!
+//! // Same inputs, same bits.
+//! let x = ir::Tensor::from_f32(&[2, 4], &[1.0, -2.0, 0.5, 3.0, 0.0, 1e-3, 7.0, -1.0]);
+//! let before = cpu::Plan::new(&source)?.run(&[x.clone()])?;
+//! let after = cpu::Plan::new(&fused)?.run(&[x])?;
+//! for (a, b) in before.iter().zip(&after) {
+//!     assert_eq!(a.bytes(), b.bytes());
+//! }
+//! # Ok::<(), ir::Error>(())
+//! ```
+
+use std::path::Path;
+
+pub use normfuse_formats as formats;
+pub use normfuse_ir as ir;
+pub use normfuse_passes as passes;
+pub use normfuse_runtime::cpu;
+
+use formats::{FormatError, dot, json, nf, onnx};
+use ir::Graph;
+
+/// A form in which a graph is kept in a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Format {
+    /// A whole ONNX `ModelProto`.
+    Onnx,
+    /// The text form.
+    Nf,
+    /// The JSON form.
+    Json,
+    /// Graphviz, for people to look at; it is only written.
+    Dot,
+}
+
+impl Format {
+    /// Every format.
+    pub const ALL: [Self; 4] = [Self::Onnx, Self::Nf, Self::Json, Self::Dot];
+
+    /// Its name, which is also the extension of its files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Onnx => "onnx",
+            Self::Nf => "nf",
+            Self::Json => "json",
+            Self::Dot => "dot",
+        }
+    }
+
+    /// The format that a file's extension names.
+    ///
+    /// # Errors
+    /// An extension that is none of theirs.
+    pub fn of(path: &Path) -> Result<Self, FormatError> {
+        let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
+        Self::ALL.into_iter().find(|f| extension.eq_ignore_ascii_case(f.name())).ok_or_else(|| {
+            FormatError::mismatch("a file that ends in .onnx, .nf, .json or .dot", format!("`.{extension}`"))
+                .in_file(path)
+        })
+    }
+}
+
+/// Reads a graph from a file, in the format that the extension names. Weights stay in their files.
+///
+/// # Errors
+/// What the format's reader finds wrong, with the file and the node.
+pub fn open(path: &Path) -> Result<Graph, FormatError> {
+    match Format::of(path)? {
+        Format::Onnx => onnx::read(path),
+        Format::Nf => nf::read(path),
+        Format::Json => json::read(path),
+        Format::Dot => {
+            Err(FormatError::mismatch("a format that is read: .onnx, .nf or .json", "Graphviz").in_file(path))
+        }
+    }
+}
+
+/// Writes a graph to a file. The file appears under its name when it is whole, and not at all if anything fails.
+///
+/// # Errors
+/// What the format's writer cannot say or do, with the file and the node.
+pub fn save(graph: &Graph, path: &Path, format: Format, options: &onnx::WriteOptions) -> Result<(), FormatError> {
+    match format {
+        Format::Onnx => onnx::write(graph, path, options),
+        Format::Nf => nf::write(graph, path),
+        Format::Json => json::write(graph, path),
+        Format::Dot => dot::write(graph, path),
+    }
+}

@@ -1,2 +1,6 @@
-//! cli
-fn main() {}
+//! The program: see `normfuse --help`.
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

@@ -1,0 +1,260 @@
+//! The arguments, as `--help` prints them.
+
+use std::{path::PathBuf, str::FromStr};
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use normfuse::{Format, passes::Kind};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  a check failed: outputs differ, --require is not met, --verify found a difference
+  2  bad input or usage
+
+Results go to standard output; messages, the log and progress go to standard error.";
+
+/// Finds RMSNorms that feed quantisers in a model graph, fuses them and runs the result, bit for bit as before.
+#[derive(Debug, Parser)]
+#[command(name = "normfuse", version, about, after_help = EXIT_CODES, propagate_version = true)]
+pub struct Cli {
+    #[command(flatten)]
+    pub log: Log,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What is logged.
+#[derive(Debug, Args)]
+pub struct Log {
+    /// Log to standard error, up to this level
+    #[arg(long, global = true, value_name = "LEVEL")]
+    pub log: Option<Level>,
+    /// Log more: -v info, -vv debug, -vvv trace
+    #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "log")]
+    pub verbose: u8,
+}
+
+/// A level of the log.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Level {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Fuse what can be fused, report it, and write the rewritten graph
+    #[command(after_help = EXIT_CODES)]
+    Compile(Compile),
+    /// Say of every anchor whether it fused and, if not, why and what would help
+    #[command(after_help = EXIT_CODES)]
+    Explain(Explain),
+    /// Run a graph on given or random inputs
+    #[command(after_help = EXIT_CODES)]
+    Run(Run),
+    /// Run two graphs on the same inputs and compare every output bit for bit
+    #[command(after_help = EXIT_CODES)]
+    Verify(Verify),
+}
+
+#[derive(Debug, Args)]
+pub struct Compile {
+    /// The model: .onnx, .nf or .json
+    pub model: PathBuf,
+    /// Where to write the rewritten graph; without it there is only the report
+    #[arg(short, long, value_name = "OUT")]
+    pub output: Option<PathBuf>,
+    /// Format of OUT [default: as its extension says]
+    #[arg(long, value_name = "FORMAT", requires = "output")]
+    pub emit: Option<Emit>,
+    /// How the report is written to standard output
+    #[arg(long, value_name = "FORM", default_value = "text")]
+    pub report: ReportForm,
+    /// Allow a named departure from the source's bits (may be repeated)
+    #[arg(long, value_name = "NAME")]
+    pub relax: Vec<String>,
+    /// Switch a rule off (may be repeated)
+    #[arg(long, value_name = "RULE")]
+    pub disable: Vec<String>,
+    /// Fail unless so many sites fused: KIND=N or KIND>=N, of norm, norm_quant, sibling_norm, quant (may be repeated)
+    #[arg(long, value_name = "KIND=N|KIND>=N")]
+    pub require: Vec<Requirement>,
+    /// Copy external weights beside OUT (ONNX in another folder than the model's)
+    #[arg(long, requires = "output")]
+    pub copy_weights: bool,
+    /// Compare every fused op with what it replaced, and the whole graphs where they run here, bit for bit
+    #[arg(long)]
+    pub verify: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Explain {
+    /// The model: .onnx, .nf or .json
+    pub model: PathBuf,
+    /// Only what concerns this node of the model
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Run {
+    /// The model: .onnx, .nf or .json
+    pub model: PathBuf,
+    /// Inputs by name, with or without `in.` before it: .npz or .safetensors [default: random]
+    #[arg(long, value_name = "FILE")]
+    pub inputs: Option<PathBuf>,
+    /// Where to write the outputs, by name: .npz or .safetensors
+    #[arg(long, value_name = "FILE")]
+    pub outputs: Option<PathBuf>,
+    /// Where to run
+    #[arg(long, default_value = "cpu")]
+    pub device: Device,
+    #[command(flatten)]
+    pub random: Random,
+}
+
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// The graph that is right
+    pub original: PathBuf,
+    /// The graph that must do the same
+    pub rewritten: PathBuf,
+    /// Inputs by name, as for `run` [default: random ones of several small sizes]
+    #[arg(long, value_name = "FILE")]
+    pub inputs: Option<PathBuf>,
+    #[command(flatten)]
+    pub random: Random,
+}
+
+/// How inputs are made up where no file gives them.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Random {
+    /// Seed of random inputs
+    #[arg(long, value_name = "N", default_value_t = 0, conflicts_with = "inputs")]
+    pub seed: u64,
+    /// Size of a symbolic dimension of random inputs (may be repeated)
+    #[arg(long = "dim", value_name = "NAME=N", conflicts_with = "inputs")]
+    pub dims: Vec<Binding>,
+}
+
+/// Where a graph runs.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Device {
+    Cpu,
+}
+
+/// How a report is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ReportForm {
+    Text,
+    Json,
+}
+
+/// A format that is written.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Emit {
+    Onnx,
+    Nf,
+    Json,
+    Dot,
+}
+
+impl From<Emit> for Format {
+    fn from(e: Emit) -> Self {
+        match e {
+            Emit::Onnx => Self::Onnx,
+            Emit::Nf => Self::Nf,
+            Emit::Json => Self::Json,
+            Emit::Dot => Self::Dot,
+        }
+    }
+}
+
+/// `seq=128`.
+#[derive(Debug, Clone)]
+pub struct Binding {
+    pub name: String,
+    pub size: i64,
+}
+
+impl FromStr for Binding {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        let (name, size) = s.rsplit_once('=').ok_or("expected NAME=N")?;
+        let size = size.parse().ok().filter(|n| *n >= 1).ok_or_else(|| format!("`{size}` is not a size from 1 on"))?;
+        Ok(Self { name: name.to_owned(), size })
+    }
+}
+
+/// `norm_quant=8` or `norm>=3`.
+#[derive(Debug, Clone)]
+pub struct Requirement {
+    pub kind: Kind,
+    pub at_least: bool,
+    pub count: usize,
+}
+
+impl Requirement {
+    /// True if that many satisfy it.
+    pub fn holds(&self, found: usize) -> bool {
+        if self.at_least { found >= self.count } else { found == self.count }
+    }
+}
+
+impl std::fmt::Display for Requirement {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}{}{}", self.kind.name(), if self.at_least { ">=" } else { "=" }, self.count)
+    }
+}
+
+impl FromStr for Requirement {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        let (left, count) = s.split_once('=').ok_or("expected KIND=N or KIND>=N")?;
+        let (name, at_least) = left.strip_suffix('>').map_or((left, false), |name| (name, true));
+        let kind = Kind::ALL.into_iter().find(|k| k.name() == name.trim()).ok_or_else(|| {
+            let known: Vec<&str> = Kind::ALL.iter().map(|k| k.name()).collect();
+            format!("`{name}` is no kind; kinds: {}", known.join(", "))
+        })?;
+        let count = count.trim().parse().map_err(|_| format!("`{count}` is not a count"))?;
+        Ok(Self { kind, at_least, count })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn requirements_parse_and_hold() {
+        let r: Requirement = "norm>=3".parse().unwrap();
+        assert!(r.kind == Kind::Norm && r.holds(3) && r.holds(4) && !r.holds(2));
+        let r: Requirement = "norm_quant=8".parse().unwrap();
+        assert!(r.kind == Kind::NormQuant && r.holds(8) && !r.holds(9));
+        assert_eq!(r.to_string(), "norm_quant=8");
+        for bad in ["norm", "norm=", "norm=x", "norms=1", "norm>2", "norm=-1", "=1"] {
+            assert!(bad.parse::<Requirement>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_bound_by_name() {
+        let b: Binding = "a=b=3".parse().unwrap();
+        assert_eq!((b.name.as_str(), b.size), ("a=b", 3));
+        for bad in ["seq", "seq=", "seq=0", "seq=-1", "seq=1.5"] {
+            assert!(bad.parse::<Binding>().is_err(), "{bad}");
+        }
+    }
+}

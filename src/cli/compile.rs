@@ -1,0 +1,159 @@
+//! `normfuse compile`: read, fuse, check, report, write.
+
+use std::{collections::BTreeSet, path::Path};
+
+use normfuse::{
+    Format, cpu,
+    formats::onnx::WriteOptions,
+    ir::{Data, Def, Graph},
+    passes::{self, Kind, Outcome, Report},
+};
+
+use super::{
+    args,
+    failure::{Failure, Result},
+    output,
+    progress::Progress,
+    report::{Document, Verification},
+    verify::Pair,
+};
+
+/// Departures from the source's bits that semantics may allow by name.
+const RELAXATIONS: [&str; 5] =
+    ["single-rounding", "scale-bits", "scaled-matmul", "weight-folding", "allreduce-order"];
+
+/// `--verify` runs whole graphs up to this many bytes of weights; larger models are compared op by op only.
+const WHOLE_GRAPH_BYTES: u64 = 1 << 30;
+
+pub fn main(args: &args::Compile) -> Result<()> {
+    check_relaxations(&args.relax)?;
+    let mut progress = Progress::new();
+    progress.step("reading");
+    let source = normfuse::open(&args.model)?;
+    let target = args.output.as_deref().map(|out| target(args, out, &source)).transpose()?;
+    progress.step("fusing");
+    let mut graph = source.clone();
+    let mut report = passes::run(&mut graph, &options(&args.disable)?).map_err(Failure::of_graph(&args.model))?;
+    let mut failed = unmet(&args.require, &report);
+    let mut verification = None;
+    if args.verify {
+        progress.step("verifying");
+        match verify(args, &source, &graph, &progress) {
+            Ok(found) => {
+                report.summary.verified = Some(found.bodies);
+                verification = Some(found);
+            }
+            Err(Failure::Check(difference)) => failed = Some(difference),
+            Err(other) => return Err(other),
+        }
+    }
+    // A file is written only if everything that was asked for holds, and the report speaks of a file that is there.
+    if let (Some((out, format)), None) = (&target, &failed) {
+        progress.step("writing");
+        normfuse::save(&graph, out, *format, &WriteOptions { copy_weights: args.copy_weights })?;
+    }
+    drop(progress);
+    let document = Document::new(&args.model, &report, verification.as_ref());
+    match args.report {
+        args::ReportForm::Text => output::print(&document.text())?,
+        args::ReportForm::Json => output::print(&document.json())?,
+    }
+    failed.map_or(Ok(()), |why| Err(Failure::Check(why)))
+}
+
+/// The pass's options under `--disable`.
+///
+/// # Errors
+/// A rule that does not exist.
+pub fn options(disable: &[String]) -> Result<passes::Options> {
+    let known: Vec<&str> = passes::rules::ALL.iter().map(|r| r.name).collect();
+    if let Some(unknown) = disable.iter().find(|d| !known.contains(&d.as_str())) {
+        return Err(Failure::Usage(format!("--disable {unknown}: no such rule; rules: {}", known.join(", "))));
+    }
+    Ok(passes::Options {
+        disabled: disable.iter().cloned().collect::<BTreeSet<_>>(),
+        supports: cpu::supports,
+        ..passes::Options::default()
+    })
+}
+
+fn check_relaxations(relax: &[String]) -> Result<()> {
+    match relax.first() {
+        None => Ok(()),
+        Some(name) if RELAXATIONS.contains(&name.as_str()) => {
+            Err(Failure::Usage(format!("--relax {name}: relaxation {name} has no rule yet, so it would change nothing")))
+        }
+        Some(name) => Err(Failure::Usage(format!(
+            "--relax {name}: no such relaxation; relaxations: {}",
+            RELAXATIONS.join(", ")
+        ))),
+    }
+}
+
+/// Where and how to write; never over a file that the graph is read from.
+fn target<'a>(args: &args::Compile, out: &'a Path, source: &Graph) -> Result<(&'a Path, Format)> {
+    let format = args.emit.map_or_else(|| Format::of(out), |e| Ok(e.into()))?;
+    if args.copy_weights && format != Format::Onnx {
+        return Err(Failure::Usage(format!("--copy-weights is for ONNX, and {} is written as {}", out.display(), format.name())));
+    }
+    let Ok(there) = out.canonicalize() else { return Ok((out, format)) };
+    if args.model.canonicalize().is_ok_and(|model| model == there) {
+        return Err(Failure::Usage(format!("{} is the model itself: write to another file", out.display())));
+    }
+    let is_data = source.values().any(|(_, v)| match &v.def {
+        Def::Const(t) => match t.data() {
+            Data::External(r) => r.data.origin() == Some(there.as_path()),
+            Data::Inline(_) => false,
+        },
+        _ => false,
+    });
+    if is_data {
+        return Err(Failure::Usage(format!("{} holds the model's weights: write to another file", out.display())));
+    }
+    Ok((out, format))
+}
+
+/// What `--require` asked for and did not get, with the sites that did not fuse.
+fn unmet(required: &[args::Requirement], report: &Report) -> Option<String> {
+    let missed: Vec<String> = required
+        .iter()
+        .filter(|r| !r.holds(report.count(r.kind)))
+        .map(|r| format!("--require {r}: found {}", report.count(r.kind)))
+        .collect();
+    if missed.is_empty() {
+        return None;
+    }
+    let mut text = missed.join("; ");
+    for site in report.sites.iter().filter(|s| s.outcome != Outcome::Fused || s.kind == Kind::Norm) {
+        let why = site.precondition.as_deref().unwrap_or("no quantiser in its op");
+        text.push_str(&format!("\n  {} ({}): {} {why}", site.anchor, site.kind.name(), site.rule));
+    }
+    Some(text)
+}
+
+/// Compares each distinct fused op with what it replaced, and the whole graphs where they run here.
+fn verify(args: &args::Compile, source: &Graph, graph: &Graph, progress: &Progress) -> Result<Verification> {
+    let bodies = passes::verify_bodies(graph).map_err(|e| Failure::Check(e.to_string()))?;
+    let skipped = |why: String| Verification { bodies, runs: 0, skipped: Some(why) };
+    let weights: u64 = graph
+        .values()
+        .filter_map(|(_, v)| v.as_const())
+        .filter_map(|t| t.dtype().size_of(t.len()))
+        .fold(0, |sum, n| sum.saturating_add(n as u64));
+    if weights > WHOLE_GRAPH_BYTES {
+        return Ok(skipped(format!("{weights} bytes of weights; run `normfuse verify` for the whole graph")));
+    }
+    // Types of the inputs are known from here on, and what cannot run says so.
+    let pair = match Pair::new(source, &args.model, graph, &args.model) {
+        Ok(pair) => pair,
+        Err(Failure::Check(why)) => return Err(Failure::Check(why)),
+        Err(other) => return Ok(skipped(other.to_string())),
+    };
+    let outcome = match pair.compare_random(&args::Random::default(), progress) {
+        Ok(outcome) => outcome,
+        Err(Failure::Check(why)) => return Err(Failure::Check(why)),
+        Err(other) => return Ok(skipped(other.to_string())),
+    };
+    outcome.check()?;
+    Ok(Verification { bodies, runs: outcome.runs.len(), skipped: None })
+}

@@ -1,0 +1,97 @@
+//! `normfuse explain`: what became of every anchor, and why.
+
+use std::fmt::Write;
+
+use normfuse::{
+    ir::Graph,
+    passes::{self, Outcome, Site},
+};
+
+use super::{
+    args, compile,
+    failure::{Failure, Result},
+    output,
+    progress::Progress,
+    report,
+};
+
+/// How many near names an error lists.
+const NEAR: usize = 5;
+
+pub fn main(args: &args::Explain) -> Result<()> {
+    let mut progress = Progress::new();
+    progress.step("reading");
+    let source = normfuse::open(&args.model)?;
+    if let Some(name) = &args.node {
+        check_name(&source, name)?;
+    }
+    progress.step("fusing");
+    let mut graph = source.clone();
+    let report = passes::run(&mut graph, &compile::options(&[])?).map_err(Failure::of_graph(&args.model))?;
+    drop(progress);
+    let mut text = String::new();
+    for site in report.sites.iter().filter(|s| args.node.as_ref().is_none_or(|n| concerns(s, n))) {
+        text.push_str(&explain(site));
+    }
+    if text.is_empty() {
+        text = match &args.node {
+            Some(name) => format!("{name}: no anchor, and part of no fused op: it stays as it is\n"),
+            None => "no anchors: the graph has no reduction of squares, no native norm and no quantiser\n".into(),
+        };
+    }
+    output::print(&text)
+}
+
+fn check_name(graph: &Graph, name: &str) -> Result<()> {
+    if graph.nodes().any(|(_, n)| n.name == name) {
+        return Ok(());
+    }
+    let mut near: Vec<(usize, &str)> = graph.nodes().map(|(_, n)| (distance(name, &n.name), n.name.as_str())).collect();
+    near.sort_unstable();
+    near.dedup();
+    let near: Vec<&str> = near.into_iter().take(NEAR).map(|(_, n)| n).collect();
+    Err(Failure::Usage(format!("--node {name}: no such node; near: {}", near.join(", "))))
+}
+
+fn concerns(site: &Site, node: &str) -> bool {
+    site.anchor == node || site.node.as_deref() == Some(node) || site.replaced.iter().any(|r| r == node)
+}
+
+fn explain(site: &Site) -> String {
+    if site.outcome != Outcome::Fused {
+        return report::not_fused(site) + "\n";
+    }
+    let op = site.op.as_deref().unwrap_or("?");
+    let mut text = format!("{} ({}): fused by {} into {op}\n", site.anchor, site.kind.name(), site.rule);
+    if !site.schemes.is_empty() {
+        let _ = writeln!(text, "  quantises to {}", site.schemes.join(", "));
+    }
+    let _ = writeln!(text, "  replaces {}", site.replaced.join(", "));
+    text
+}
+
+/// Insertions, deletions and replacements between two names.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, cb) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(ca != *cb);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn distances_between_names() {
+        assert_eq!(super::distance("node_mean", "node_mean_1"), 2);
+        assert_eq!(super::distance("kitten", "sitting"), 3);
+        assert_eq!(super::distance("", "ab"), 2);
+    }
+}

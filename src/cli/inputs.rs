@@ -1,0 +1,267 @@
+//! Inputs of a graph: from a file, by name, or made up from a seed.
+
+use std::{collections::BTreeMap, path::Path};
+
+use normfuse::{
+    formats::{FormatError, tensors},
+    ir::{DType, Def, Dim, Graph, Op, Shape, Tensor, Value, ValueId, tensor::byte_len},
+};
+
+use super::{
+    args::Binding,
+    bits,
+    failure::{Failure, Result},
+};
+
+/// Random inputs larger than this are refused: a size that a file merely claims must not fill the memory.
+const MOST_BYTES: usize = 4 << 30;
+
+/// The graph's inputs from a file, in the graph's order. Names match with or without `in.` before them; entries that
+/// begin with `out.` or `out32.` are references that other programs keep beside the inputs.
+pub fn load(graph: &Graph, path: &Path) -> Result<Vec<Tensor>> {
+    let mut found: BTreeMap<String, Tensor> = BTreeMap::new();
+    for (name, tensor) in tensors::read(path)? {
+        if name.starts_with("out.") || name.starts_with("out32.") {
+            continue;
+        }
+        let bare = name.strip_prefix("in.").unwrap_or(&name).to_owned();
+        if found.insert(bare, tensor).is_some() {
+            return Err(FormatError::invalid(format!("two tensors are named `{name}`")).in_file(path).into());
+        }
+    }
+    let inputs: Vec<&Value> = graph.inputs().iter().map(|v| graph.value(*v)).collect();
+    let all = || inputs.iter().map(|v| v.name.as_str()).collect::<Vec<_>>().join(", ");
+    let mut bound = Vec::with_capacity(inputs.len());
+    for value in &inputs {
+        let tensor = found.remove(value.name.strip_prefix("in.").unwrap_or(&value.name)).ok_or_else(|| {
+            FormatError::mismatch(format!("input `{}`", value.name), "no tensor of that name")
+                .in_file(path)
+                .hint(format!("the graph takes: {}", all()))
+        })?;
+        bound.push(as_declared(tensor, value).map_err(|e| {
+            FormatError::invalid(e).at_port(format!("input `{}`", value.name)).in_file(path)
+        })?);
+    }
+    if let Some(name) = found.keys().next() {
+        let found = format!("tensor `{name}`, which is no input");
+        return Err(FormatError::mismatch(format!("inputs {}", all()), found).in_file(path).into());
+    }
+    Ok(bound)
+}
+
+/// The tensor in the dtype that the graph declares, if no value changes by that.
+fn as_declared(tensor: Tensor, value: &Value) -> Result<Tensor, String> {
+    match value.ty.dtype {
+        Some(to) if to != tensor.dtype() => bits::cast_exactly(&tensor, to)
+            .map_err(|e| format!("expected {to}, found {} that does not convert exactly: {e}", tensor.dtype())),
+        _ => Ok(tensor),
+    }
+}
+
+/// Symbols in the shapes of the graph's inputs, in order of appearance.
+pub fn symbols(graph: &Graph) -> Vec<String> {
+    let mut symbols: Vec<String> = Vec::new();
+    for value in graph.inputs().iter().map(|v| graph.value(*v)) {
+        for dim in value.ty.shape.iter().flat_map(|s| &s.0) {
+            dim.visit_symbols(&mut |s| {
+                if !symbols.iter().any(|known| known == s) {
+                    symbols.push(s.to_owned());
+                }
+            });
+        }
+    }
+    symbols
+}
+
+/// Sizes by name, from `--dim`.
+///
+/// # Errors
+/// A name that no input's shape has.
+pub fn bindings(graph: &Graph, dims: &[Binding]) -> Result<BTreeMap<String, i64>> {
+    let known = symbols(graph);
+    let mut bound = BTreeMap::new();
+    for b in dims {
+        if !known.contains(&b.name) {
+            let has = if known.is_empty() { "none".into() } else { known.join(", ") };
+            return Err(Failure::Usage(format!("--dim {}: no input has such a dimension; symbolic ones: {has}", b.name)));
+        }
+        bound.insert(b.name.clone(), b.size);
+    }
+    Ok(bound)
+}
+
+/// Random inputs of the sizes that `dims` gives, in the graph's order; equal seeds give equal inputs.
+///
+/// Floats are spread around 0, now and then a large one. Integers that index a table stay inside it; the others are 1
+/// (the meaning of a mask that hides nothing) or, under odd seeds, 0 and 1.
+///
+/// # Errors
+/// An input whose type is not known, a symbol that is not bound, sizes that do not fit in memory.
+pub fn random(graph: &Graph, seed: u64, dims: &BTreeMap<String, i64>) -> Result<Vec<Tensor>> {
+    let free: Vec<String> = symbols(graph).into_iter().filter(|s| !dims.contains_key(s)).collect();
+    if !free.is_empty() {
+        let flags: Vec<String> = free.iter().map(|s| format!("--dim {s}=N")).collect();
+        return Err(Failure::Usage(format!(
+            "random inputs need the sizes of symbolic dimensions: {} (or give --inputs)",
+            flags.join(" ")
+        )));
+    }
+    let mut left = MOST_BYTES;
+    let mut made = Vec::new();
+    for (i, id) in graph.inputs().iter().enumerate() {
+        let value = graph.value(*id);
+        let at = |message: String| Failure::Usage(format!("input `{}`: {message}", value.name));
+        let (Some(dtype), Some(shape)) = (value.ty.dtype, &value.ty.shape) else {
+            return Err(at("the graph does not say its type; give --inputs".into()));
+        };
+        let shape = concrete(shape, dims).map_err(at)?;
+        let bytes = byte_len(dtype, &shape).map_err(|e| at(e.to_string()))?;
+        left = left.checked_sub(bytes).ok_or_else(|| {
+            at(format!("{dtype}{shape:?} and the inputs before it take more than {} GiB", MOST_BYTES >> 30))
+        })?;
+        let mut dice = Dice::new(seed, i as u64);
+        made.push(fill(dtype, &shape, &mut dice, bound_of_index(graph, *id), seed).map_err(at)?);
+    }
+    Ok(made)
+}
+
+fn concrete(shape: &Shape, dims: &BTreeMap<String, i64>) -> Result<Vec<usize>, String> {
+    let size = |d: &Dim| d.eval(&|s| dims.get(s).copied()).and_then(|n| usize::try_from(n).ok());
+    shape.0.iter().map(|d| size(d).ok_or_else(|| format!("`{d}` is not a size under these --dim"))).collect()
+}
+
+/// The length of the axis that an integer input indexes, where it does.
+fn bound_of_index(graph: &Graph, input: ValueId) -> Option<u64> {
+    let mut bound: Option<u64> = None;
+    let mut queue = vec![input];
+    let mut seen = std::collections::BTreeSet::new();
+    while let Some(value) = queue.pop() {
+        for (user, port) in graph.users(value) {
+            let node = graph.node(user);
+            match &node.op {
+                Op::Gather { axis } if port == 1 => {
+                    let length = node.input(0).and_then(|table| axis_length(graph, table, *axis));
+                    bound = bound.into_iter().chain(length).min();
+                }
+                Op::Unary(normfuse::ir::op::UnaryOp::Identity)
+                | Op::Cast { .. }
+                | Op::Reshape { .. }
+                | Op::Squeeze { .. }
+                | Op::Unsqueeze { .. }
+                | Op::Flatten { .. }
+                | Op::Transpose { .. }
+                | Op::Expand
+                    if port == 0 && seen.insert(user) =>
+                {
+                    queue.extend(&node.outputs);
+                }
+                _ => {}
+            }
+        }
+    }
+    bound
+}
+
+fn axis_length(graph: &Graph, table: ValueId, axis: i64) -> Option<u64> {
+    let value = graph.value(table);
+    let axis_of = |rank: usize| usize::try_from(if axis < 0 { axis + rank as i64 } else { axis }).ok();
+    match &value.def {
+        Def::Const(t) => t.shape().get(axis_of(t.shape().len())?).map(|n| *n as u64),
+        _ => {
+            let shape = value.ty.shape.as_ref()?;
+            shape.0.get(axis_of(shape.rank())?)?.as_const().and_then(|n| u64::try_from(n).ok())
+        }
+    }
+}
+
+fn fill(dtype: DType, shape: &[usize], dice: &mut Dice, bound: Option<u64>, seed: u64) -> Result<Tensor, String> {
+    let count: usize = shape.iter().product();
+    if dtype.is_float() {
+        let values: Vec<f32> = (0..count).map(|_| dice.float()).collect();
+        return bits::cast(&Tensor::from_f32(shape, &values), dtype).map_err(|e| e.to_string());
+    }
+    let mut draw = || match bound {
+        Some(n) => dice.next() % n.clamp(1, 100),
+        None if seed % 2 == 1 => dice.next() % 2,
+        None => 1,
+    };
+    let values: Vec<i64> = (0..count).map(|_| draw() as i64).collect();
+    bits::cast(&Tensor::from_i64(shape, &values), dtype).map_err(|e| e.to_string())
+}
+
+/// SplitMix64: small, seeded, the same everywhere.
+struct Dice(u64);
+
+impl Dice {
+    fn new(seed: u64, stream: u64) -> Self {
+        let mut dice = Self(seed ^ stream.wrapping_mul(0xA076_1D64_78BD_642F));
+        dice.next();
+        dice
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// Triangular on (-2, 2); one in 64 is 16 times as large, as activations have them.
+    fn float(&mut self) -> f32 {
+        let bits = self.next();
+        let unit = |b: u64| (b & 0xFF_FFFF) as f32 / 8_388_608.0 - 1.0;
+        let value = unit(bits) + unit(bits >> 24);
+        if bits >> 58 == 0 { value * 16.0 } else { value }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use normfuse::ir::{NodeId, Type};
+
+    use super::*;
+
+    fn lookup() -> (Graph, NodeId) {
+        let mut g = Graph::new("g");
+        let shape: Shape = vec![Dim::from("batch"), Dim::from("seq") + Dim::from(1)].into();
+        let ids = g.add_input("ids", Type::tensor(DType::I64, shape));
+        let table = g.add_const("table", Tensor::from_f32(&[3, 2], &[0.0; 6]));
+        let node = g.add_node("n", Op::Gather { axis: 0 }, &[Some(table), Some(ids)], ["y"]).unwrap();
+        g.add_output("y", g.node(node).outputs[0]);
+        (g, node)
+    }
+
+    fn values(t: &Tensor) -> Vec<f64> {
+        bits::numbers(t).unwrap()
+    }
+
+    #[test]
+    fn indices_stay_inside_their_table_and_repeat_with_the_seed() {
+        let (g, _) = lookup();
+        let dims = BTreeMap::from([("batch".to_owned(), 3), ("seq".to_owned(), 20)]);
+        let a = random(&g, 7, &dims).unwrap().remove(0);
+        assert_eq!(a.shape(), [3, 21]);
+        assert!(values(&a).iter().all(|v| (0.0..3.0).contains(v)) && values(&a).contains(&2.0));
+        assert_eq!(values(&a), values(&random(&g, 7, &dims).unwrap()[0]));
+        assert_ne!(values(&a), values(&random(&g, 8, &dims).unwrap()[0]));
+    }
+
+    #[test]
+    fn sizes_that_are_missing_are_listed() {
+        let (g, _) = lookup();
+        let e = random(&g, 0, &BTreeMap::new()).unwrap_err().to_string();
+        assert!(e.contains("--dim batch=N --dim seq=N"), "{e}");
+        let e = bindings(&g, &[Binding { name: "sea".into(), size: 2 }]).unwrap_err().to_string();
+        assert!(e.contains("batch, seq"), "{e}");
+    }
+
+    #[test]
+    fn sizes_that_fill_the_memory_are_refused() {
+        let (g, _) = lookup();
+        for size in [i64::MAX, 1 << 40, 1 << 30] {
+            let dims = BTreeMap::from([("batch".to_owned(), size), ("seq".to_owned(), size)]);
+            assert!(random(&g, 0, &dims).is_err());
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! The command line: arguments in, exit code out. What it does is in the crates; here is only how it is asked for.
+
+mod args;
+mod bits;
+mod compile;
+mod explain;
+mod failure;
+mod inputs;
+mod output;
+mod progress;
+mod report;
+mod run;
+mod table;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Cli, Command};
+use failure::Failure;
+
+/// Parses the arguments, does what they say, and tells how it ended: 0 done, 1 a check failed, 2 bad input or usage.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    progress::start_log(&cli.log);
+    let done = match &cli.command {
+        Command::Compile(args) => compile::main(args),
+        Command::Explain(args) => explain::main(args),
+        Command::Run(args) => run::main(args),
+        Command::Verify(args) => verify::main(args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! What people see while they wait: a spinner where standard error is a terminal, and the log where it is asked for.
+
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use tracing::{Level, debug};
+
+use super::args;
+
+/// Starts the log on standard error: warnings, or what `--log` and `-v` say.
+pub fn start_log(log: &args::Log) {
+    let level = match (log.log, log.verbose) {
+        (Some(args::Level::Error), _) => Level::ERROR,
+        (Some(args::Level::Warn), _) | (None, 0) => Level::WARN,
+        (Some(args::Level::Info), _) | (None, 1) => Level::INFO,
+        (Some(args::Level::Debug), _) | (None, 2) => Level::DEBUG,
+        (Some(args::Level::Trace), _) | (None, _) => Level::TRACE,
+    };
+    tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false).init();
+}
+
+/// The steps of a command.
+pub struct Progress {
+    bar: ProgressBar,
+    step: Option<(String, Instant)>,
+}
+
+impl Progress {
+    /// Shows nothing until the first step; nothing at all where standard error is no terminal.
+    pub fn new() -> Self {
+        let bar = ProgressBar::new_spinner();
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {elapsed}") {
+            bar.set_style(style);
+        }
+        Self { bar, step: None }
+    }
+
+    /// A step begins, and the one before it has ended.
+    pub fn step(&mut self, what: impl Into<String>) {
+        self.log_last();
+        let what = what.into();
+        self.bar.set_message(what.clone());
+        self.bar.enable_steady_tick(Duration::from_millis(100));
+        self.step = Some((what, Instant::now()));
+    }
+
+    /// `done` of `total` parts of the step are behind us.
+    pub fn at(&self, done: usize, total: usize) {
+        if let Some((what, _)) = &self.step {
+            self.bar.set_message(format!("{what} {done}/{total}"));
+        }
+    }
+
+    fn log_last(&mut self) {
+        if let Some((what, since)) = self.step.take() {
+            debug!(seconds = since.elapsed().as_secs_f64(), "{what}");
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.log_last();
+        self.bar.finish_and_clear();
+    }
+}

@@ -1,0 +1,128 @@
+//! The report of a compilation, as text for people and as one JSON object for programs.
+
+use std::{fmt::Write, path::Path};
+
+use normfuse::{
+    Format,
+    passes::{Kind, Outcome, Report, Site, Summary},
+};
+use serde::Serialize;
+
+use super::table;
+
+/// What `--verify` compared.
+#[derive(Debug, Serialize)]
+pub struct Verification {
+    /// Distinct fused ops compared with the subgraph that they replaced, on hostile data.
+    pub bodies: usize,
+    /// Runs of the whole graph before and after, on random inputs.
+    pub runs: usize,
+    /// Why the whole graph was not run, if it was not.
+    pub skipped: Option<String>,
+}
+
+/// The report; field order is the order of the JSON object's keys.
+#[derive(Serialize)]
+pub struct Document<'a> {
+    model: String,
+    format: &'static str,
+    relax: [&'static str; 0],
+    summary: &'a Summary,
+    sites: &'a [Site],
+    notes: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verify: Option<&'a Verification>,
+}
+
+impl<'a> Document<'a> {
+    /// The report of one model.
+    pub fn new(model: &Path, report: &'a Report, verify: Option<&'a Verification>) -> Self {
+        Self {
+            model: model.file_name().unwrap_or(model.as_os_str()).to_string_lossy().into_owned(),
+            format: Format::of(model).map_or("", Format::name),
+            relax: [],
+            summary: &report.summary,
+            sites: &report.sites,
+            notes: &report.notes,
+            verify,
+        }
+    }
+
+    /// One object on one line.
+    pub fn json(&self) -> String {
+        // Every field is a string, a number or a list of them: there is nothing that JSON cannot say.
+        serde_json::to_string(self).unwrap_or_default() + "\n"
+    }
+
+    /// Tables.
+    pub fn text(&self) -> String {
+        let s = self.summary;
+        let mut text = format!("{}: {} nodes, {} after\n", self.model, s.nodes_before, s.nodes_after);
+        let mut rows = vec![
+            row("norms", format!("{} recognised, {} fused with quantisers, {} without", s.norms, s.fused.norm_quant, s.fused.norm)),
+            row("quantisers", format!("{} recognised, {} fused", s.quants, self.fused_quantisers())),
+            row("saved", format!("{} launches, {} bytes per token", s.launches_saved, s.bytes_saved_per_token)),
+        ];
+        if s.fused.sibling_norm > 0 {
+            rows.insert(1, row("siblings", format!("{} fused ops of several norms", s.fused.sibling_norm)));
+        }
+        if let Some(v) = self.verify {
+            let whole = v.skipped.as_ref().map_or_else(
+                || format!("whole graph equal in {} runs", v.runs),
+                |why| format!("whole graph not run: {why}"),
+            );
+            rows.push(row("verified", format!("{} distinct fused ops, bit for bit; {whole}", v.bodies)));
+        }
+        text.push_str(&table::columns(&rows));
+        let (fused, rest): (Vec<&Site>, Vec<&Site>) = self.sites.iter().partition(|s| s.outcome == Outcome::Fused);
+        if !fused.is_empty() {
+            let _ = writeln!(text, "\nfused");
+            let header = ["anchor", "kind", "rule", "op", "replaces", "quantises to"].map(String::from).to_vec();
+            let rows = fused.iter().map(|s| {
+                vec![
+                    s.anchor.clone(),
+                    s.kind.name().into(),
+                    s.rule.clone(),
+                    s.op.clone().unwrap_or_default(),
+                    format!("{} nodes", s.replaced.len()),
+                    s.schemes.join(", "),
+                ]
+            });
+            text.push_str(&table::columns(&std::iter::once(header).chain(rows).collect::<Vec<_>>()));
+        }
+        if !rest.is_empty() {
+            let _ = writeln!(text, "\nnot fused");
+            for site in rest {
+                let _ = writeln!(text, "  {}", not_fused(site));
+            }
+        }
+        for note in self.notes {
+            let _ = writeln!(text, "\nnote: {note}");
+        }
+        text
+    }
+
+    fn fused_quantisers(&self) -> usize {
+        self.sites.iter().filter(|s| s.kind == Kind::NormQuant).map(|s| s.schemes.len()).sum()
+    }
+}
+
+fn row(name: &str, value: String) -> Vec<String> {
+    vec![name.into(), value]
+}
+
+/// `X (norm): rejected by rms_norm: no_escape fails at Y: hint`.
+pub fn not_fused(site: &Site) -> String {
+    let outcome = if site.outcome == Outcome::Nearest { "nearest rule is" } else { "rejected by" };
+    let mut text = format!("{} ({}): {outcome} {}", site.anchor, site.kind.name(), site.rule);
+    if let Some(precondition) = &site.precondition {
+        let _ = write!(text, ": {precondition} fails");
+    }
+    if let Some(node) = &site.node {
+        let _ = write!(text, " at {node}");
+    }
+    if let Some(hint) = &site.hint {
+        let _ = write!(text, ": {hint}");
+    }
+    text
+}

@@ -1,0 +1,74 @@
+//! `normfuse run`: a graph on given or random inputs.
+
+use std::path::Path;
+
+use normfuse::{
+    cpu::Plan,
+    formats::tensors,
+    ir::{Graph, Tensor},
+};
+
+use super::{
+    args, bits,
+    failure::{Failure, Result},
+    inputs, output,
+    progress::Progress,
+    table,
+};
+
+pub fn main(args: &args::Run) -> Result<()> {
+    let args::Device::Cpu = args.device;
+    let mut progress = Progress::new();
+    progress.step("reading");
+    let graph = open(&args.model)?;
+    let dims = inputs::bindings(&graph, &args.random.dims)?;
+    let given = match &args.inputs {
+        Some(file) => inputs::load(&graph, file)?,
+        None => inputs::random(&graph, args.random.seed, &dims)?,
+    };
+    progress.step("running");
+    let plan = Plan::new(&graph).map_err(Failure::of_graph(&args.model))?;
+    let results = execute(&plan, &given, &progress).map_err(Failure::of_graph(&args.model))?;
+    let named: Vec<(String, Tensor)> = graph.outputs().iter().map(|o| o.name.clone()).zip(results).collect();
+    if let Some(file) = &args.outputs {
+        progress.step("writing");
+        tensors::write(file, &named)?;
+    }
+    drop(progress);
+    output::print(&summary(&named)?)
+}
+
+/// Reads a graph and infers its types, so that what does not fit is found before anything runs.
+pub fn open(path: &Path) -> Result<Graph> {
+    let mut graph = normfuse::open(path)?;
+    normfuse::ir::infer::infer(&mut graph).map_err(Failure::of_graph(path))?;
+    graph.verify().map_err(Failure::of_graph(path))?;
+    Ok(graph)
+}
+
+/// Runs a plan under a progress bar.
+pub fn execute(plan: &Plan, inputs: &[Tensor], progress: &Progress) -> normfuse::ir::Result<Vec<Tensor>> {
+    plan.run_observed(inputs, &mut |done| {
+        progress.at(done.index + 1, done.total);
+        Ok(())
+    })
+}
+
+/// A line an output: name, type, and the range of its numbers.
+fn summary(outputs: &[(String, Tensor)]) -> Result<String> {
+    let mut rows = Vec::new();
+    for (name, tensor) in outputs {
+        let numbers = bits::numbers(tensor).map_err(|e| Failure::Usage(format!("output `{name}`: {e}")))?;
+        let (mut low, mut high, mut nans) = (f64::INFINITY, f64::NEG_INFINITY, 0usize);
+        for n in numbers {
+            // Comparisons with NaN are false, so it changes neither end.
+            low = if n < low { n } else { low };
+            high = if n > high { n } else { high };
+            nans += usize::from(n.is_nan());
+        }
+        let range = if low <= high { format!("{low:.6e} .. {high:.6e}") } else { "-".into() };
+        let nans = if nans > 0 { format!("{nans} NaN") } else { String::new() };
+        rows.push(vec![name.clone(), format!("{}{:?}", tensor.dtype(), tensor.shape()), range, nans]);
+    }
+    Ok(table::columns(&rows))
+}

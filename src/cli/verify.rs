@@ -1,0 +1,276 @@
+//! `normfuse verify`: two graphs on the same inputs, every output bit for bit, and the first place where they part.
+
+use std::{collections::BTreeMap, fmt::Write, path::Path};
+
+use normfuse::{
+    cpu::Plan,
+    formats::FormatError,
+    ir::{Error, ErrorKind, Graph, Op, Tensor},
+};
+
+use super::{
+    args, bits,
+    failure::{Failure, Result},
+    inputs, output,
+    progress::Progress,
+    run, table,
+};
+
+/// Random runs that a comparison makes where no file gives inputs.
+const RUNS: usize = 3;
+/// Small and mostly odd: no kernel's vector width divides them all.
+const SIZES: [i64; 6] = [1, 3, 5, 2, 7, 4];
+
+pub fn main(args: &args::Verify) -> Result<()> {
+    let mut progress = Progress::new();
+    progress.step("reading");
+    let (original, rewritten) = (run::open(&args.original)?, run::open(&args.rewritten)?);
+    let pair = Pair::new(&original, &args.original, &rewritten, &args.rewritten)?;
+    progress.step("running both");
+    let outcome = match &args.inputs {
+        Some(file) => {
+            let given = inputs::load(&original, file)?;
+            let label = format!("inputs of {}", file.display());
+            let results = pair.run_original(&given)?;
+            Outcome { runs: vec![pair.compare(label, &given, &results)?] }
+        }
+        None => pair.compare_random(&args.random, &progress)?,
+    };
+    drop(progress);
+    output::print(&outcome.text())?;
+    outcome.check()
+}
+
+/// Two graphs with one interface.
+pub struct Pair<'g> {
+    original: &'g Graph,
+    original_file: &'g Path,
+    rewritten: &'g Graph,
+    original_plan: Plan,
+    rewritten_plan: Plan,
+    /// Position of each input of the rewritten graph among the original's.
+    input_order: Vec<usize>,
+    /// Position of each output of the original among the rewritten graph's.
+    output_order: Vec<usize>,
+}
+
+/// One run of both.
+pub struct Run {
+    label: String,
+    outputs: Vec<(String, Tensor, bits::Compared)>,
+    /// Where the graphs part, if they do.
+    parting: Option<String>,
+}
+
+/// All runs.
+pub struct Outcome {
+    pub runs: Vec<Run>,
+}
+
+impl<'g> Pair<'g> {
+    /// Plans both.
+    ///
+    /// # Errors
+    /// A graph that does not run here, or interfaces that differ.
+    pub fn new(
+        original: &'g Graph,
+        original_file: &'g Path,
+        rewritten: &'g Graph,
+        rewritten_file: &'g Path,
+    ) -> Result<Self> {
+        let inputs = |g: &Graph| g.inputs().iter().map(|v| g.value(*v).name.clone()).collect::<Vec<_>>();
+        let outputs = |g: &Graph| g.outputs().iter().map(|o| o.name.clone()).collect::<Vec<_>>();
+        let input_order = order("inputs", &inputs(original), &inputs(rewritten))?;
+        let output_order = order("outputs", &outputs(rewritten), &outputs(original))?;
+        Ok(Self {
+            original,
+            original_file,
+            rewritten,
+            original_plan: Plan::new(original).map_err(Failure::of_graph(original_file))?,
+            rewritten_plan: Plan::new(rewritten).map_err(Failure::of_graph(rewritten_file))?,
+            input_order,
+            output_order,
+        })
+    }
+
+    fn run_original(&self, given: &[Tensor]) -> Result<Vec<Tensor>> {
+        self.original_plan.run(given).map_err(Failure::of_graph(self.original_file))
+    }
+
+    fn for_rewritten(&self, given: &[Tensor]) -> Vec<Tensor> {
+        self.input_order.iter().map(|i| given[*i].clone()).collect()
+    }
+
+    /// Compares on random inputs of several sizes and seeds.
+    ///
+    /// # Errors
+    /// If the original runs under none of the sizes.
+    pub fn compare_random(&self, random: &args::Random, progress: &Progress) -> Result<Outcome> {
+        let given = inputs::bindings(self.original, &random.dims)?;
+        let free: Vec<String> =
+            inputs::symbols(self.original).into_iter().filter(|s| !given.contains_key(s)).collect();
+        let mut outcome = Outcome { runs: Vec::new() };
+        let mut refused = None;
+        for attempt in 0..2 * SIZES.len() {
+            if outcome.runs.len() == RUNS || outcome.differs() {
+                break;
+            }
+            progress.at(outcome.runs.len() + 1, RUNS);
+            let seed = random.seed.wrapping_add(attempt as u64);
+            let mut dims: BTreeMap<String, i64> = given.clone();
+            for (i, symbol) in free.iter().enumerate() {
+                dims.insert(symbol.clone(), SIZES[(attempt + i) % SIZES.len()]);
+            }
+            let tensors = inputs::random(self.original, seed, &dims)?;
+            let mut label = format!("seed {seed}");
+            for (name, size) in &dims {
+                let _ = write!(label, " {name}={size}");
+            }
+            // Sizes are guesses: not every combination is one that the graph can run.
+            match self.original_plan.run(&tensors) {
+                Ok(results) => outcome.runs.push(self.compare(label, &tensors, &results)?),
+                Err(e) => drop(refused.get_or_insert((label, e))),
+            }
+        }
+        match refused {
+            Some((label, e)) if outcome.runs.is_empty() => Err(FormatError::from(e)
+                .in_file(self.original_file)
+                .hint(format!("inputs were random: {label}; give --dim NAME=N or --inputs"))
+                .into()),
+            _ => Ok(outcome),
+        }
+    }
+
+    /// Runs the rewritten graph and compares its outputs with those of the original.
+    fn compare(&self, label: String, given: &[Tensor], want: &[Tensor]) -> Result<Run> {
+        let found = self
+            .rewritten_plan
+            .run(&self.for_rewritten(given))
+            .map_err(|e| Failure::Check(format!("the original runs and the rewritten graph does not: {e}")))?;
+        let mut run = Run { label, outputs: Vec::new(), parting: None };
+        for ((out, want), at) in self.original.outputs().iter().zip(want).zip(&self.output_order) {
+            let compared = bits::compare(want, &found[*at])
+                .map_err(|e| Failure::Check(format!("output `{}` changed its type: {e}", out.name)))?;
+            run.outputs.push((out.name.clone(), want.clone(), compared));
+        }
+        if run.differs() {
+            run.parting = self.parting(given);
+        }
+        Ok(run)
+    }
+
+    /// The first node of the rewritten graph that computes other bits than the original has under the same name.
+    fn parting(&self, given: &[Tensor]) -> Option<String> {
+        let name_of = |graph: &Graph, node, port: usize| {
+            graph.node(node).outputs.get(port).map(|v| graph.value(*v).name.clone())
+        };
+        let shared: std::collections::BTreeSet<&str> = self.rewritten.values().map(|(_, v)| v.name.as_str()).collect();
+        let mut kept: BTreeMap<String, Tensor> = BTreeMap::new();
+        let kept_all = self.original_plan.run_observed(given, &mut |done| {
+            for (port, tensor) in done.outputs.iter().enumerate() {
+                if let Some(name) = name_of(self.original, done.node, port).filter(|n| shared.contains(n.as_str())) {
+                    kept.insert(name, tensor.clone());
+                }
+            }
+            Ok(())
+        });
+        let mut found = None;
+        let rerun = self.rewritten_plan.run_observed(&self.for_rewritten(given), &mut |done| {
+            for (port, tensor) in done.outputs.iter().enumerate() {
+                let Some(name) = name_of(self.rewritten, done.node, port) else { continue };
+                let Some(want) = kept.get(&name) else { continue };
+                let what = match bits::compare(want, tensor) {
+                    Ok(c) if c.differing == 0 => continue,
+                    Ok(c) => describe(&c),
+                    Err(e) => e,
+                };
+                found = Some(self.site(done.node, &name, &what));
+                return Err(Error::new(ErrorKind::Value, "found"));
+            }
+            Ok(())
+        });
+        // The second run ends early where it found something; else both have run before with these inputs.
+        drop((kept_all, rerun));
+        found
+    }
+
+    fn site(&self, node: normfuse::ir::NodeId, value: &str, what: &str) -> String {
+        let node = self.rewritten.node(node);
+        let mut text = format!("first site that differs: `{}` ({}), value `{value}`: {what}", node.name, node.op.name());
+        if matches!(node.op, Op::FusedNorm(_)) && !node.provenance.replaced.is_empty() {
+            let _ = write!(text, "; it replaced {}", node.provenance.replaced.join(", "));
+        }
+        text
+    }
+}
+
+/// Where each of `of` is among `among`.
+fn order(what: &str, among: &[String], of: &[String]) -> Result<Vec<usize>> {
+    if among.len() != of.len() {
+        return Err(Failure::Check(format!("the graphs have other {what}: {} and {}", among.join(", "), of.join(", "))));
+    }
+    of.iter()
+        .map(|name| {
+            among
+                .iter()
+                .position(|n| n == name)
+                .ok_or_else(|| Failure::Check(format!("only one of the graphs has `{name}` among its {what}")))
+        })
+        .collect()
+}
+
+fn describe(c: &bits::Compared) -> String {
+    let mut text = format!("{} of {} elements differ, at most by {:e}", c.differing, c.elements, c.max_abs);
+    if let Some((i, want, found)) = c.first {
+        let _ = write!(text, "; element {i}: expected {want:e}, found {found:e}");
+    }
+    text
+}
+
+impl Run {
+    fn differs(&self) -> bool {
+        self.outputs.iter().any(|(_, _, c)| c.differing > 0)
+    }
+}
+
+impl Outcome {
+    /// True if some run differs.
+    pub fn differs(&self) -> bool {
+        self.runs.iter().any(Run::differs)
+    }
+
+    /// What was compared: a line a run, a line an output.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        for run in &self.runs {
+            let _ = writeln!(text, "{}", run.label);
+            let rows: Vec<Vec<String>> = run
+                .outputs
+                .iter()
+                .map(|(name, t, c)| {
+                    let result = if c.differing > 0 { describe(c) } else { format!("{} elements equal", c.elements) };
+                    let nans = if c.nans > 0 { format!("({} NaN in both)", c.nans) } else { String::new() };
+                    vec![name.clone(), format!("{}{:?}", t.dtype(), t.shape()), result, nans]
+                })
+                .collect();
+            text.push_str(&table::columns(&rows));
+        }
+        text
+    }
+
+    /// # Errors
+    /// The difference, with the first site; or that nothing was compared, where every element is NaN.
+    pub fn check(&self) -> Result<()> {
+        if let Some(run) = self.runs.iter().find(|r| r.differs()) {
+            let names: Vec<&str> =
+                run.outputs.iter().filter(|(_, _, c)| c.differing > 0).map(|(n, _, _)| n.as_str()).collect();
+            let site = run.parting.as_deref().unwrap_or("no value before the outputs has the same name in both graphs");
+            return Err(Failure::Check(format!("{} differs ({}); {site}", names.join(", "), run.label)));
+        }
+        let mut compared = self.runs.iter().flat_map(|r| &r.outputs).map(|(_, _, c)| c).peekable();
+        if compared.peek().is_some() && compared.all(|c| c.nans == c.elements) {
+            return Err(Failure::Check("every element of every output is NaN, so nothing was compared".into()));
+        }
+        Ok(())
+    }
+}
