@@ -18,7 +18,6 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use args::{Cli, Command};
-use failure::Failure;
 
 /// Parses the arguments, does what they say, and tells how it ended: 0 done, 1 a check failed, 2 bad input or usage.
 pub fn main() -> ExitCode {

@@ -1,0 +1,186 @@
+//! The command line's contract: exit codes, what goes where, the JSON report, and files that appear whole or not at all.
+
+mod common;
+
+use std::path::Path;
+
+use common::{files, model, normfuse};
+
+fn s(path: &Path) -> &str {
+    path.to_str().expect("UTF-8")
+}
+
+#[test]
+fn the_report_is_one_json_object_with_a_stable_shape() {
+    let m = model("deepseek_v3_fp8.onnx");
+    let run = || normfuse(["compile", s(&m), "--report", "json"]).code(0);
+    let done = run();
+    assert_eq!(done.stderr, "");
+    assert_eq!(done.stdout.lines().count(), 1);
+    let report = done.json();
+    assert_eq!(report["model"], "deepseek_v3_fp8.onnx");
+    assert_eq!(report["format"], "onnx");
+    assert_eq!(report["relax"], serde_json::json!([]));
+    let summary = &report["summary"];
+    assert_eq!(summary["norms"], 5);
+    assert_eq!(summary["fused"]["norm_quant"], 4);
+    assert_eq!(summary["fused"]["norm"], 1);
+    assert_eq!(summary["fused"]["sibling_norm"], 0);
+    for key in ["nodes_before", "nodes_after", "quants", "rejected", "launches_saved", "bytes_saved_per_token"] {
+        assert!(summary[key].is_u64(), "{key}");
+    }
+    let sites = report["sites"].as_array().unwrap();
+    let replaced: usize = sites.iter().map(|s| s["replaced"].as_array().unwrap().len()).sum();
+    let fused = sites.iter().filter(|s| s["outcome"] == "fused").count();
+    assert_eq!(fused, 5);
+    assert_eq!(summary["launches_saved"], replaced - fused);
+    for site in sites {
+        for key in ["anchor", "kind", "outcome", "rule"] {
+            assert!(site[key].is_string(), "{key} of {site}");
+        }
+        for key in ["op", "precondition", "node", "hint"] {
+            assert!(site.get(key).is_some(), "{key} of {site}");
+        }
+    }
+    // Order of keys is part of the shape, and nothing depends on the run.
+    assert!(done.stdout.starts_with("{\"model\":\"deepseek_v3_fp8.onnx\",\"format\":\"onnx\",\"relax\":[],\"summary\":{"));
+    assert_eq!(done.stdout, run().stdout);
+}
+
+#[test]
+fn the_text_report_names_sites_and_what_was_verified() {
+    let done = normfuse(["compile", s(&model("deepseek_v3_fp8.onnx")), "--verify"]).code(0);
+    for part in ["5 recognised, 4 fused with quantisers, 1 without", "f8e4m3fn/group128", "whole graph equal in 3 runs"] {
+        assert!(done.stdout.contains(part), "no `{part}` in {}", done.stdout);
+    }
+}
+
+#[test]
+fn requirements_decide_the_exit_code_and_whether_a_file_appears() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out.onnx");
+    let m = model("deepseek_v3_fp8.onnx");
+    let done = normfuse(["compile", s(&m), "-o", s(&out), "--require", "norm_quant=5", "--report", "json"]).code(1);
+    assert!(done.stderr.contains("--require norm_quant=5: found 4"), "{}", done.stderr);
+    assert_eq!(done.json()["summary"]["fused"]["norm_quant"], 4);
+    assert_eq!(files(folder.path()), [""; 0]);
+    normfuse(["compile", s(&m), "-o", s(&out), "--require", "norm_quant=4", "--require", "norm>=1"]).code(0);
+    assert_eq!(files(folder.path()), ["out.onnx"]);
+}
+
+#[test]
+fn rules_can_be_switched_off_by_name() {
+    let m = model("deepseek_v3_fp8.onnx");
+    let off = normfuse(["compile", s(&m), "--disable", "rms_norm", "--report", "json"]).code(0).json();
+    assert_eq!(off["summary"]["fused"]["norm_quant"], 0);
+    assert_eq!(off["summary"]["nodes_before"], off["summary"]["nodes_after"]);
+    normfuse(["compile", s(&m), "--disable", "rms"]).code(2).says("no such rule; rules: ");
+}
+
+#[test]
+fn relaxations_are_known_by_name_and_never_skipped_silently() {
+    let m = model("llama_ts.onnx");
+    normfuse(["compile", s(&m), "--relax", "scale-bits"]).code(2).says("scale-bits has no rule yet");
+    normfuse(["compile", s(&m), "--relax", "speed"]).code(2).says("no such relaxation");
+}
+
+#[test]
+fn every_format_is_written_and_the_graph_formats_compile_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let m = model("deepseek_v3_fp8.onnx");
+    for extension in ["onnx", "nf", "json", "dot"] {
+        let out = folder.path().join(format!("fused.{extension}"));
+        normfuse(["compile", s(&m), "-o", s(&out)]).code(0);
+        if extension == "dot" {
+            let text = std::fs::read_to_string(&out).unwrap();
+            assert!(text.starts_with("digraph ") && text.matches("fused_norm").count() == 5);
+            normfuse(["compile", s(&out)]).code(2).says("Graphviz");
+            continue;
+        }
+        normfuse(["verify", s(&m), s(&out)]).code(0);
+        // What is fused stays fused, and there is nothing left to do.
+        let again = normfuse(["compile", s(&out), "--report", "json"]).code(0).json();
+        assert_eq!(again["summary"]["nodes_before"], again["summary"]["nodes_after"], "{extension}");
+    }
+    let odd = folder.path().join("graph.txt");
+    normfuse(["compile", s(&m), "-o", s(&odd), "--emit", "nf"]).code(0);
+    assert!(std::fs::read_to_string(&odd).unwrap().contains("fused_norm"));
+    normfuse(["compile", s(&m), "-o", s(&folder.path().join("graph.exe"))]).code(2).says("ends in .onnx");
+    normfuse(["compile", s(&m), "--emit", "nf"]).code(2).says("--output");
+}
+
+#[test]
+fn equal_input_gives_equal_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let m = model("deepseek_v3_fp8.onnx");
+    let write = |name: &str| {
+        let out = folder.path().join(name);
+        normfuse(["compile", s(&m), "-o", s(&out)]).code(0);
+        std::fs::read(out).unwrap()
+    };
+    assert!(write("a.onnx") == write("b.onnx"));
+    assert!(write("a.nf") == write("b.nf"));
+}
+
+#[test]
+fn a_file_that_is_read_is_never_written_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("m.onnx");
+    std::fs::copy(model("llama_ts.onnx"), &copy).unwrap();
+    let before = std::fs::read(&copy).unwrap();
+    normfuse(["compile", s(&copy), "-o", s(&copy)]).code(2).says("is the model itself");
+    assert!(before == std::fs::read(&copy).unwrap());
+    let nowhere = folder.path().join("no/such/folder/out.onnx");
+    normfuse(["compile", s(&copy), "-o", s(&nowhere)]).code(2).says("out.onnx");
+    normfuse(["compile", s(&copy), "-o", s(folder.path()), "--emit", "onnx"]).code(2);
+    assert_eq!(files(folder.path()), ["m.onnx"]);
+}
+
+#[test]
+fn explain_tells_of_every_anchor_and_of_one_node() {
+    let m = model("deepseek_v3_fp8.onnx");
+    let report = normfuse(["compile", s(&m), "--report", "json"]).code(0).json();
+    let all = normfuse(["explain", s(&m)]).code(0);
+    assert_eq!(all.stderr, "");
+    for site in report["sites"].as_array().unwrap() {
+        assert!(all.stdout.contains(site["anchor"].as_str().unwrap()), "{site}");
+    }
+    let site = report["sites"].as_array().unwrap().iter().find(|s| s["outcome"] == "fused").unwrap();
+    let inner = site["replaced"][1].as_str().unwrap();
+    let one = normfuse(["explain", s(&m), "--node", inner]).code(0);
+    assert!(one.stdout.contains("fused by") && one.stdout.contains(site["op"].as_str().unwrap()), "{}", one.stdout);
+    normfuse(["explain", s(&m), "--node", &format!("{inner}x")]).code(2).says(inner);
+}
+
+#[test]
+fn logs_go_to_standard_error_and_results_to_standard_output() {
+    let m = model("llama_ts.onnx");
+    let quiet = normfuse(["compile", s(&m), "--report", "json"]).code(0);
+    let loud = normfuse(["-vv", "compile", s(&m), "--report", "json"]).code(0);
+    assert_eq!(quiet.stdout, loud.stdout);
+    assert!(quiet.stderr.is_empty() && loud.stderr.contains("DEBUG"), "{}", loud.stderr);
+    normfuse(["compile", s(&m), "--log", "loud"]).code(2);
+}
+
+#[test]
+fn help_names_the_exit_codes_and_bad_usage_is_exit_2() {
+    for command in [vec!["--help"], vec!["compile", "--help"], vec!["verify", "--help"]] {
+        let help = normfuse(&command).code(0).stdout;
+        assert!(help.contains("1  a check failed") && help.contains("2  bad input or usage"), "{help}");
+    }
+    let m = model("llama_ts.onnx");
+    for bad in [
+        vec![],
+        vec!["fuse"],
+        vec!["compile"],
+        vec!["compile", s(&m), "--report", "xml"],
+        vec!["compile", s(&m), "--require", "norms=1"],
+        vec!["compile", s(&m), "--copy-weights"],
+        vec!["run", s(&m), "--device", "tpu"],
+        vec!["run", s(&m), "--dim", "seq=0"],
+        vec!["verify", s(&m)],
+    ] {
+        let done = normfuse(&bad).code(2);
+        assert!(done.stdout.is_empty() && !done.stderr.is_empty(), "{bad:?}");
+    }
+}

@@ -1,0 +1,75 @@
+//! One small real export per exporter: recognised, rewritten, and run against what torch computed.
+
+mod common;
+
+use std::path::Path;
+
+use common::{model, normfuse};
+use normfuse::{
+    formats::tensors,
+    ir::{DType, Op, Tensor, eval},
+};
+
+fn s(path: &Path) -> &str {
+    path.to_str().expect("UTF-8")
+}
+
+fn numbers(t: &Tensor) -> Vec<f64> {
+    let wide = eval::eval_node(&Op::Cast { to: DType::F64, saturate: false }, &[Some(t)]).unwrap();
+    wide[0].bytes().chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().unwrap())).collect()
+}
+
+fn find(tensors: &[(String, Tensor)], name: &str) -> Vec<f64> {
+    numbers(&tensors.iter().find(|(n, _)| n == name).unwrap_or_else(|| panic!("no `{name}`")).1)
+}
+
+/// Runs the source and the rewritten model on the inputs in `NAME.npz`; returns torch's logits and both of ours.
+fn logits(name: &str) -> [Vec<f64>; 3] {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, inputs) = (model(&format!("{name}.onnx")), model(&format!("{name}.npz")));
+    let rewritten = folder.path().join("rewritten.onnx");
+    normfuse(["compile", s(&source), "-o", s(&rewritten), "--verify"]).code(0);
+    normfuse(["verify", s(&source), s(&rewritten), "--inputs", s(&inputs)]).code(0);
+    let run = |model: &Path, out: &str| {
+        let out = folder.path().join(out);
+        normfuse(["run", s(model), "--inputs", s(&inputs), "--outputs", s(&out)]).code(0);
+        find(&tensors::read(&out).unwrap(), "logits")
+    };
+    let reference = find(&tensors::read(&inputs).unwrap(), "out.logits");
+    [reference, run(&source, "a.npz"), run(&rewritten, "b.safetensors")]
+}
+
+fn assert_close(name: &str, tolerance: f64) {
+    let [want, before, after] = logits(name);
+    assert_eq!(before, after);
+    let largest = want.iter().fold(0.0, |m: f64, v| m.max(v.abs()));
+    let off = want.iter().zip(&after).fold(0.0, |m: f64, (a, b)| m.max((a - b).abs()));
+    assert!(off <= tolerance * largest, "{name}: off by {off}, largest {largest}");
+}
+
+fn assert_aligned(name: &str, cosine: f64) {
+    let [want, before, after] = logits(name);
+    assert_eq!(before, after);
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f64>();
+    let found = dot(&want, &after) / (dot(&want, &want) * dot(&after, &after)).sqrt();
+    assert!(found >= cosine, "{name}: cosine {found}");
+}
+
+#[test]
+fn dynamo_exporter_fp8_groups() {
+    assert_aligned("deepseek_v3_fp8", 0.9995);
+}
+
+#[test]
+fn torchscript_exporter() {
+    assert_close("llama_ts", 1e-5);
+    let report = normfuse(["compile", s(&model("llama_ts.onnx")), "--report", "json"]).code(0).json();
+    assert_eq!((&report["summary"]["norms"], &report["summary"]["fused"]["norm"]), (&3.into(), &3.into()));
+}
+
+#[test]
+fn native_norm_ops() {
+    assert_close("llama_native", 1e-5);
+    let report = normfuse(["compile", s(&model("llama_native.onnx")), "--report", "json"]).code(0).json();
+    assert_eq!(report["summary"]["norms"], 3);
+}
