@@ -8,8 +8,8 @@
 //! use normfuse::{cpu, ir, passes};
 //!
 //! // A graph as text: an RMSNorm, and the quantiser that it feeds.
-//! let text = include_str!("../tests/in/norm_quant.nf");
-//! let source = ir::text::parse(text, &mut ir::text::no_weights)?;
+//! let text = include_str!("../tests/in/fuse/quant_token.nf");
+//! let source = ir::text::parse(text, &mut |w| panic!("{} is in another file", w.name))?;
 //!
 //! let mut fused = source.clone();
 //! let options = passes::Options { supports: cpu::supports, ..passes::Options::default() };
@@ -17,7 +17,8 @@
 //! assert_eq!(report.summary.fused.norm_quant, 1);
 //!
 //! // Same inputs, same bits.
-//! let x = ir::Tensor::from_f32(&[2, 4], &[1.0, -2.0, 0.5, 3.0, 0.0, 1e-3, 7.0, -1.0]);
+//! let rows = [0x80, 0x3f, 0x49, 0xc0].repeat(3 * 128); // 1.0 and -3.140625 as bf16, in turn
+//! let x = ir::Tensor::from_bytes(ir::DType::BF16, vec![1, 3, 256], rows)?;
 //! let before = cpu::Plan::new(&source)?.run(&[x.clone()])?;
 //! let after = cpu::Plan::new(&fused)?.run(&[x])?;
 //! for (a, b) in before.iter().zip(&after) {
