@@ -2,6 +2,7 @@
 
 pub mod atomic;
 mod document;
+pub mod dot;
 pub mod error;
 pub mod json;
 pub mod map;
