@@ -219,7 +219,8 @@ pub enum Op {
     Unary(UnaryOp),
     /// Elementwise, two operands.
     Binary(BinaryOp),
-    /// `x` to another dtype. Operand: x.
+    /// `x` to another dtype. Operand: x. Floats go to integers toward zero, NaN to 0 and what is out of range to the
+    /// nearest limit; integers go to integers by their low bits.
     Cast {
         /// Target dtype.
         to: DType,
@@ -283,7 +284,7 @@ pub enum Op {
         stash: DType,
     },
     /// ONNX `RMSNormalization`: `cast[dtype of x](x / sqrt(mean(x*x) + eps)) * scale`, stage one in `stash`.
-    /// Operands: x, scale.
+    /// Operands: x, scale. The product, and so the result, has the scale's dtype.
     RmsNorm {
         /// First normalised axis.
         axis: i64,

@@ -144,7 +144,8 @@ pub enum ScaleLayout {
 /// The type of a quantised value.
 ///
 /// Semantics, in `compute` arithmetic, for a value `v` and the scale `s` of its tensor, row or group:
-/// `q = cast(clamp(apply(v, s)))`, where the cast saturates if `saturate` is set.
+/// `q = cast(clamp(apply(v, s)))`, where the cast saturates if `saturate` is set. Integer elements round to nearest even
+/// and always saturate.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Scheme {
     /// Element type of `q`.

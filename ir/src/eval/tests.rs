@@ -297,7 +297,7 @@ fn graphs_run_in_order_and_name_the_node_that_fails() {
     let out = run(&g, &[xs.clone(), ys]).unwrap();
     let out: Vec<Vec<f32>> = out.iter().map(|t| floats(t).unwrap()).collect();
     assert_eq!(out, [vec![1.5, 3.5], vec![2.0, 4.0], vec![1.0, 2.0], vec![2.0]]);
-    assert_eq!(run(&g, &[xs.clone()]).unwrap_err().kind, ErrorKind::Structure);
+    assert_eq!(run(&g, std::slice::from_ref(&xs)).unwrap_err().kind, ErrorKind::Structure);
     let e = run(&g, &[xs.clone(), f(&[3, 2], &[0.0; 6])]).unwrap_err();
     assert_eq!((e.kind, e.port.as_deref()), (ErrorKind::Shape, Some("input `y`")), "n is one size");
     assert!(
