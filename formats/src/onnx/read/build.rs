@@ -6,7 +6,7 @@ use std::{
 };
 
 use normfuse_ir::{
-    DType, FusedNorm, Graph, NodeId, Op, Tensor, Type, ValueId,
+    DType, Dim, FusedNorm, Graph, NodeId, Op, Tensor, Type, ValueId,
     infer::{self, Inferred, Operand},
     op::{ForeignAttr, ForeignOp},
 };
@@ -68,6 +68,8 @@ pub struct Builder<'m> {
     declared: HashMap<&'m str, &'m ValueInfoProto>,
     used: HashSet<String>,
     outputs: HashSet<String>,
+    /// Fused ops that were found to agree with their functions.
+    checked: HashSet<String>,
     /// What the ops say about values that the file does not declare: some spellings are legible only with types.
     inferred: HashMap<ValueId, Inferred>,
     /// Opset of the model: a foreign op of the default domain can only be written back at that one.
@@ -87,6 +89,7 @@ impl<'m> Builder<'m> {
             declared: HashMap::new(),
             used: HashSet::new(),
             outputs: HashSet::new(),
+            checked: HashSet::new(),
             inferred: HashMap::new(),
             model_opset: opset,
         }
@@ -234,8 +237,36 @@ impl<'m> Builder<'m> {
         self.infer(id);
         let (_, provenance, body) = self.graph.node_meta_mut(id);
         *provenance = fields::provenance(node.doc_string(), &node.metadata_props);
+        let fused = mapped.body.is_some();
         *body = mapped.body;
+        if fused {
+            self.check_body(id)?;
+        }
         Ok(id)
+    }
+
+    /// Refuses a file in which a fused op's descriptor and function are not one function: everything downstream runs the
+    /// descriptor, and a runtime that does not know us runs the function. Nodes that differ in nothing that the check
+    /// sees are checked once.
+    fn check_body(&mut self, id: NodeId) -> Result<()> {
+        let node = self.graph.node(id);
+        let mut types: Vec<Type> = node.inputs.iter().map(|v| v.map(|v| self.ty(v)).unwrap_or_default()).collect();
+        // An unknown size is named after its value; a layer's names must not tell it from the next layer.
+        let mut unknown: Vec<Dim> = Vec::new();
+        for d in types.iter_mut().filter_map(|t| t.shape.as_mut()).flat_map(|s| &mut s.0) {
+            if d.has_unknown() {
+                let i = unknown.iter().position(|u| u == d).unwrap_or_else(|| {
+                    unknown.push(d.clone());
+                    unknown.len() - 1
+                });
+                *d = Dim::sym(format!("u{i}"));
+            }
+        }
+        let function = node.body.as_ref().map(|b| b.name.as_str()).unwrap_or_default();
+        if self.checked.insert(format!("{function} {:?} {types:?}", node.op)) {
+            normfuse_ir::body::check(node, &types)?;
+        }
+        Ok(())
     }
 
     /// Adds a node that one node of the file needs beside its own; returns its only result.
