@@ -294,6 +294,7 @@ pub enum Op {
         stash: DType,
     },
     /// Operands: a, b; numpy semantics.
+    #[serde(rename = "matmul")]
     MatMul,
     /// `alpha * a' * b' + beta * c`. Operands: a, b, optional c.
     Gemm {
@@ -307,6 +308,7 @@ pub enum Op {
         trans_b: bool,
     },
     /// Operands: a, b (8-bit integers), optional zero points of a and b. Result i32, exact.
+    #[serde(rename = "matmul_integer")]
     MatMulInteger,
     /// Scaled dot-product attention.
     Attention(AttentionOp),

@@ -1,8 +1,14 @@
 //! Anchors: the nodes around which the pass looks.
 
-use normfuse_ir::{Graph, NodeId, Op, Result, op::ReduceOp};
+use normfuse_ir::{
+    Graph, NodeId, Op, Result,
+    op::{BinaryOp, ReduceOp},
+};
 
-use crate::{diagnose::squared, region::typed};
+use crate::{
+    diagnose::squared,
+    region::{producer_op, typed},
+};
 
 /// An anchor.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,7 +19,7 @@ pub struct Anchor {
     pub name: String,
 }
 
-/// Reductions of squares and native norms, in topological order.
+/// Reductions of squares (and of other powers) and native norms, in topological order.
 ///
 /// # Errors
 /// The graph has a cycle.
@@ -23,7 +29,10 @@ pub fn norms(graph: &Graph) -> Result<Vec<Anchor>> {
         match &node.op {
             Op::RmsNorm { .. } | Op::Reduce { op: ReduceOp::SumSquare, .. } => true,
             Op::Reduce { op: ReduceOp::Mean | ReduceOp::Sum, .. } => {
-                node.input(0).is_some_and(|v| squared(graph, v).is_some())
+                // A mean of other powers looks like a norm's and deserves an answer.
+                node.input(0).is_some_and(|v| {
+                    squared(graph, v).is_some() || matches!(producer_op(graph, v), Some((_, Op::Binary(BinaryOp::Pow))))
+                })
             }
             _ => false,
         }

@@ -98,11 +98,7 @@ pub fn build(
         let ports = b.ports();
         let (live, _) = b.liveness(&ports);
         let Some((node, quant)) = b.escape(&ports, &live) else { break };
-        let hint = format!(
-            "`{}` is read by {} outside",
-            value_name(graph, graph.node(node).outputs[0]),
-            b.outside_reader(node, &live)
-        );
+        let hint = format!("`{}` {}", value_name(graph, graph.node(node).outputs[0]), b.outside_reader(node, &live));
         let refusal = |rule| Refusal { rule, precondition: "no_escape", node: Some(node), hint: hint.clone() };
         match quant {
             Some(i) => {
@@ -152,6 +148,13 @@ fn foreign_weight<'g>(graph: &'g Graph, region: &Region, norm: &NormMatch) -> Op
         let weight = node.operands().map(|(_, v)| v).find(|v| tensor(*v))?;
         matches!(node.op, Op::Binary(normfuse_ir::op::BinaryOp::Mul)).then(|| (user, value_name(graph, weight)))
     })
+}
+
+/// True for a node that only asks for the shape of a value that has the shape of the rows: the rows can answer that.
+pub fn asks_for_row_sizes(graph: &Graph, user: NodeId, rows: ValueId) -> bool {
+    let node = graph.node(user);
+    let shape = |v: ValueId| typed(graph, v).map(|(_, s)| s);
+    matches!(node.op, Op::Shape { .. } | Op::Size) && node.input(0).is_some_and(|v| shape(v) == shape(rows))
 }
 
 fn value_name(graph: &Graph, v: ValueId) -> &str {
@@ -290,7 +293,9 @@ impl<'a> Builder<'a> {
         for id in self.region.nodes.iter().rev() {
             for v in &self.graph.node(*id).outputs {
                 let needed = self.graph.is_output(*v)
-                    || self.graph.users(*v).iter().any(|(u, _)| !self.in_region.contains(u) || live.contains(u));
+                    || self.graph.users(*v).iter().any(|(u, _)| {
+                        (!self.in_region.contains(u) || live.contains(u)) && !asks_for_row_sizes(self.graph, *u, self.h)
+                    });
                 if !needed {
                     continue;
                 }
@@ -336,8 +341,17 @@ impl<'a> Builder<'a> {
         let of = |want: &dyn Fn(Port) -> bool| -> Vec<ValueId> {
             ports.iter().filter(|(_, p)| want(**p)).map(|(v, _)| *v).collect()
         };
-        let hidden =
-            |core: &BTreeSet<NodeId>| core.iter().copied().find(|n| live.contains(n) && self.downstream.contains(n));
+        let hidden = |core: &BTreeSet<NodeId>| {
+            let escaping = || core.iter().copied().filter(|n| live.contains(n) && self.downstream.contains(n));
+            // The one that is read from outside keeps those before it alive; that is the one to name.
+            let direct =
+                |n: &NodeId| {
+                    self.graph.node(*n).outputs.iter().any(|v| {
+                        self.graph.is_output(*v) || self.graph.users(*v).iter().any(|(u, _)| !core.contains(u))
+                    })
+                };
+            escaping().find(direct).or_else(|| escaping().next())
+        };
         let norm = self.core(&of(&|p| matches!(p, Port::Normed)));
         if let Some(n) = hidden(&norm) {
             return Some((n, None));
@@ -350,11 +364,10 @@ impl<'a> Builder<'a> {
 
     fn outside_reader(&self, node: NodeId, live: &BTreeSet<NodeId>) -> String {
         let out = self.graph.node(node).outputs[0];
-        self.graph
-            .users(out)
-            .into_iter()
-            .find(|(u, _)| !self.in_region.contains(u) || live.contains(u))
-            .map_or_else(|| "a graph output".to_owned(), |(u, _)| format!("`{}`", self.graph.node(u).name))
+        self.graph.users(out).into_iter().find(|(u, _)| !self.in_region.contains(u) || live.contains(u)).map_or_else(
+            || "is a graph output".to_owned(),
+            |(u, _)| format!("is read by `{}` outside", self.graph.node(u).name),
+        )
     }
 
     /// True if a value does not depend on anything that the fused op makes.

@@ -79,8 +79,12 @@ pub fn norm(graph: &Graph, anchor: NodeId) -> (Outcome, Refusal) {
     if let Some((_, inverse)) = user(graph, r, |op| matches!(op, Op::Unary(UnaryOp::Reciprocal))) {
         r = inverse;
     } else if let Some((n, inverse)) = user(graph, r, |op| matches!(op, Op::Binary(BinaryOp::Div)))
-        && graph.node(n).input(0).is_some_and(|v| scalar(graph, v).is_some())
+        && let Some(numerator) = graph.node(n).input(0).and_then(|v| scalar(graph, v))
     {
+        if numerator.value() != 1.0 {
+            let hint = format!("{} over the root is not the reciprocal of the root", numerator.value());
+            return refuse(Outcome::Nearest, "root", n, hint);
+        }
         r = inverse;
     }
     let Some((product, normed)) = user(graph, r, |op| matches!(op, Op::Binary(BinaryOp::Mul | BinaryOp::Div))) else {

@@ -79,7 +79,7 @@ pub fn run(graph: &mut Graph, options: &Options) -> normfuse_ir::Result<Report> 
             .hint(format!("rules: {}", known.join(", "))));
     }
     infer::infer(graph)?;
-    // verify: graph.verify()?;
+    graph.verify()?;
     let mut pass = Pass::new(graph, options);
     pass.report.notes.clone_from(&graph.info.notes);
     pass.report.summary.nodes_before = graph.node_count();
@@ -90,7 +90,7 @@ pub fn run(graph: &mut Graph, options: &Options) -> normfuse_ir::Result<Report> 
         pass.quantiser(graph, &anchor);
     }
     graph.remove_unused_consts();
-    // verify: graph.verify()?;
+    graph.verify()?;
     if options.verify {
         pass.report.summary.verified = Some(verify_bodies(graph)?);
     }
@@ -112,8 +112,7 @@ pub fn verify_bodies(graph: &Graph) -> normfuse_ir::Result<usize> {
             .insert(format!("{descriptor:?}\n{:?}", body.nodes().map(|(_, n)| (&n.op, &n.inputs)).collect::<Vec<_>>()))
         {
             let types: Vec<normfuse_ir::Type> = node.operands().map(|(_, v)| graph.value(v).ty.clone()).collect();
-            // verify: normfuse_ir::body::check(node, &types)?;
-            let _ = types;
+            normfuse_ir::body::check(node, &types)?;
         }
     }
     Ok(seen.len())
@@ -227,7 +226,8 @@ impl<'o> Pass<'o> {
             },
         );
         let (name, provenance, _) = graph.node_meta_mut(applied.node);
-        provenance.rules.clone_from(&solution.fired);
+        // Commuted operands are bookkeeping; the others are the steps of the argument.
+        provenance.rules = solution.fired.iter().filter(|r| !r.starts_with("commute")).cloned().collect();
         self.report.sites.push(Site {
             anchor: anchor.name.clone(),
             kind,
@@ -261,8 +261,9 @@ impl<'o> Pass<'o> {
                 self.report.summary.quants += 1;
                 let of = q.of.first().map(|i| region.locals[*i]);
                 let source = of.and_then(|v| graph.producer(v)).map(|(n, _)| n);
+                let width = of.and_then(|v| region::typed(graph, v)).and_then(|(_, s)| s.last()?.as_const());
                 let refusal = Refusal {
-                    rule: candidate::rule_of(q, u64::MAX),
+                    rule: candidate::rule_of(q, width.map_or(u64::MAX, i64::unsigned_abs)),
                     precondition: "fed_by_norm",
                     node: source.or(Some(anchor.node)),
                     hint: format!(

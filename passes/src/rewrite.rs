@@ -9,7 +9,7 @@ use normfuse_ir::{
 
 use crate::{
     body::{self, PortValue},
-    candidate::{Candidate, Refusal},
+    candidate::{Candidate, Refusal, asks_for_row_sizes},
     region::{is_view, typed},
     views::{self, Names},
 };
@@ -95,6 +95,17 @@ pub fn apply(graph: &mut Graph, names: &mut Names, anchor: NodeId, c: &Candidate
         }
     }
 
+    // Who only asks for a shape asks the rows: nothing must be kept or written for that.
+    if let Some((_, rows)) = c.operands.first() {
+        let gone: Vec<ValueId> = c.replaced.iter().flat_map(|n| graph.node(*n).outputs.iter().copied()).collect();
+        for v in gone {
+            for (user, port) in graph.users(v) {
+                if asks_for_row_sizes(graph, user, *rows) {
+                    graph.set_input(user, port, Some(*rows));
+                }
+            }
+        }
+    }
     let bytes_saved = bytes_saved(graph, c);
     let mut operands: Vec<Option<ValueId>> = c.operands.iter().map(|(_, v)| Some(*v)).collect();
     for ((port, value), slot) in c.operands.iter().zip(&mut operands) {
@@ -162,17 +173,21 @@ fn needs_reader(graph: &Graph, c: &Candidate, v: ValueId) -> bool {
     graph.is_output(v) || graph.users(v).iter().any(|(u, _)| !gone.contains(u))
 }
 
-/// The shape operand of the reshape that makes a value, if that stays valid for another source of the same elements.
+/// A computed shape operand by which the source reshapes to the shape of a value: its own, or that of a replaced view.
 fn own_shape_operand(graph: &Graph, c: &Candidate, v: ValueId) -> Option<ValueId> {
-    let (n, _) = graph.producer(v)?;
-    let node = graph.node(n);
-    let shape = match node.op {
-        Op::Reshape { .. } => node.input(1)?,
-        _ => return None,
-    };
-    let gone = |id: NodeId| c.replaced.contains(&id);
-    // A constant may hold zeros ("copy the size"); those are said anew instead.
-    (graph.value(shape).as_const().is_none() && !graph.producer(shape).is_some_and(|(p, _)| gone(p))).then_some(shape)
+    let target = typed(graph, v).map(|(_, s)| s)?;
+    let own = graph.producer(v).map(|(n, _)| n);
+    own.into_iter().chain(c.replaced.iter().copied()).find_map(|n| {
+        let node = graph.try_node(n)?;
+        let same = node.outputs.first().and_then(|o| typed(graph, *o)).is_some_and(|(_, s)| s == target);
+        let shape = match node.op {
+            Op::Reshape { .. } if same => node.input(1)?,
+            _ => return None,
+        };
+        let gone = graph.producer(shape).is_some_and(|(p, _)| c.replaced.contains(&p));
+        // A constant may hold zeros ("copy the size"); those are said anew instead.
+        (graph.value(shape).as_const().is_none() && !gone).then_some(shape)
+    })
 }
 
 fn can_restate(graph: &Graph, c: &Candidate, v: ValueId, from: &Shape, to: &Shape) -> bool {

@@ -1,0 +1,118 @@
+//! Text graph in, snapshot out, and the numbers: every graph under `tests/in` goes through the pass, what comes out is
+//! pinned, and source and rewrite are run on the reference evaluator on hostile data and compared bit for bit.
+//!
+//! `fuse/`: everything in it must fuse. `reject/`: looks alike and must not. `partial/`: the norm fuses, its quantiser
+//! must not.
+
+use std::{fmt::Write as _, fs, path::Path};
+
+use normfuse_ir::{
+    DType, Graph, Tensor,
+    body::{bits_equal, hostile},
+    eval, text,
+};
+use normfuse_passes::{Options, Outcome, Report};
+
+fn graphs(folder: &str) -> Vec<(String, String)> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/in").join(folder);
+    let mut found: Vec<(String, String)> = fs::read_dir(&dir)
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .map(|p| (p.file_stem().unwrap().to_str().unwrap().to_owned(), fs::read_to_string(&p).unwrap()))
+        .collect();
+    found.sort();
+    assert!(!found.is_empty(), "{} is empty", dir.display());
+    found
+}
+
+fn parse(source: &str) -> Graph {
+    text::parse(source, &mut |r| panic!("no weight files here: {r:?}")).unwrap()
+}
+
+/// One line a site, then the rewritten graph.
+fn snapshot(report: &Report, graph: &Graph) -> String {
+    let mut out = String::new();
+    for s in &report.sites {
+        write!(out, "{:?} {} at {}: rule {}", s.outcome, s.kind.name(), s.anchor, s.rule).unwrap();
+        if let Some(op) = &s.op {
+            write!(out, " -> {op} replaces {}", s.replaced.join(", ")).unwrap();
+        }
+        if let (Some(p), Some(n)) = (&s.precondition, &s.node) {
+            write!(out, ", {p} fails at {n}: {}", s.hint.as_deref().unwrap_or("")).unwrap();
+        }
+        out.push('\n');
+    }
+    let s = &report.summary;
+    writeln!(out, "saves {} launches, {} bytes a token\n", s.launches_saved, s.bytes_saved_per_token).unwrap();
+    out + &text::print(graph)
+}
+
+fn check(folder: &str, judge: impl Fn(&str, &Report)) {
+    for (name, source) in graphs(folder) {
+        let before = parse(&source);
+        let mut after = before.clone();
+        let report = normfuse_passes::run(&mut after, &Options { verify: true, ..Options::default() })
+            .unwrap_or_else(|e| panic!("{name}: {e}"));
+        judge(&name, &report);
+        for gone in report.sites.iter().flat_map(|s| &s.replaced) {
+            assert!(after.nodes().all(|(_, n)| n.name != *gone), "{name}: `{gone}` was replaced and is still there");
+        }
+        let mut settings = insta::Settings::clone_current();
+        settings.set_snapshot_path(format!("snapshots/{folder}"));
+        settings.set_prepend_module_to_snapshot(false);
+        settings.set_omit_expression(true);
+        settings.bind(|| insta::assert_snapshot!(name.as_str(), snapshot(&report, &after)));
+        same_bits(&name, &before, &after);
+    }
+}
+
+/// Runs both graphs on every kind of hostile data.
+fn same_bits(name: &str, before: &Graph, after: &Graph) {
+    let sizes = |s: &str| if s == "batch" { 2 } else { 3 };
+    let shapes: Vec<(DType, Vec<usize>)> = before
+        .inputs()
+        .iter()
+        .map(|v| {
+            let ty = &before.value(*v).ty;
+            let dims = ty.shape.as_ref().unwrap().0.iter().map(|d| d.eval(&|s| Some(sizes(s))).unwrap() as usize);
+            (ty.dtype.unwrap(), dims.collect())
+        })
+        .collect();
+    let cases: Vec<Vec<Tensor>> =
+        shapes.iter().enumerate().map(|(i, (d, s))| hostile::cases(*d, s, 7 + i as u64)).collect();
+    assert!(cases[0].len() > 5);
+    for case in 0..cases[0].len() {
+        let inputs: Vec<Tensor> = cases.iter().map(|c| c[case % c.len()].clone()).collect();
+        let source = eval::run(before, &inputs).unwrap();
+        let rewritten = eval::run(after, &inputs).unwrap();
+        for ((a, b), out) in source.iter().zip(&rewritten).zip(before.outputs()) {
+            let difference = bits_equal(a, b);
+            assert!(difference.is_none(), "{name}, case {case}, output {}: {}", out.name, difference.unwrap());
+        }
+    }
+}
+
+#[test]
+fn what_must_fuse_fuses() {
+    check("fuse", |name, report| {
+        assert!(report.summary.norms > 0, "{name}: no norm recognised");
+        assert!(report.sites.iter().all(|s| s.outcome == Outcome::Fused), "{name}: {:#?}", report.sites);
+    });
+}
+
+#[test]
+fn what_looks_alike_does_not_fuse() {
+    check("reject", |name, report| {
+        assert!(!report.sites.is_empty(), "{name}: the report must say why");
+        assert!(report.sites.iter().all(|s| s.outcome != Outcome::Fused), "{name}: {:#?}", report.sites);
+    });
+}
+
+#[test]
+fn a_norm_fuses_without_the_quantiser_that_must_not() {
+    check("partial", |name, report| {
+        assert_eq!(report.summary.fused.norm, 1, "{name}: {:#?}", report.sites);
+        assert_eq!(report.summary.fused.norm_quant, 0, "{name}");
+        assert!(report.summary.rejected > 0, "{name}");
+    });
+}
