@@ -171,7 +171,7 @@ mod tests {
         let product = (0..40).map(|i| format!("(a{i} + b{i})")).collect::<Vec<_>>().join("*");
         assert!(d(&product).is_collapsed());
         let mut x = d("a");
-        for i in 0..10_000 {
+        for i in 0..2_000 {
             x = x.maximum(&Dim::sym(format!("s{i}"))).floor_div(&d("n"));
         }
         let mut y = d("a");

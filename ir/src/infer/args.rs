@@ -68,9 +68,9 @@ impl<'a> Args<'a> {
         Dim::unknown_data(format_args!("{}.{port}.{index}", self.tag))
     }
 
-    /// The contents of an operand; where only their number is known, unknown integers.
+    /// The contents of a scalar or vector; where only their number is known, unknown integers.
     pub(super) fn contents(&self, port: usize) -> Option<Vec<Dim>> {
-        if let Some(k) = self.get(port)?.known {
+        if let Some(k) = self.known(port) {
             return Some(k.to_vec());
         }
         let n = match self.shape(port)? {
@@ -82,8 +82,13 @@ impl<'a> Args<'a> {
         Some((0..n).map(|i| self.fresh_data(1000 + port, i)).collect())
     }
 
-    /// The contents of an operand, if really known.
+    /// The contents of a scalar or vector, if really known.
     pub(super) fn known(&self, port: usize) -> Option<&'a [Dim]> {
+        self.flat(port).filter(|_| self.shape(port).is_some_and(|s| s.len() <= 1))
+    }
+
+    /// The contents of an operand of any rank, row-major.
+    pub(super) fn flat(&self, port: usize) -> Option<&'a [Dim]> {
         self.get(port).and_then(|o| o.known)
     }
 

@@ -12,11 +12,8 @@ type Element = Option<Dim>;
 /// The contents of a result of that type, if it is small and anything of it is known.
 pub(super) fn of(args: &Args<'_>, port: usize, ty: &Type) -> Option<Box<[Dim]>> {
     let dtype = ty.dtype.filter(|d| d.is_int() || *d == DType::Bool)?;
-    let count = match ty.shape.as_ref()?.0.as_slice() {
-        [] => 1,
-        [n] => usize::try_from(n.as_const()?).ok().filter(|n| *n <= MAX_KNOWN)?,
-        _ => return None,
-    };
+    let shape = ty.shape.as_ref()?;
+    let count = short(&shape.0)?;
     let elements = elements(args, port, count)?;
     if elements.len() != count {
         return None;
@@ -27,6 +24,12 @@ pub(super) fn of(args: &Args<'_>, port: usize, ty: &Type) -> Option<Box<[Dim]>> 
     }
     let named = |(i, d): (usize, Element)| d.unwrap_or_else(|| args.fresh_data(port, i));
     Some(elements.into_iter().enumerate().map(named).collect())
+}
+
+/// Number of elements of a shape, if it is a small number.
+fn short(shape: &[Dim]) -> Option<usize> {
+    let size = |d: &Dim| usize::try_from(d.as_const()?).ok();
+    shape.iter().try_fold(1usize, |n, d| n.checked_mul(size(d)?)).filter(|n| *n <= MAX_KNOWN)
 }
 
 /// The value, unless the dtype may wrap it. Expressions are sizes or made of sizes, which the 32-bit types are taken to
@@ -49,9 +52,11 @@ fn fit(dtype: DType, d: Dim) -> Element {
 
 fn elements(args: &Args<'_>, port: usize, count: usize) -> Option<Vec<Element>> {
     let all = |v: Vec<Dim>| Some(v.into_iter().map(Some).collect());
+    // Row-major elements of an operand of any rank, or of a vector (or scalar).
+    let flat = || args.flat(0);
     let x = || args.known(0);
     match args.op {
-        Op::Unary(op) => Some(x()?.iter().map(|d| unary(*op, d)).collect()),
+        Op::Unary(op) => Some(flat()?.iter().map(|d| unary(*op, d)).collect()),
         Op::Binary(op) => {
             args.known(0).or(args.known(1))?;
             let (a, b) = (args.contents(0)?, args.contents(1)?);
@@ -59,7 +64,7 @@ fn elements(args: &Args<'_>, port: usize, count: usize) -> Option<Vec<Element>> 
         }
         Op::Cast { to, .. } => {
             let bool = |d: &Dim| d.equals(&Dim::from(0)).map(|zero| Dim::from(i64::from(!zero)));
-            Some(x()?.iter().map(|d| if *to == DType::Bool { bool(d) } else { Some(d.clone()) }).collect())
+            Some(flat()?.iter().map(|d| if *to == DType::Bool { bool(d) } else { Some(d.clone()) }).collect())
         }
         Op::Clip => {
             let bound = |port: usize| if args.present(port) { args.scalar(port).map(Some) } else { Some(None) };
@@ -75,7 +80,16 @@ fn elements(args: &Args<'_>, port: usize, count: usize) -> Option<Vec<Element>> 
             (0..count).map(|i| Some(select(at(c, i)?, at(&a, i)?, at(&b, i)?))).collect()
         }
         Op::Reduce { op, axes, .. } if axes.as_ref().is_none_or(|a| !a.is_empty()) => Some(vec![reduce(*op, x()?)]),
-        Op::Reshape { .. } | Op::Squeeze { .. } | Op::Unsqueeze { .. } | Op::Transpose { .. } => all(x()?.to_vec()),
+        Op::Reshape { .. } | Op::Squeeze { .. } | Op::Unsqueeze { .. } | Op::Flatten { .. } => all(flat()?.to_vec()),
+        Op::Transpose { perm } => transposed(flat()?, args.shape(0)?, perm.as_deref()),
+        Op::OneHot { axis } => {
+            let (picks, depth, values) = (args.numbers(0)?, args.scalar(1)?.as_const()?, args.known(2)?);
+            let [off, on] = values else { return None };
+            // One row an index; another axis than the last would interleave them.
+            let last = *axis == -1 || args.shape(0)?.is_empty() || usize::try_from(*axis).ok() == Some(1);
+            let row = |i: i64| (0..depth).map(move |d| if d == i || d == i.wrapping_add(depth) { on } else { off });
+            last.then(|| picks.into_iter().flat_map(row).cloned().map(Some).collect())
+        }
         Op::Expand => (0..count).map(|i| Some(Some(at(x()?, i)?.clone()))).collect(),
         Op::Tile => all(x()?.iter().cycle().take(if x()?.is_empty() { 0 } else { count }).cloned().collect()),
         Op::Concat { .. } => {
@@ -95,13 +109,20 @@ fn elements(args: &Args<'_>, port: usize, count: usize) -> Option<Vec<Element>> 
         }
         Op::Slice => {
             let (starts, ends) = (args.numbers(1)?, args.numbers(2)?);
+            let axis = if args.present(3) { *args.numbers(3)?.first()? } else { 0 };
             let step = if args.present(4) { *args.numbers(4)?.first()? } else { 1 };
             let ([start], [end]) = (starts.as_slice(), ends.as_slice()) else { return None };
-            if step == 0 {
+            let rank = args.shape(0)?.len();
+            let (rows, width) = rows(flat()?, args.shape(0)?)?;
+            if step == 0 || !(axis == 0 || axis.checked_add(rank as i64) == Some(0)) {
                 return None;
             }
-            let x = x()?;
-            indices(x.len(), *start, *end, step).into_iter().map(|i| x.get(i).cloned().map(Some)).collect()
+            let picks = indices(rows.len().checked_div(width)?, *start, *end, step);
+            picks
+                .into_iter()
+                .map(|i| rows.get(i * width..(i + 1) * width))
+                .collect::<Option<Vec<_>>>()
+                .and_then(|r| all(r.concat()))
         }
         Op::Shape { start, end } => {
             let shape = args.shape(0)?;
@@ -124,6 +145,29 @@ fn elements(args: &Args<'_>, port: usize, count: usize) -> Option<Vec<Element>> 
         }
         _ => None,
     }
+}
+
+/// Elements in rows along the first axis, with the width of a row; nothing of a scalar or of empty rows.
+fn rows<'a>(x: &'a [Dim], shape: &[Dim]) -> Option<(&'a [Dim], usize)> {
+    short(shape.get(1..)?).filter(|width| *width > 0).map(|width| (x, width))
+}
+
+fn transposed(x: &[Dim], shape: &[Dim], perm: Option<&[i64]>) -> Option<Vec<Element>> {
+    let rank = shape.len();
+    let sizes: Vec<usize> = shape.iter().map(|d| short(std::slice::from_ref(d))).collect::<Option<_>>()?;
+    let positive = |a: &i64| usize::try_from(if *a < 0 { a + rank as i64 } else { *a }).ok();
+    let perm: Vec<usize> = match perm {
+        Some(p) => p.iter().map(positive).collect::<Option<_>>()?,
+        None => (0..rank).rev().collect(),
+    };
+    let stride = |axis: usize| sizes.get(axis + 1..).map(|s| s.iter().product::<usize>());
+    // Offsets of the result's elements, an axis at a time.
+    let mut offsets = vec![0usize];
+    for axis in perm {
+        let (size, stride) = (*sizes.get(axis)?, stride(axis)?);
+        offsets = offsets.iter().flat_map(|o| (0..size).map(move |i| o + i * stride)).collect();
+    }
+    offsets.into_iter().map(|o| x.get(o).cloned().map(Some)).collect()
 }
 
 /// The element that broadcasts to a position.

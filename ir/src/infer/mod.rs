@@ -43,7 +43,7 @@ pub const MAX_ELEMENTS: i64 = 1 << 62;
 pub struct Inferred {
     /// Its type, as far as it is known.
     pub ty: Type,
-    /// Its contents, for an integer or bool tensor of rank 0 or 1 and at most [`MAX_KNOWN`] elements.
+    /// Its contents in row-major order, for an integer or bool tensor of at most [`MAX_KNOWN`] elements.
     pub known: Option<Box<[Dim]>>,
 }
 
@@ -54,8 +54,8 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// The contents of a small integer tensor (one element for a scalar), if they are known; elements that are not are
-    /// unknown sizes of their own.
+    /// The contents of a small integer tensor in row-major order (one element for a scalar), if they are known; elements
+    /// that are not are [unknown](Dim::unknown_data) integers of their own.
     pub fn known(&self, value: ValueId) -> Option<&[Dim]> {
         self.known.get(value.index()).and_then(Option::as_deref)
     }
@@ -281,7 +281,7 @@ pub(crate) fn check_size(ty: &Type) -> Result<()> {
 
 /// The contents of a constant, if it is small and of integers or bools.
 fn constant(t: &Tensor) -> Option<Box<[Dim]>> {
-    if t.shape().len() > 1 || t.len() > MAX_KNOWN || !(t.dtype().is_int() || t.dtype() == DType::Bool) {
+    if t.len() > MAX_KNOWN || !(t.dtype().is_int() || t.dtype() == DType::Bool) {
         return None;
     }
     t.bytes().chunks_exact(t.dtype().bits() / 8).map(|b| element(t.dtype(), b).map(Dim::from)).collect()

@@ -128,3 +128,25 @@ fn expand_broadcasts() {
          %c = expand(%x, %n) => f32[?, ?, 96]",
     );
 }
+
+#[test]
+fn matrices_on_the_way() {
+    // TorchScript's pad: the pads of torch, last axis first, become those of ONNX through a reversed transposed matrix.
+    let pads = "const %p: i64[4] = [1, 2, 3, 4]\nconst %two: i64[2] = [-1, 2]\nconst %flat: i64[1] = [-1]\n\
+                const %z: i64[1] = [0]\nconst %m1: i64[1] = [-1]\nconst %far: i64[1] = [-9223372036854775807]\n\
+                %m = reshape(%p, %two)\n%s = slice(%m, %m1, %far, %z, %m1)\n%t = transpose(%s) {perm=[1, 0]}\n\
+                %k = reshape(%t, %flat)\n";
+    assert_eq!(known(pads), "[3, 1, 4, 2]");
+    check(
+        "input %x: f32[batch, seq, 256]\nconst %p: i64[4] = [1, 2, 3, 4]\nconst %two: i64[2] = [-1, 2]",
+        "%m = reshape(%p, %two) => i64[2, 2]
+         %s = size(%m) => i64[]",
+    );
+    // TorchScript's repeat_interleave.
+    let hot =
+        "const %i: i64[1] = [1]\nconst %d: i64[] = 3\nconst %v: i64[2] = [1, 4]\n%h = one_hot(%i, %d, %v) {axis=-1}\n";
+    assert_eq!(known(&format!("{hot}const %f: i64[1] = [-1]\n%k = reshape(%h, %f)")), "[1, 4, 1]");
+    assert_eq!(known(&format!("{hot}const %f: i64[] = 0\n%k = gather(%h, %f) {{axis=0}}")), "nothing");
+    assert_eq!(known("const %m: i64[2, 3] = [1, 2, 3, 4, 5, 6]\n%k = transpose(%m)"), "[1, 4, 2, 5, 3, 6]");
+    assert_eq!(known("const %m: i64[2, 2] = [1, 2, 3, 4]\n%k = add(%m, %m)"), "nothing");
+}
