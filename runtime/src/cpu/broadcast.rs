@@ -106,36 +106,37 @@ impl<const N: usize> Walk<N> {
         }
     }
 
-    /// Fills a result, a chunk a thread.
-    fn fill<O: bytemuck::Pod + Send>(&self, write: impl Fn(Run<N>, &mut [O]) + Sync) -> Result<Vec<O>> {
+    /// Fills a result, a chunk a thread. `write` is called through a pointer, once a run, so that the threading is
+    /// compiled once for a type and not once for each op.
+    fn fill<O: bytemuck::Pod + Send>(&self, write: &(dyn Fn(Run<N>, &mut [O]) + Sync)) -> Result<Vec<O>> {
         let mut out = zeros(self.len)?;
-        if self.len <= CHUNK {
-            self.runs(0, self.len, |run| {
+        by_chunks(&mut out, &|start, chunk| {
+            self.runs(start, start + chunk.len(), |run| {
                 let range = run.out.clone();
-                write(run, &mut out[range]);
+                write(run, &mut chunk[range]);
             });
-        } else {
-            out.par_chunks_mut(CHUNK).enumerate().for_each(|(i, chunk)| {
-                let start = i * CHUNK;
-                self.runs(start, start + chunk.len(), |run| {
-                    let range = run.out.clone();
-                    write(run, &mut chunk[range]);
-                });
-            });
-        }
+        });
         Ok(out)
+    }
+}
+
+/// Calls `work` for chunks of `out` with the index of their first element: in parallel, if there are several.
+fn by_chunks<O: Send>(out: &mut [O], work: &(dyn Fn(usize, &mut [O]) + Sync)) {
+    if out.len() <= CHUNK {
+        work(0, out);
+    } else {
+        out.par_chunks_mut(CHUNK).enumerate().for_each(|(i, chunk)| work(i * CHUNK, chunk));
     }
 }
 
 /// `f` of every element.
 pub(super) fn map<A: Copy + Sync, O: bytemuck::Pod + Send>(a: &[A], f: impl Fn(A) -> O + Sync) -> Result<Vec<O>> {
     let mut out = zeros(a.len())?;
-    let run = |(out, a): (&mut [O], &[A])| out.iter_mut().zip(a).for_each(|(o, a)| *o = f(*a));
-    if a.len() <= CHUNK {
-        run((&mut out[..], a));
-    } else {
-        out.par_chunks_mut(CHUNK).zip(a.par_chunks(CHUNK)).for_each(run);
-    }
+    by_chunks(&mut out, &|start, chunk| {
+        for (o, a) in chunk.iter_mut().zip(&a[start..]) {
+            *o = f(*a);
+        }
+    });
     Ok(out)
 }
 
@@ -147,7 +148,7 @@ where
     O: bytemuck::Pod + Send,
 {
     let moves = walk.moves();
-    walk.fill(|run, out| {
+    walk.fill(&|run, out| {
         let n = out.len();
         let [i, j] = run.from;
         match moves {
@@ -180,7 +181,7 @@ where
     O: bytemuck::Pod + Send,
 {
     let step = walk.moves().map(usize::from);
-    walk.fill(|run, out| {
+    walk.fill(&|run, out| {
         let [i, j, k] = run.from;
         for (x, o) in out.iter_mut().enumerate() {
             *o = f(a[i + x * step[0]], b[j + x * step[1]], c[k + x * step[2]]);

@@ -142,16 +142,13 @@ macro_rules! with_narrow {
     };
 }
 
-/// As `with_float`, for integers; bool is none.
+/// As `with_float`, for the integers that graphs compute with in bulk; the other widths run on the reference evaluator,
+/// which keeps the number of compiled loops down.
 macro_rules! with_int {
     ($dtype:expr, $T:ident => $body:expr, _ => $other:expr $(,)?) => {
         match $dtype {
             normfuse_ir::DType::I8 => {
                 type $T = i8;
-                $body
-            }
-            normfuse_ir::DType::I16 => {
-                type $T = i16;
                 $body
             }
             normfuse_ir::DType::I32 => {
@@ -164,18 +161,6 @@ macro_rules! with_int {
             }
             normfuse_ir::DType::U8 => {
                 type $T = u8;
-                $body
-            }
-            normfuse_ir::DType::U16 => {
-                type $T = u16;
-                $body
-            }
-            normfuse_ir::DType::U32 => {
-                type $T = u32;
-                $body
-            }
-            normfuse_ir::DType::U64 => {
-                type $T = u64;
                 $body
             }
             _ => $other,

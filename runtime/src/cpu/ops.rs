@@ -2,7 +2,7 @@
 
 use normfuse_ir::{Error, ErrorKind, Op, Result, Tensor, eval};
 
-use super::{convert, elementwise, fused_norm, matmul, rows};
+use super::{attention, convert, elementwise, fused_norm, matmul, quantise, rows};
 
 /// Runs one op; `inputs` by port, results by port.
 pub(super) fn execute(op: &Op, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>> {
@@ -25,6 +25,30 @@ pub(super) fn execute(op: &Op, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>
             matmul::gemm((*alpha, *beta), (*trans_a, *trans_b), port(0)?, port(1)?, optional(2))?
         }
         Op::MatMulInteger => Some(matmul::matmul_integer(port(0)?, port(1)?, optional(2), optional(3))?),
+        Op::Attention(a) => {
+            if let Some(outputs) = attention::attention(a, inputs)? {
+                return Ok(outputs);
+            }
+            None
+        }
+        Op::QuantizeLinear { axis, block_size, to, saturate } => {
+            quantise::quantize_linear(port(0)?, port(1)?, optional(2), (*axis, *block_size), *to, *saturate)?
+        }
+        Op::DequantizeLinear { axis, block_size } => {
+            quantise::dequantize_linear(port(0)?, port(1)?, optional(2), (*axis, *block_size))?
+        }
+        Op::DynamicQuantizeLinear => {
+            if let Some(outputs) = quantise::dynamic_quantize_linear(port(0)?)? {
+                return Ok(outputs.into());
+            }
+            None
+        }
+        Op::Quantize(scheme) => {
+            if let Some(outputs) = quantise::quantize(scheme, port(0)?, optional(1))? {
+                return Ok(outputs);
+            }
+            None
+        }
         Op::FusedNorm(f) => return fused_norm::run(f, inputs),
         _ => None,
     };

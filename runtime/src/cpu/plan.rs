@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use normfuse_ir::{DType, Def, Dim, Error, ErrorKind, Graph, NodeId, Op, Result, Shape, Tensor, ValueId};
 
-use super::{fused_norm, ops};
+use super::{fused_norm, ops, scheme};
 
 /// An input that callers pass.
 #[derive(Debug, Clone)]
@@ -272,10 +272,14 @@ fn runnable(op: &Op) -> Result<()> {
             ),
         )
         .hint("foreign ops pass through compile untouched, but only the engine that defines them can run them")),
-        Op::FusedNorm(f) => fused_norm::supports(f)
-            .map_err(|why| Error::new(ErrorKind::Unsupported, format!("`{}` cannot be executed: {why}", op.name()))),
+        Op::FusedNorm(f) => fused_norm::supports(f).map_err(|why| refused(op, &why)),
+        Op::Quantize(s) => scheme::supports(s, "").map_err(|why| refused(op, &why)),
         _ => Ok(()),
     }
+}
+
+fn refused(op: &Op, why: &str) -> Error {
+    Error::new(ErrorKind::Unsupported, format!("`{}` cannot be executed: {why}", op.name()))
 }
 
 /// A region may lie about its length; views rely on it.

@@ -31,7 +31,13 @@ fn to_back(x: &Tensor, axes: &[usize]) -> Result<Tensor> {
 }
 
 /// Calls `write` for blocks of rows of `width` elements that make `made` elements each.
-fn by_rows<A: Sync, O: Send>(x: &[A], width: usize, out: &mut [O], made: usize, write: impl Fn(&[A], &mut [O]) + Sync) {
+fn by_rows<A: Sync, O: Send>(
+    x: &[A],
+    width: usize,
+    out: &mut [O],
+    made: usize,
+    write: &(dyn Fn(&[A], &mut [O]) + Sync),
+) {
     let rows = (CHUNK / width.max(1)).max(1);
     let work = |(out, x): (&mut [O], &[A])| {
         for (out, row) in out.chunks_exact_mut(made).zip(x.chunks_exact(width)) {
@@ -64,7 +70,7 @@ pub(super) fn reduce(op: ReduceOp, axes: Option<&[i64]>, keepdims: bool, x: &Ten
     with_float!(x.dtype(), T => {
         let x = to_back(x, &at_end)?;
         let mut out: Vec<T> = zeros(numel(&shape)?)?;
-        by_rows(&view::<T>(&x)?, width, &mut out, 1, |row, out| out[0] = reduce_row(op, row));
+        by_rows(&view::<T>(&x)?, width, &mut out, 1, &|row, out| out[0] = reduce_row(op, row));
         tensor(T::DTYPE, &shape, out).map(Some)
     }, _ => Ok(None))
 }
@@ -93,7 +99,7 @@ pub(super) fn softmax(axis: i64, log: bool, x: &Tensor) -> Result<Option<Tensor>
         let width = x.shape()[axis];
         let mut out: Vec<T> = zeros(x.len())?;
         if !x.is_empty() {
-            by_rows(&view::<T>(&rows)?, width, &mut out, width, |row, out| {
+            by_rows(&view::<T>(&rows)?, width, &mut out, width, &|row, out| {
                 let mut row = T::widen(row).into_owned();
                 softmax_row(&mut row, log);
                 for (o, v) in out.iter_mut().zip(row) {
@@ -148,7 +154,7 @@ pub(super) fn rms_norm(axis: i64, eps: F32, stash: DType, x: &Tensor, scale: &Te
     with_narrow!(x.dtype(), T => with_narrow!(scale.dtype(), S => {
         let factor = to_f32(scale)?;
         let mut out: Vec<S> = zeros(x.len())?;
-        by_rows(&view::<T>(x)?, width, &mut out, width, |row, out| {
+        by_rows(&view::<T>(x)?, width, &mut out, width, &|row, out| {
             let mut row: Vec<f32> = row.iter().map(|v| v.up()).collect();
             round_row(stash, &mut row);
             let mut squares: Vec<f32> = row.iter().map(|v| v * v).collect();

@@ -1,0 +1,150 @@
+//! QuantizeLinear, DequantizeLinear, DynamicQuantizeLinear and Quantize.
+
+use std::sync::Arc;
+
+use normfuse_ir::{
+    DType, ErrorKind, Granularity, Op, Scheme, Tensor,
+    scheme::{Apply, DynamicScale, F32, ScaleBy, ScaleLayout, ScaleRule, ScaleSource},
+};
+use normfuse_runtime::Plan;
+
+use crate::check::{KINDS, Kind, cast, check, one_node, tensor};
+
+const FLOATS: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
+const TARGETS: [DType; 8] =
+    [DType::I8, DType::U8, DType::I16, DType::U16, DType::F8E4M3FN, DType::F8E4M3FNUZ, DType::F8E5M2, DType::F4E2M1];
+
+/// Positive scales of all sizes.
+fn scales(dtype: DType, shape: &[usize]) -> Tensor {
+    let n: usize = shape.iter().product();
+    let values: Vec<f32> = (0..n).map(|i| [0.037, 1.0, 0.5, 3.3, 1e-4, 0.0078125][i % 6]).collect();
+    cast(&Tensor::from_f32(shape, &values), dtype)
+}
+
+/// `(shape of x, shape of the scale, axis, block)`, some of which do not fit.
+const SCALED: [(&[usize], &[usize], i64, u64); 10] = [
+    (&[4, 6, 10], &[], 1, 0),
+    (&[4, 6, 10], &[1], -1, 0),
+    (&[4, 6, 10], &[10], -1, 0),
+    (&[4, 6, 10], &[6], 1, 0),
+    (&[4, 6, 10], &[4], 0, 0),
+    (&[4, 6, 10], &[4, 6, 2], 2, 5),
+    (&[4, 6, 10], &[4, 2, 10], 1, 3),
+    (&[4, 6, 10], &[5], 1, 0),
+    (&[40, 900], &[900], 1, 0),
+    (&[0, 3], &[3], 1, 0),
+];
+
+#[test]
+fn quantize_linear_has_the_reference_bits() {
+    for to in TARGETS {
+        for (n, (x, s, axis, block_size)) in SCALED.into_iter().enumerate() {
+            for x_dtype in [DType::F32, DType::F16, DType::BF16, DType::I32] {
+                let kind = KINDS[n % 4];
+                let x = tensor(x_dtype, x, kind, n as u64);
+                for scale_dtype in FLOATS {
+                    let scale = scales(scale_dtype, s);
+                    let zero = tensor(to, s, Kind::Bits, 3);
+                    let no_zero = Tensor::from_bytes(to, zero.shape().to_vec(), vec![0; zero.bytes().len()]).unwrap();
+                    for saturate in [true, false] {
+                        let op = Op::QuantizeLinear { axis, block_size, to, saturate };
+                        check(&op, &[Some(&x), Some(&scale)]);
+                        check(&op, &[Some(&x), Some(&scale), Some(&zero)]);
+                        check(&op, &[Some(&x), Some(&scale), Some(&no_zero)]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn dequantize_linear_has_the_reference_bits() {
+    for from in TARGETS.into_iter().chain([DType::I32]) {
+        for (n, (q, s, axis, block_size)) in SCALED.into_iter().enumerate() {
+            let q = tensor(from, q, Kind::Bits, n as u64);
+            for scale_dtype in FLOATS {
+                let scale = scales(scale_dtype, s);
+                let zero = tensor(from, s, Kind::Bits, 3);
+                let no_zero = Tensor::from_bytes(from, zero.shape().to_vec(), vec![0; zero.bytes().len()]).unwrap();
+                let op = Op::DequantizeLinear { axis, block_size };
+                check(&op, &[Some(&q), Some(&scale)]);
+                check(&op, &[Some(&q), Some(&scale), Some(&zero)]);
+                check(&op, &[Some(&q), Some(&scale), Some(&no_zero)]);
+            }
+        }
+    }
+    let (q, scale) = (tensor(DType::I8, &[4], Kind::Bits, 1), scales(DType::F32, &[]));
+    let other = tensor(DType::U8, &[], Kind::Bits, 1);
+    check(&Op::DequantizeLinear { axis: 0, block_size: 0 }, &[Some(&q), Some(&scale), Some(&other)]);
+}
+
+#[test]
+fn dynamic_quantize_linear_has_the_reference_bits() {
+    for kind in KINDS {
+        for shape in [&[7, 33][..], &[], &[0], &[50, 900]] {
+            for dtype in [DType::F32, DType::F16] {
+                check(&Op::DynamicQuantizeLinear, &[Some(&tensor(dtype, shape, kind, 5))]);
+            }
+        }
+    }
+    for values in [[0.0; 4], [-0.0; 4], [1.0, 2.0, 3.0, 4.0], [-1.0, -2.0, -3.0, 0.0], [1e-45, 0.0, -1e-45, 0.0]] {
+        check(&Op::DynamicQuantizeLinear, &[Some(&Tensor::from_f32(&[4], &values))]);
+    }
+}
+
+fn scheme() -> Scheme {
+    Scheme {
+        element: DType::F8E4M3FN,
+        granularity: Granularity::Group(16),
+        scale_dtype: DType::F32,
+        scale: ScaleSource::Dynamic(DynamicScale {
+            amax_floor: Some(F32::new(1e-4)),
+            by: ScaleBy::Divide(F32::new(448.0)),
+            scale_floor: None,
+            rule: ScaleRule::Linear,
+        }),
+        apply: Apply::Divide,
+        clamp: None,
+        saturate: true,
+        compute: DType::F32,
+        layout: ScaleLayout::RowMajor,
+    }
+}
+
+#[test]
+fn quantize_has_the_reference_bits() {
+    let given = Scheme { granularity: Granularity::Tensor, scale: ScaleSource::Given, ..scheme() };
+    for element in [DType::F8E4M3FN, DType::F8E5M2, DType::F8E4M3FNUZ, DType::F4E2M1, DType::I8, DType::U8] {
+        for granularity in [Granularity::Group(16), Granularity::Token, Granularity::Tensor] {
+            for compute in [DType::F32, DType::BF16] {
+                for (apply, clamp) in
+                    [(Apply::Divide, None), (Apply::MultiplyReciprocal, Some([F32::new(-2.0), F32::new(448.0)]))]
+                {
+                    let dynamic = Scheme { element, granularity, compute, apply, clamp, ..scheme() };
+                    let given = Scheme { element, compute, apply, clamp, ..given.clone() };
+                    for (seed, kind) in KINDS.into_iter().enumerate() {
+                        for dtype in FLOATS {
+                            for shape in [&[5, 48][..], &[2, 3, 16], &[0, 16], &[16]] {
+                                let v = tensor(dtype, shape, kind, seed as u64);
+                                check(&Op::Quantize(Arc::new(dynamic.clone())), &[Some(&v)]);
+                                let scale = scales(DType::F32, &[]);
+                                check(&Op::Quantize(Arc::new(given.clone())), &[Some(&v), Some(&scale)]);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+    check(&Op::Quantize(Arc::new(scheme())), &[Some(&tensor(DType::F32, &[2, 15], Kind::Tame, 1))]);
+}
+
+#[test]
+fn a_layout_that_a_tensor_cannot_carry_is_refused() {
+    let op = Op::Quantize(Arc::new(Scheme { layout: ScaleLayout::ColumnMajor, ..scheme() }));
+    let (graph, _) = one_node(&op, &[Some(&tensor(DType::F32, &[2, 16], Kind::Tame, 1))]).unwrap();
+    let error = Plan::new(&graph).unwrap_err();
+    assert_eq!((error.kind, error.node.as_deref()), (ErrorKind::Unsupported, Some("node")));
+    assert!(error.message.contains("layout"), "{error}");
+}
