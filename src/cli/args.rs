@@ -106,7 +106,7 @@ pub struct Run {
     /// Inputs by name, with or without `in.` before it: .npz or .safetensors [default: random]
     #[arg(long, value_name = "FILE")]
     pub inputs: Option<PathBuf>,
-    /// Where to write the outputs, by name: .npz or .safetensors
+    /// Where to write the outputs, by name: .safetensors, or .npz, which holds bf16 and narrower floats as f32
     #[arg(long, value_name = "FILE")]
     pub outputs: Option<PathBuf>,
     /// Where to run

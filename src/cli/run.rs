@@ -5,7 +5,7 @@ use std::path::Path;
 use normfuse::{
     cpu::Plan,
     formats::tensors,
-    ir::{Graph, Tensor},
+    ir::{DType, Graph, Tensor},
 };
 
 use super::{
@@ -32,7 +32,7 @@ pub fn main(args: &args::Run) -> Result<()> {
     let named: Vec<(String, Tensor)> = graph.outputs().iter().map(|o| o.name.clone()).zip(results).collect();
     if let Some(file) = &args.outputs {
         progress.step("writing");
-        tensors::write(file, &named)?;
+        tensors::write(file, &for_file(file, &named)?)?;
     }
     drop(progress);
     output::print(&summary(&named)?)
@@ -42,6 +42,7 @@ pub fn main(args: &args::Run) -> Result<()> {
 pub fn open(path: &Path) -> Result<Graph> {
     let mut graph = normfuse::open(path)?;
     normfuse::ir::infer::infer(&mut graph).map_err(Failure::of_graph(path))?;
+    graph.verify().map_err(Failure::of_graph(path))?;
     Ok(graph)
 }
 
@@ -51,6 +52,17 @@ pub fn execute(plan: &Plan, inputs: &[Tensor], progress: &Progress) -> normfuse:
         progress.at(done.index + 1, done.total);
         Ok(())
     })
+}
+
+/// The tensors as this file can hold them: numpy has no bf16 and nothing below, so `.npz` gets those as f32, exactly.
+fn for_file(file: &Path, outputs: &[(String, Tensor)]) -> Result<Vec<(String, Tensor)>> {
+    let numpy = file.extension().is_some_and(|e| e.eq_ignore_ascii_case("npz"));
+    let narrow = |t: &Tensor| t.dtype().is_float() && !matches!(t.dtype(), DType::F16 | DType::F32 | DType::F64);
+    let widen = |(name, tensor): &(String, Tensor)| {
+        let wide = if numpy && narrow(tensor) { bits::cast(tensor, DType::F32) } else { Ok(tensor.clone()) };
+        wide.map(|t| (name.clone(), t)).map_err(|e| Failure::Usage(format!("output `{name}`: {e}")))
+    };
+    outputs.iter().map(widen).collect()
 }
 
 /// A line an output: name, type, and the range of its numbers.

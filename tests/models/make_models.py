@@ -6,7 +6,7 @@
 
 deepseek_v3_fp8  dynamo exporter, opset 20, bf16; every Linear that a norm feeds quantises its input to FP8, 1x128
 llama_ts         TorchScript exporter, opset 17, fp32
-llama_native     dynamo exporter at opset 23, which writes RMSNormalization, fp32
+llama_native     dynamo exporter at opset 23, which writes RMSNormalization and Attention, bf16
 
 Beside each NAME.onnx lies NAME.npz: `in.*` the inputs, `out.*` what torch computed eagerly.
 """
@@ -154,8 +154,10 @@ def main():
     quantise_after_norms(model, ids)
     export(folder, "deepseek_v3_fp8", Prefill(model).eval(), {"input_ids": ids}, opset_version=20)
 
-    model = build(llama(), torch.float32)
+    model = build(llama(), torch.bfloat16)
     export(folder, "llama_native", Prefill(model).eval(), {"input_ids": ids}, opset_version=23)
+
+    model = build(llama(), torch.float32)
     masked = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     export(folder, "llama_ts", MaskedPrefill(model).eval(), masked, opset_version=17)
 
