@@ -150,6 +150,26 @@ fn a_descriptor_and_its_function_must_fit() {
 }
 
 #[test]
+fn a_descriptor_and_its_function_must_be_one_function() {
+    // The descriptor says another eps than the body.
+    let e = broken(|m| {
+        let s = serde_json::to_vec(&norm(1e-3)).unwrap();
+        m.graph.as_mut().unwrap().node[1].attribute[0].s = Some(s);
+    });
+    assert!(e.contains("node `l1.norm`, output `y0`") && e.contains("differ"), "{e}");
+    // The body divides instead of multiplying with the reciprocal: the same in real numbers, not in bits.
+    let e = broken(|m| {
+        for f in &mut m.functions {
+            let i = f.node.iter().position(|n| n.op_type() == "Reciprocal").unwrap();
+            let root = f.node.remove(i).input.remove(0);
+            f.node[i].op_type = Some("Div".into());
+            f.node[i].input[1] = root;
+        }
+    });
+    assert!(e.contains("node `l0.norm`, output `y0`") && e.contains("differ"), "{e}");
+}
+
+#[test]
 fn a_fused_op_without_its_source_cannot_be_written() {
     let mut g = three_norms();
     let id = g.nodes().next().unwrap().0;

@@ -246,6 +246,18 @@ fn a_norm_of_two_types_is_read_as_torch_meant_it() {
 }
 
 #[test]
+fn types_that_the_file_does_not_declare_are_inferred_where_a_spelling_needs_them() {
+    // `t` is not declared: its rank says that axis 1 is the last one, its dtype what the zero point's is.
+    let m = chain(11, vec![node("Neg", &["x"], &["t"]), node("Softmax", &["t"], &["y"])]);
+    assert_eq!(ops(&read(&m).unwrap()), ["neg", "softmax"]);
+    let z = TensorProto { data_type: Some(DataType::Int8 as i32), int32_data: vec![1], ..f32s("z", &[], &[]) };
+    let mut m = chain(13, vec![node("Neg", &["z"], &["t"]), node("QuantizeLinear", &["x", "s", "t"], &["y"])]);
+    m.graph.as_mut().unwrap().initializer = vec![z, f32s("s", &[], &[0.5])];
+    let g = read(&m).unwrap();
+    assert!(g.nodes().any(|(_, n)| matches!(n.op, Op::QuantizeLinear { to: DType::I8, .. })));
+}
+
+#[test]
 fn other_spellings_that_depend_on_the_opset() {
     assert_eq!(
         same(20, with(node("Gelu", &["x"], &["y"]), [string("approximate", "tanh")]), vec![]),

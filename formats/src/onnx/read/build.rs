@@ -5,7 +5,11 @@ use std::{
     sync::Arc,
 };
 
-use normfuse_ir::{DType, FusedNorm, Graph, NodeId, Op, Tensor, Type, ValueId, op::ForeignAttr, op::ForeignOp};
+use normfuse_ir::{
+    DType, Dim, FusedNorm, Graph, NodeId, Op, Tensor, Type, ValueId,
+    infer::{self, Inferred, Operand},
+    op::{ForeignAttr, ForeignOp},
+};
 use prost::Message;
 
 use super::{
@@ -64,6 +68,10 @@ pub struct Builder<'m> {
     declared: HashMap<&'m str, &'m ValueInfoProto>,
     used: HashSet<String>,
     outputs: HashSet<String>,
+    /// Fused ops that were found to agree with their functions.
+    checked: HashSet<String>,
+    /// What the ops say about values that the file does not declare: some spellings are legible only with types.
+    inferred: HashMap<ValueId, Inferred>,
     /// Opset of the model: a foreign op of the default domain can only be written back at that one.
     model_opset: i64,
 }
@@ -81,6 +89,8 @@ impl<'m> Builder<'m> {
             declared: HashMap::new(),
             used: HashSet::new(),
             outputs: HashSet::new(),
+            checked: HashSet::new(),
+            inferred: HashMap::new(),
             model_opset: opset,
         }
     }
@@ -224,16 +234,46 @@ impl<'m> Builder<'m> {
                 *self.graph.type_mut(value) = types::declared(&name, info.r#type.as_ref());
             }
         }
+        self.infer(id);
         let (_, provenance, body) = self.graph.node_meta_mut(id);
         *provenance = fields::provenance(node.doc_string(), &node.metadata_props);
+        let fused = mapped.body.is_some();
         *body = mapped.body;
+        if fused {
+            self.check_body(id)?;
+        }
         Ok(id)
+    }
+
+    /// Refuses a file in which a fused op's descriptor and function are not one function: everything downstream runs the
+    /// descriptor, and a runtime that does not know us runs the function. Nodes that differ in nothing that the check
+    /// sees are checked once.
+    fn check_body(&mut self, id: NodeId) -> Result<()> {
+        let node = self.graph.node(id);
+        let mut types: Vec<Type> = node.inputs.iter().map(|v| v.map(|v| self.ty(v)).unwrap_or_default()).collect();
+        // An unknown size is named after its value; a layer's names must not tell it from the next layer.
+        let mut unknown: Vec<Dim> = Vec::new();
+        for d in types.iter_mut().filter_map(|t| t.shape.as_mut()).flat_map(|s| &mut s.0) {
+            if d.has_unknown() {
+                let i = unknown.iter().position(|u| u == d).unwrap_or_else(|| {
+                    unknown.push(d.clone());
+                    unknown.len() - 1
+                });
+                *d = Dim::sym(format!("u{i}"));
+            }
+        }
+        let function = node.body.as_ref().map(|b| b.name.as_str()).unwrap_or_default();
+        if self.checked.insert(format!("{function} {:?} {types:?}", node.op)) {
+            normfuse_ir::body::check(node, &types)?;
+        }
+        Ok(())
     }
 
     /// Adds a node that one node of the file needs beside its own; returns its only result.
     pub fn helper(&mut self, base: &str, op: Op, inputs: &[Option<ValueId>]) -> Result<ValueId> {
         let name = self.names.fresh(base);
         let id = self.graph.add_node(name.clone(), op, inputs, [name])?;
+        self.infer(id);
         self.graph.node(id).outputs.first().copied().ok_or_else(|| FormatError::invalid("a node without results"))
     }
 
@@ -310,16 +350,45 @@ impl<'m> Builder<'m> {
         Ok((Op::FusedNorm(Arc::new(fused)), body.clone()))
     }
 
+    /// Remembers what a node's op says about its results. What it cannot say, or says against the file, is nobody's
+    /// business here: inference proper reports that.
+    fn infer(&mut self, id: NodeId) {
+        let node = self.graph.node(id);
+        let types: Vec<Option<Type>> = node.inputs.iter().map(|v| v.map(|v| self.ty(v))).collect();
+        let operands: Vec<Option<Operand<'_>>> = types
+            .iter()
+            .zip(&node.inputs)
+            .map(|(ty, v)| {
+                let known = v.and_then(|v| self.inferred.get(&v)).and_then(|i| i.known.as_deref());
+                ty.as_ref().map(|ty| Operand { ty, known })
+            })
+            .collect();
+        if let Ok(results) = infer::infer_node(&node.op, &operands, &id.index()) {
+            let outputs = node.outputs.clone();
+            self.inferred.extend(outputs.into_iter().zip(results));
+        }
+    }
+
     // ---- what the mapping of ops asks ----
+
+    /// A value's type: what the file declares, completed by what its op says.
+    fn ty(&self, value: ValueId) -> Type {
+        let mut ty = self.graph.value(value).ty.clone();
+        if let Some(i) = self.inferred.get(&value) {
+            ty.dtype = ty.dtype.or(i.ty.dtype);
+            ty.shape = ty.shape.or_else(|| i.ty.shape.clone());
+        }
+        ty
+    }
 
     /// A value's element type, where it is known.
     pub fn dtype(&self, value: ValueId) -> Option<DType> {
-        self.graph.value(value).ty.dtype
+        self.ty(value).dtype
     }
 
     /// A value's number of axes, where it is known.
     pub fn rank(&self, value: ValueId) -> Option<usize> {
-        self.graph.value(value).ty.shape.as_ref().map(normfuse_ir::Shape::rank)
+        self.ty(value).shape.as_ref().map(normfuse_ir::Shape::rank)
     }
 
     /// True if some node, subgraph or graph output reads the name.
