@@ -45,8 +45,9 @@ fn a_hundred_gigabytes_stay_where_they_are() {
     File::create(folder.path().join("weights.bin")).and_then(|f| f.set_len(length)).expect("a sparse file");
 
     let out = folder.path().join("fused.onnx");
-    let done = normfuse(["compile", source.to_str().unwrap(), "-o", out.to_str().unwrap(), "--verify", "--report", "json"])
-        .code(0);
+    let done =
+        normfuse(["compile", source.to_str().unwrap(), "-o", out.to_str().unwrap(), "--verify", "--report", "json"])
+            .code(0);
     let report = done.json();
     assert_eq!(report["summary"]["fused"]["norm"], LAYERS);
     assert!(report["verify"]["skipped"].is_string() && report["verify"]["bodies"].as_u64() >= Some(1), "{report}");

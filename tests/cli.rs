@@ -43,14 +43,17 @@ fn the_report_is_one_json_object_with_a_stable_shape() {
         }
     }
     // Order of keys is part of the shape, and nothing depends on the run.
-    assert!(done.stdout.starts_with("{\"model\":\"deepseek_v3_fp8.onnx\",\"format\":\"onnx\",\"relax\":[],\"summary\":{"));
+    assert!(
+        done.stdout.starts_with("{\"model\":\"deepseek_v3_fp8.onnx\",\"format\":\"onnx\",\"relax\":[],\"summary\":{")
+    );
     assert_eq!(done.stdout, run().stdout);
 }
 
 #[test]
 fn the_text_report_names_sites_and_what_was_verified() {
     let done = normfuse(["compile", s(&model("deepseek_v3_fp8.onnx")), "--verify"]).code(0);
-    for part in ["5 recognised, 4 fused with quantisers, 1 without", "f8e4m3fn/group128", "whole graph equal in 3 runs"] {
+    for part in ["5 recognised, 4 fused with quantisers, 1 without", "f8e4m3fn/group128", "whole graph equal in 3 runs"]
+    {
         assert!(done.stdout.contains(part), "no `{part}` in {}", done.stdout);
     }
 }

@@ -87,6 +87,20 @@ fn a_descriptor_that_is_not_its_body_is_refused() {
 }
 
 #[test]
+fn the_text_form_is_held_to_the_same() {
+    let (folder, source, _) = compiled();
+    let path = folder.path().join("rewritten.nf");
+    normfuse(["compile", s(&source), "-o", s(&path)]).code(0);
+    let text = std::fs::read_to_string(&path).unwrap();
+    // In the descriptor `eps` is a field, in the body it is a constant, and the root is an op.
+    for (from, to) in [("eps=1e-6", "eps=0.5"), (": f32[] = 1e-6", ": f32[] = 0.5"), (" = sqrt(", " = abs(")] {
+        assert!(text.contains(from), "no `{from}`");
+        std::fs::write(&path, text.replacen(from, to, 1)).unwrap();
+        normfuse(["verify", s(&source), s(&path)]).code(2).says("rewritten.nf");
+    }
+}
+
+#[test]
 fn a_fused_op_that_agrees_with_its_body_but_not_with_the_source_differs() {
     let (_folder, source, rewritten) = compiled();
     let mut m = onnx::load(&rewritten);

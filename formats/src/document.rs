@@ -8,8 +8,9 @@ use std::{
 };
 
 use normfuse_ir::{
-    Data, Def, Graph,
+    Data, Def, Graph, Op, body,
     document::{FileId, Identify, Resolve, WeightRef},
+    infer,
 };
 
 use crate::{
@@ -58,7 +59,11 @@ impl Reader {
         });
         match self.failed.take() {
             Some(e) => Err(e),
-            None => Ok(parsed?),
+            None => {
+                let graph = parsed?;
+                check_bodies(&graph)?;
+                Ok(graph)
+            }
         }
     }
 
@@ -79,6 +84,18 @@ impl Reader {
         }
         self.folder.region(name, weight.offset, weight.len).map(Data::External)
     }
+}
+
+/// Refuses a graph in which a fused op's descriptor and body are not one function. The types that the check needs are
+/// those of a copy: the graph stays as it is written down.
+fn check_bodies(graph: &Graph) -> Result<()> {
+    if graph.nodes().all(|(_, n)| !matches!(n.op, Op::FusedNorm(_))) {
+        return Ok(());
+    }
+    let mut typed = graph.clone();
+    infer::infer(&mut typed)?;
+    body::check_all(&typed)?;
+    Ok(())
 }
 
 fn stale(file: &MappedFile, expected: String, found: impl std::fmt::Display) -> FormatError {

@@ -103,19 +103,7 @@ pub fn run(graph: &mut Graph, options: &Options) -> normfuse_ir::Result<Report> 
 /// # Errors
 /// The first difference, with node, port and element.
 pub fn verify_bodies(graph: &Graph) -> normfuse_ir::Result<usize> {
-    let mut seen: BTreeSet<String> = BTreeSet::new();
-    for (_, node) in graph.nodes() {
-        let normfuse_ir::Op::FusedNorm(descriptor) = &node.op else { continue };
-        let Some(body) = &node.body else { continue };
-        // Bodies number their values, so equal subgraphs print alike.
-        if seen
-            .insert(format!("{descriptor:?}\n{:?}", body.nodes().map(|(_, n)| (&n.op, &n.inputs)).collect::<Vec<_>>()))
-        {
-            let types: Vec<normfuse_ir::Type> = node.operands().map(|(_, v)| graph.value(v).ty.clone()).collect();
-            normfuse_ir::body::check(node, &types)?;
-        }
-    }
-    Ok(seen.len())
+    normfuse_ir::body::check_all(graph)
 }
 
 struct Pass<'o> {

@@ -19,8 +19,7 @@ use super::{
 };
 
 /// Departures from the source's bits that semantics may allow by name.
-const RELAXATIONS: [&str; 5] =
-    ["single-rounding", "scale-bits", "scaled-matmul", "weight-folding", "allreduce-order"];
+const RELAXATIONS: [&str; 5] = ["single-rounding", "scale-bits", "scaled-matmul", "weight-folding", "allreduce-order"];
 
 /// `--verify` runs whole graphs up to this many bytes of weights; larger models are compared op by op only.
 const WHOLE_GRAPH_BYTES: u64 = 1 << 30;
@@ -80,13 +79,12 @@ pub fn options(disable: &[String]) -> Result<passes::Options> {
 fn check_relaxations(relax: &[String]) -> Result<()> {
     match relax.first() {
         None => Ok(()),
-        Some(name) if RELAXATIONS.contains(&name.as_str()) => {
-            Err(Failure::Usage(format!("--relax {name}: relaxation {name} has no rule yet, so it would change nothing")))
-        }
-        Some(name) => Err(Failure::Usage(format!(
-            "--relax {name}: no such relaxation; relaxations: {}",
-            RELAXATIONS.join(", ")
+        Some(name) if RELAXATIONS.contains(&name.as_str()) => Err(Failure::Usage(format!(
+            "--relax {name}: relaxation {name} has no rule yet, so it would change nothing"
         ))),
+        Some(name) => {
+            Err(Failure::Usage(format!("--relax {name}: no such relaxation; relaxations: {}", RELAXATIONS.join(", "))))
+        }
     }
 }
 
@@ -94,7 +92,11 @@ fn check_relaxations(relax: &[String]) -> Result<()> {
 fn target<'a>(args: &args::Compile, out: &'a Path, source: &Graph) -> Result<(&'a Path, Format)> {
     let format = args.emit.map_or_else(|| Format::of(out), |e| Ok(e.into()))?;
     if args.copy_weights && format != Format::Onnx {
-        return Err(Failure::Usage(format!("--copy-weights is for ONNX, and {} is written as {}", out.display(), format.name())));
+        return Err(Failure::Usage(format!(
+            "--copy-weights is for ONNX, and {} is written as {}",
+            out.display(),
+            format.name()
+        )));
     }
     let Ok(there) = out.canonicalize() else { return Ok((out, format)) };
     if args.model.canonicalize().is_ok_and(|model| model == there) {

@@ -38,9 +38,10 @@ pub fn load(graph: &Graph, path: &Path) -> Result<Vec<Tensor>> {
                 .in_file(path)
                 .hint(format!("the graph takes: {}", all()))
         })?;
-        bound.push(as_declared(tensor, value).map_err(|e| {
-            FormatError::invalid(e).at_port(format!("input `{}`", value.name)).in_file(path)
-        })?);
+        bound.push(
+            as_declared(tensor, value)
+                .map_err(|e| FormatError::invalid(e).at_port(format!("input `{}`", value.name)).in_file(path))?,
+        );
     }
     if let Some(name) = found.keys().next() {
         let found = format!("tensor `{name}`, which is no input");
@@ -83,7 +84,10 @@ pub fn bindings(graph: &Graph, dims: &[Binding]) -> Result<BTreeMap<String, i64>
     for b in dims {
         if !known.contains(&b.name) {
             let has = if known.is_empty() { "none".into() } else { known.join(", ") };
-            return Err(Failure::Usage(format!("--dim {}: no input has such a dimension; symbolic ones: {has}", b.name)));
+            return Err(Failure::Usage(format!(
+                "--dim {}: no input has such a dimension; symbolic ones: {has}",
+                b.name
+            )));
         }
         bound.insert(b.name.clone(), b.size);
     }

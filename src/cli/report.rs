@@ -59,7 +59,13 @@ impl<'a> Document<'a> {
         let s = self.summary;
         let mut text = format!("{}: {} nodes, {} after\n", self.model, s.nodes_before, s.nodes_after);
         let mut rows = vec![
-            row("norms", format!("{} recognised, {} fused with quantisers, {} without", s.norms, s.fused.norm_quant, s.fused.norm)),
+            row(
+                "norms",
+                format!(
+                    "{} recognised, {} fused with quantisers, {} without",
+                    s.norms, s.fused.norm_quant, s.fused.norm
+                ),
+            ),
             row("quantisers", format!("{} recognised, {} fused", s.quants, self.fused_quantisers())),
             row("saved", format!("{} launches, {} bytes per token", s.launches_saved, s.bytes_saved_per_token)),
         ];

@@ -107,8 +107,7 @@ impl<'g> Pair<'g> {
     /// If the original runs under none of the sizes.
     pub fn compare_random(&self, random: &args::Random, progress: &Progress) -> Result<Outcome> {
         let given = inputs::bindings(self.original, &random.dims)?;
-        let free: Vec<String> =
-            inputs::symbols(self.original).into_iter().filter(|s| !given.contains_key(s)).collect();
+        let free: Vec<String> = inputs::symbols(self.original).into_iter().filter(|s| !given.contains_key(s)).collect();
         let mut outcome = Outcome { runs: Vec::new() };
         let mut refused = None;
         for attempt in 0..2 * SIZES.len() {
@@ -161,9 +160,8 @@ impl<'g> Pair<'g> {
 
     /// The first node of the rewritten graph that computes other bits than the original has under the same name.
     fn parting(&self, given: &[Tensor]) -> Option<String> {
-        let name_of = |graph: &Graph, node, port: usize| {
-            graph.node(node).outputs.get(port).map(|v| graph.value(*v).name.clone())
-        };
+        let name_of =
+            |graph: &Graph, node, port: usize| graph.node(node).outputs.get(port).map(|v| graph.value(*v).name.clone());
         let shared: std::collections::BTreeSet<&str> = self.rewritten.values().map(|(_, v)| v.name.as_str()).collect();
         let mut kept: BTreeMap<String, Tensor> = BTreeMap::new();
         let kept_all = self.original_plan.run_observed(given, &mut |done| {
@@ -198,7 +196,8 @@ impl<'g> Pair<'g> {
 
     fn site(&self, node: normfuse::ir::NodeId, value: &str, what: &str) -> String {
         let node = self.rewritten.node(node);
-        let mut text = format!("first site that differs: `{}` ({}), value `{value}`: {what}", node.name, node.op.name());
+        let mut text =
+            format!("first site that differs: `{}` ({}), value `{value}`: {what}", node.name, node.op.name());
         if matches!(node.op, Op::FusedNorm(_)) && !node.provenance.replaced.is_empty() {
             let _ = write!(text, "; it replaced {}", node.provenance.replaced.join(", "));
         }
@@ -209,7 +208,11 @@ impl<'g> Pair<'g> {
 /// Where each of `of` is among `among`.
 fn order(what: &str, among: &[String], of: &[String]) -> Result<Vec<usize>> {
     if among.len() != of.len() {
-        return Err(Failure::Check(format!("the graphs have other {what}: {} and {}", among.join(", "), of.join(", "))));
+        return Err(Failure::Check(format!(
+            "the graphs have other {what}: {} and {}",
+            among.join(", "),
+            of.join(", ")
+        )));
     }
     of.iter()
         .map(|name| {
