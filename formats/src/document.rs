@@ -57,14 +57,12 @@ impl Reader {
                 short
             })
         });
-        match self.failed.take() {
-            Some(e) => Err(e),
-            None => {
-                let graph = parsed?;
-                check_bodies(&graph)?;
-                Ok(graph)
-            }
+        if let Some(e) = self.failed.take() {
+            return Err(e);
         }
+        let graph = parsed?;
+        check_bodies(&graph)?;
+        Ok(graph)
     }
 
     fn resolve(&mut self, weight: &WeightRef) -> Result<Data> {
