@@ -73,39 +73,10 @@ pub fn apply(graph: &mut Graph, names: &mut Names, anchor: NodeId, c: &Candidate
         .ok_or_else(|| refuse("no_escape", "the replaced subgraph cannot be cut out on its own"))?;
 
     // Everything that can fail is asked before the graph changes.
-    let restated: Vec<Vec<(ValueId, Shape)>> = c
-        .ports
-        .iter()
-        .map(|(_, values, shape)| {
-            values
-                .iter()
-                .filter_map(|v| typed(graph, *v).map(|(_, s)| (*v, s.clone())))
-                .filter(|(_, s)| s != shape)
-                .collect()
-        })
-        .collect();
-    for ((_, _, shape), others) in c.ports.iter().zip(&restated) {
-        for (v, target) in others {
-            if needs_reader(graph, c, *v) && !can_restate(graph, c, *v, shape, target) {
-                return Err(refuse(
-                    "no_escape",
-                    "a view of a result has a shape that cannot be said in terms of the rows",
-                ));
-            }
-        }
+    if !shapes_can_be_said(graph, c) {
+        return Err(refuse("no_escape", "a view of a result has a shape that cannot be said in terms of the rows"));
     }
-
-    // Who only asks for a shape asks the rows: nothing must be kept or written for that.
-    if let Some((_, rows)) = c.operands.first() {
-        let gone: Vec<ValueId> = c.replaced.iter().flat_map(|n| graph.node(*n).outputs.iter().copied()).collect();
-        for v in gone {
-            for (user, port) in graph.users(v) {
-                if asks_for_row_sizes(graph, user, *rows) {
-                    graph.set_input(user, port, Some(*rows));
-                }
-            }
-        }
-    }
+    move_shape_readers(graph, c);
     let bytes_saved = bytes_saved(graph, c);
     let mut operands: Vec<Option<ValueId>> = c.operands.iter().map(|(_, v)| Some(*v)).collect();
     for ((port, value), slot) in c.operands.iter().zip(&mut operands) {
@@ -142,24 +113,43 @@ pub fn apply(graph: &mut Graph, names: &mut Names, anchor: NodeId, c: &Candidate
         }
     }
     let replaced: Vec<String> = c.replaced.iter().map(|n| graph.node(*n).name.clone()).collect();
-    let freed: Vec<(usize, String)> = c
-        .ports
-        .iter()
-        .enumerate()
-        .filter_map(|(i, (_, values, _))| values.first().map(|v| (i, graph.value(*v).name.clone())))
-        .collect();
-    let first_values: Vec<Option<ValueId>> = c.ports.iter().map(|(_, values, _)| values.first().copied()).collect();
+    // A port takes over the name of the value it stands for, once that name is free.
+    let first: Vec<Option<(ValueId, String)>> =
+        c.ports.iter().map(|(_, values, _)| values.first().map(|v| (*v, graph.value(*v).name.clone()))).collect();
     graph.remove_dead(dead.into_iter().chain(c.replaced.iter().rev().copied()));
-    for (i, old) in freed {
-        // A port takes over the name of the value it stands for, once that name is free.
-        if first_values[i].is_some_and(|v| graph.try_value(v).is_none()) {
-            graph.rename_value(outputs[i], old);
+    for (out, (old, name)) in outputs.iter().zip(first).filter_map(|(out, f)| Some((*out, f?))) {
+        if graph.try_value(old).is_none() {
+            graph.rename_value(out, name);
         }
     }
     let (_, provenance, slot) = graph.node_meta_mut(node);
     provenance.replaced.clone_from(&replaced);
     *slot = Some(Arc::new(body));
     Ok(Applied { node, replaced, bytes_saved })
+}
+
+/// True if every value that stays and has another shape than its port can be made from it.
+fn shapes_can_be_said(graph: &Graph, c: &Candidate) -> bool {
+    c.ports.iter().all(|(_, values, shape)| {
+        values.iter().all(|v| {
+            typed(graph, *v).is_none_or(|(_, own)| {
+                own == shape || !needs_reader(graph, c, *v) || can_restate(graph, c, *v, shape, own)
+            })
+        })
+    })
+}
+
+/// Who only asks a replaced value for its shape asks the rows: nothing must be kept or written for that.
+fn move_shape_readers(graph: &mut Graph, c: &Candidate) {
+    let Some((_, rows)) = c.operands.first() else { return };
+    let gone: Vec<ValueId> = c.replaced.iter().flat_map(|n| graph.node(*n).outputs.iter().copied()).collect();
+    for v in gone {
+        for (user, port) in graph.users(v) {
+            if asks_for_row_sizes(graph, user, *rows) {
+                graph.set_input(user, port, Some(*rows));
+            }
+        }
+    }
 }
 
 /// True if a value is made by an op that computes, not by a view with a shape of its own.

@@ -295,12 +295,14 @@ impl Analysis<Term> for Analyse {
                     ..Facts::default()
                 }
             }
-            Term::Mean([_, x]) | Term::Sum([_, x]) | Term::RowMax([_, x]) | Term::Rep([_, x]) | Term::Tile([_, x]) => {
-                Facts { dtype: of(x).dtype, ..Facts::default() }
-            }
-            Term::Normed([.., x]) | Term::Rms([.., x]) | Term::Clamp([.., x]) => {
-                Facts { dtype: of(x).dtype, ..Facts::default() }
-            }
+            Term::Mean([_, x])
+            | Term::Sum([_, x])
+            | Term::RowMax([_, x])
+            | Term::Rep([_, x])
+            | Term::Tile([_, x])
+            | Term::Normed([.., x])
+            | Term::Rms([.., x])
+            | Term::Clamp([.., x]) => Facts { dtype: of(x).dtype, ..Facts::default() },
             Term::Amax(_) | Term::Lin(_) | Term::Scl(_) | Term::App(_) => {
                 Facts { dtype: Some(DType::F32), ..Facts::default() }
             }
