@@ -97,11 +97,11 @@ fn products_and_attention() {
          input %kt: bf16[b, 1, 64, past + seq]\ninput %i: i8[b, 32]\ninput %u: u8[32, 16]\ninput %g: f32[k, m]\n\
          input %h: f32[n, k]\ninput %c: f32[n]\ninput %q3: f16[b, s, 512]\ninput %k3: f16[b, t, 256]\n\
          input %pk: f16[b, 4, past, 64]",
-        "%a = mat_mul(%x, %w) => bf16[batch, seq, n]
-         %b = mat_mul(%x, %v) => bf16[batch, seq]
-         %d = mat_mul(%v, %w) => bf16[n]
-         %e = mat_mul(%q, %kt) => bf16[b, 4, seq, past + seq]
-         %f = mat_mul_integer(%i, %u) => i32[b, 16]
+        "%a = matmul(%x, %w) => bf16[batch, seq, n]
+         %b = matmul(%x, %v) => bf16[batch, seq]
+         %d = matmul(%v, %w) => bf16[n]
+         %e = matmul(%q, %kt) => bf16[b, 4, seq, past + seq]
+         %f = matmul_integer(%i, %u) => i32[b, 16]
          %j = gemm(%g, %h, %c) {alpha=1.0, beta=1.0, trans_a=true, trans_b=true} => f32[m, n]
          %y, %pk2, %pv2, %s = attention(%q3, %k3, %k3, _, %pk, %pk) {is_causal=true, scale=null, softcap=0.0, \
 q_num_heads=8, kv_num_heads=4, qk_matmul_output_mode=0, softmax_dtype=null, outputs=4} \
@@ -172,7 +172,7 @@ fn nothing_follows_from_an_unknown() {
         "%f = \"com.acme\".\"Magic\"(%x) => ?
          %g: bf16[n, 256] = \"com.acme\".\"Magic\"(%x) => bf16[n, 256]
          %a = add(%f, %x) => f32
-         %m = mat_mul(%f, %any) => ?
+         %m = matmul(%f, %any) => ?
          %r = reduce_mean(%f) {axes=[-1], keepdims=true} => ?
          %s = shape(%f) {start=0, end=null} => i64[?]
          %e = reshape(%x, %s) => f32

@@ -24,7 +24,7 @@ fn dtypes() {
         fails("%y = dequantize_linear(%x, %x) {axis=0, block_size=0}"),
         "node `y`, operand 0 (q): expected an 8-bit or 4-bit type, i16, u16 or i32, found f32"
     );
-    assert!(fails("%y = mat_mul(%h, %w)").contains("found f32"));
+    assert!(fails("%y = matmul(%h, %w)").contains("found f32"));
     assert!(fails("%y = concat(%u, %i) {axis=0}").contains("operand 1: expected u8"));
     assert!(fails("%y = not(%u)").contains("expected bool, found u8"));
     assert!(fails("%y = rms_norm(%h, %x) {axis=-1, eps=1e-6, stash=f32}").contains("operand 1 (scale): expected bf16"));
@@ -33,7 +33,7 @@ fn dtypes() {
 #[test]
 fn shapes() {
     assert_eq!(
-        fails("%y = mat_mul(%x, %w)"),
+        fails("%y = matmul(%x, %w)"),
         "node `y`, operand 1 (b): inner size of [batch, 256] x [128, 64]: expected 256, found 128"
     );
     assert_eq!(
