@@ -344,7 +344,7 @@ fn inputs_that_do_not_fit() {
     normfuse(["run", s(&m), "--inputs", s(&good)]).code(0);
     // Only what converts exactly is converted.
     let wide = |v: f64| {
-        let bytes = vec![v; 8].iter().flat_map(|v| v.to_le_bytes()).collect();
+        let bytes = [v; 8].iter().flat_map(|v| v.to_le_bytes()).collect();
         normfuse::ir::Tensor::from_bytes(normfuse::ir::DType::F64, vec![1, 8], bytes).unwrap()
     };
     normfuse(["run", s(&m), "--inputs", s(&write("exact.npz", &[("x", wide(0.25))]))]).code(0);

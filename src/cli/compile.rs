@@ -1,6 +1,6 @@
 //! `normfuse compile`: read, fuse, check, report, write.
 
-use std::{collections::BTreeSet, path::Path};
+use std::{collections::BTreeSet, fmt::Write, path::Path};
 
 use normfuse::{
     Format, cpu,
@@ -128,7 +128,7 @@ fn unmet(required: &[args::Requirement], report: &Report) -> Option<String> {
     let mut text = missed.join("; ");
     for site in report.sites.iter().filter(|s| s.outcome != Outcome::Fused || s.kind == Kind::Norm) {
         let why = site.precondition.as_deref().unwrap_or("no quantiser in its op");
-        text.push_str(&format!("\n  {} ({}): {} {why}", site.anchor, site.kind.name(), site.rule));
+        let _ = write!(text, "\n  {} ({}): {} {why}", site.anchor, site.kind.name(), site.rule);
     }
     Some(text)
 }

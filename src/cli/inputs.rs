@@ -169,13 +169,11 @@ fn bound_of_index(graph: &Graph, input: ValueId) -> Option<u64> {
 fn axis_length(graph: &Graph, table: ValueId, axis: i64) -> Option<u64> {
     let value = graph.value(table);
     let axis_of = |rank: usize| usize::try_from(if axis < 0 { axis + rank as i64 } else { axis }).ok();
-    match &value.def {
-        Def::Const(t) => t.shape().get(axis_of(t.shape().len())?).map(|n| *n as u64),
-        _ => {
-            let shape = value.ty.shape.as_ref()?;
-            shape.0.get(axis_of(shape.rank())?)?.as_const().and_then(|n| u64::try_from(n).ok())
-        }
+    if let Def::Const(t) = &value.def {
+        return t.shape().get(axis_of(t.shape().len())?).map(|n| *n as u64);
     }
+    let shape = value.ty.shape.as_ref()?;
+    shape.0.get(axis_of(shape.rank())?)?.as_const().and_then(|n| u64::try_from(n).ok())
 }
 
 fn fill(dtype: DType, shape: &[usize], dice: &mut Dice, bound: Option<u64>, seed: u64) -> Result<Tensor, String> {

@@ -14,7 +14,7 @@ pub fn start_log(log: &args::Log) {
         (Some(args::Level::Warn), _) | (None, 0) => Level::WARN,
         (Some(args::Level::Info), _) | (None, 1) => Level::INFO,
         (Some(args::Level::Debug), _) | (None, 2) => Level::DEBUG,
-        (Some(args::Level::Trace), _) | (None, _) => Level::TRACE,
+        (Some(args::Level::Trace) | None, _) => Level::TRACE,
     };
     tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false).init();
 }
