@@ -17,7 +17,7 @@ const TARGETS: [DType; 8] =
 /// Positive scales of all sizes.
 fn scales(dtype: DType, shape: &[usize]) -> Tensor {
     let n: usize = shape.iter().product();
-    let values: Vec<f32> = (0..n).map(|i| [0.037, 1.0, 0.5, 3.3, 1e-4, 0.0078125][i % 6]).collect();
+    let values: Vec<f32> = (0..n).map(|i| [0.037, 1.0, 0.5, 3.3, 1e-4, 0.007_812_5][i % 6]).collect();
     cast(&Tensor::from_f32(shape, &values), dtype)
 }
 
