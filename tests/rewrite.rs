@@ -2,7 +2,7 @@
 //! pinned, and source and rewrite are run on the reference evaluator on hostile data and compared bit for bit.
 //!
 //! `fuse/`: everything in it must fuse. `reject/`: looks alike and must not. `partial/`: the norm fuses, its quantiser
-//! must not.
+//! must not. `apart/`: all norms fuse, but no two of them into one op.
 
 use std::{fmt::Write as _, fs, path::Path};
 
@@ -11,7 +11,7 @@ use normfuse_ir::{
     body::{bits_equal, hostile},
     eval, text,
 };
-use normfuse_passes::{Options, Outcome, Report};
+use normfuse_passes::{Kind, Options, Outcome, Report};
 
 fn graphs(folder: &str) -> Vec<(String, String)> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/in").join(folder);
@@ -114,5 +114,17 @@ fn a_norm_fuses_without_the_quantiser_that_must_not() {
         assert_eq!(report.summary.fused.norm, 1, "{name}: {:#?}", report.sites);
         assert_eq!(report.summary.fused.norm_quant, 0, "{name}");
         assert!(report.summary.rejected > 0, "{name}");
+    });
+}
+
+#[test]
+fn norms_that_must_not_meet_stay_apart() {
+    check("apart", |name, report| {
+        let fused = report.sites.iter().filter(|s| s.kind != Kind::Quant);
+        assert!(fused.clone().all(|s| s.outcome == Outcome::Fused), "{name}: {:#?}", report.sites);
+        let ops: std::collections::BTreeSet<&str> = fused.filter_map(|s| s.op.as_deref()).collect();
+        // Of two pairs that close a cycle together, one may still merge.
+        let least = if name == "siblings_cycle" { report.summary.norms - 1 } else { report.summary.norms };
+        assert!(ops.len() >= least, "{name}: {ops:?}");
     });
 }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use hostile::{Rng, Row, WeightKind};
 
 use crate::{
-    DType, Dim, Error, ErrorKind, Graph, Node, NodeId, Op, Result, Tensor, Type,
+    DType, Dim, Error, ErrorKind, Granularity, Graph, Node, NodeId, Op, Result, Tensor, Type,
     eval::{self, numbers::Numbers, shape::product},
     fused::{InPort, Prologue},
     text,
@@ -91,6 +91,7 @@ enum Role {
     Residual,
     Weight { plus_one: bool },
     Scale,
+    ZeroPoint,
 }
 
 struct Operand {
@@ -132,7 +133,14 @@ fn operands(node: &Node, types: &[Type]) -> Result<Vec<Operand>> {
                     let (dtype, plus_one) = sibling(k).weight.map_or((DType::F32, false), |w| (w.dtype, w.plus_one));
                     (Role::Weight { plus_one }, dtype, Some(sibling(k).width))
                 }
-                InPort::Scale(..) => (Role::Scale, ty.dtype.unwrap_or(DType::F32), None),
+                InPort::Scale(k, e) | InPort::ZeroPoint(k, e) => {
+                    let scheme = &sibling(k).epilogues[e];
+                    let width = (scheme.granularity == Granularity::Channel).then_some(sibling(k).width);
+                    match port {
+                        InPort::Scale(..) => (Role::Scale, scheme.given.unwrap_or(DType::F32), width),
+                        _ => (Role::ZeroPoint, scheme.element, width),
+                    }
+                }
             };
             let at = |e: Error| e.at_port(port.to_string());
             if ty.dtype.is_some_and(|d| d != dtype) {
@@ -153,7 +161,7 @@ fn operands(node: &Node, types: &[Type]) -> Result<Vec<Operand>> {
                     *last = Dim::from(n as i64);
                     dims
                 }
-                (Role::Weight { .. }, Some(n)) => vec![Dim::from(n as i64)],
+                (_, Some(n)) => vec![Dim::from(n as i64)],
                 _ => declared.unwrap_or_default(),
             };
             Ok(Operand { name: port.to_string(), role, dtype, shape })
@@ -240,6 +248,11 @@ fn data(
                     let values = [unit, 1.0 / unit, 1.0, 0.017];
                     let v = vec![values[rng.below(values.len())]; product(shape)];
                     eval::numbers::from_floats(o.dtype, shape, &v).ok()
+                }
+                Role::ZeroPoint => {
+                    let values = [0, 1, 128, 255, 7];
+                    let v: Vec<u8> = (0..product(shape)).map(|_| values[rng.below(values.len())]).collect();
+                    Tensor::from_bytes(o.dtype, shape.clone(), v).ok()
                 }
             };
             made.ok_or_else(|| {

@@ -135,6 +135,11 @@ impl DType {
         matches!(self, Self::F32 | Self::F16 | Self::BF16 | Self::F64)
     }
 
+    /// True for the 8-bit and 4-bit floats.
+    pub const fn is_narrow_float(self) -> bool {
+        self.is_float() && self.bits() <= 8
+    }
+
     /// True for the element types that a quantiser produces as values.
     pub const fn is_quantised(self) -> bool {
         matches!(self, Self::F8E4M3FN | Self::F8E4M3FNUZ | Self::F8E5M2 | Self::F4E2M1 | Self::I8 | Self::U8)

@@ -17,7 +17,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DType, Scheme, scheme::F32};
+use crate::{
+    DType, Granularity, Scheme,
+    scheme::{F32, Packing, ZeroPoint},
+};
 
 /// What happens before the norms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -112,8 +115,10 @@ pub enum InPort {
     Rows(usize),
     /// The weight of one sibling: shape `[N_k]`.
     Weight(usize),
-    /// The given scale (or its inverse) of a sibling's epilogue: one element.
+    /// The given operand of a sibling's epilogue (a scale, its inverse, a global scale): one element, or one a channel.
     Scale(usize, usize),
+    /// The given zero point of a sibling's epilogue: shape as its scale.
+    ZeroPoint(usize, usize),
 }
 
 /// A result of a fused norm.
@@ -123,10 +128,12 @@ pub enum OutPort {
     Sum,
     /// The normed value of a sibling: shape of its rows.
     Normed(usize),
-    /// Quantised values of a sibling's epilogue: shape of its rows.
+    /// Quantised values of a sibling's epilogue: shape of its rows, half as wide where two codes share a byte.
     Q(usize, usize),
-    /// Scales of a sibling's epilogue: leading dims of the rows, then scales a row.
+    /// Scales of a sibling's epilogue: leading dims of the rows, then scales a row; a scalar for the whole tensor.
     Scale(usize, usize),
+    /// Computed zero point of a sibling's epilogue: a scalar.
+    ZeroPoint(usize, usize),
 }
 
 impl FusedNorm {
@@ -143,15 +150,19 @@ impl FusedNorm {
                 ports.push(InPort::Weight(k));
             }
             for (e, scheme) in sibling.epilogues.iter().enumerate() {
-                if !scheme.has_scale_output() {
+                if scheme.given.is_some() {
                     ports.push(InPort::Scale(k, e));
+                }
+                if scheme.zero_point == ZeroPoint::Given {
+                    ports.push(InPort::ZeroPoint(k, e));
                 }
             }
         }
         ports
     }
 
-    /// Results in their fixed order: the sum, then per sibling the normed value and, an epilogue at a time, q and scale.
+    /// Results in their fixed order: the sum, then per sibling the normed value and, an epilogue at a time, q, scale and
+    /// zero point.
     pub fn out_ports(&self) -> Vec<OutPort> {
         let mut ports = Vec::new();
         if self.emit_sum {
@@ -165,6 +176,9 @@ impl FusedNorm {
                 ports.push(OutPort::Q(k, e));
                 if scheme.has_scale_output() {
                     ports.push(OutPort::Scale(k, e));
+                }
+                if scheme.zero_point == ZeroPoint::Range {
+                    ports.push(OutPort::ZeroPoint(k, e));
                 }
             }
         }
@@ -205,20 +219,14 @@ impl FusedNorm {
             }
             for (e, scheme) in s.epilogues.iter().enumerate() {
                 let at = format!("siblings[{k}].epilogues[{e}]");
-                if scheme.granularity != crate::Granularity::Tensor && scheme.scales_per_row(s.width).is_none() {
-                    return Err(format!(
-                        "{at}.granularity: {:?} does not divide a row of {}",
-                        scheme.granularity, s.width
-                    ));
+                scheme.check().map_err(|m| format!("{at}.{m}"))?;
+                if let Granularity::Group(g) = scheme.granularity
+                    && scheme.scales_per_row(s.width).is_none()
+                {
+                    return Err(format!("{at}.granularity: groups of {g} do not divide a row of {}", s.width));
                 }
-                if scheme.granularity == crate::Granularity::Tensor && scheme.has_scale_output() {
-                    return Err(format!("{at}: a dynamic per-tensor scale needs the whole tensor, not a row"));
-                }
-                if !scheme.element.is_quantised() {
-                    return Err(format!("{at}.element: expected a quantised type, found {}", scheme.element));
-                }
-                if scheme.compute != DType::F32 || scheme.scale_dtype != DType::F32 {
-                    return Err(format!("{at}: quantisers compute and store scales in f32"));
+                if scheme.packing == Packing::Nibbles && !s.width.is_multiple_of(2) {
+                    return Err(format!("{at}.packing: two codes in a byte need an even row, found {}", s.width));
                 }
             }
         }
@@ -233,6 +241,7 @@ impl std::fmt::Display for OutPort {
             Self::Normed(k) => write!(f, "y{k}"),
             Self::Q(k, e) => write!(f, "q{k}_{e}"),
             Self::Scale(k, e) => write!(f, "scale{k}_{e}"),
+            Self::ZeroPoint(k, e) => write!(f, "zero_point{k}_{e}"),
         }
     }
 }
@@ -245,6 +254,7 @@ impl std::fmt::Display for InPort {
             Self::Rows(k) => write!(f, "x{k}"),
             Self::Weight(k) => write!(f, "weight{k}"),
             Self::Scale(k, e) => write!(f, "given_scale{k}_{e}"),
+            Self::ZeroPoint(k, e) => write!(f, "given_zero_point{k}_{e}"),
         }
     }
 }

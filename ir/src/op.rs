@@ -6,7 +6,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DType, FusedNorm, Scheme, scheme::F32};
+use crate::{
+    DType, FusedNorm, Scheme,
+    scheme::{F32, ZeroPoint},
+};
 
 /// One-operand elementwise ops; result has the operand's shape and dtype, except for the predicates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -434,8 +437,8 @@ pub enum Op {
     },
     /// ONNX `DynamicQuantizeLinear`. Operand: x (f32). Outputs: q (u8), scale (f32), zero point (u8).
     DynamicQuantizeLinear,
-    /// A recognised quantiser. Operands: v and, for a given scale, the scale. Outputs: q and, for a dynamic scale, the
-    /// scales.
+    /// A recognised quantiser. Operands: v, then the given scale and zero point where the scheme has them. Outputs: q,
+    /// then the scales and the zero point where they are computed.
     Quantize(Arc<Scheme>),
     /// The fused family; ports as the descriptor says.
     FusedNorm(Arc<FusedNorm>),
@@ -451,7 +454,7 @@ impl Op {
             Self::DynamicQuantizeLinear => 3,
             Self::Split { outputs, .. } => *outputs,
             Self::Attention(a) => a.outputs,
-            Self::Quantize(s) => 1 + usize::from(s.has_scale_output()),
+            Self::Quantize(s) => 1 + usize::from(s.has_scale_output()) + usize::from(s.zero_point == ZeroPoint::Range),
             Self::FusedNorm(f) => f.out_ports().len(),
             Self::Foreign(f) => f.outputs,
             _ => 1,
@@ -487,7 +490,7 @@ impl Op {
             Self::Split { .. } | Self::Trilu { .. } => (1, Some(2)),
             Self::Slice => (3, Some(5)),
             Self::Quantize(s) => {
-                let n = 1 + usize::from(!s.has_scale_output());
+                let n = 1 + usize::from(s.given.is_some()) + usize::from(s.zero_point == ZeroPoint::Given);
                 (n, Some(n))
             }
             Self::FusedNorm(f) => {
@@ -522,8 +525,12 @@ impl Op {
         match self {
             Self::TopK { .. } => vec!["values".into(), "indices".into()],
             Self::DynamicQuantizeLinear => vec!["y".into(), "y_scale".into(), "y_zero_point".into()],
-            Self::Quantize(s) if s.has_scale_output() => vec!["q".into(), "scale".into()],
-            Self::Quantize(_) => vec!["q".into()],
+            Self::Quantize(s) => {
+                let mut names = vec!["q".to_owned()];
+                names.extend(s.has_scale_output().then(|| "scale".to_owned()));
+                names.extend((s.zero_point == ZeroPoint::Range).then(|| "zero_point".to_owned()));
+                names
+            }
             Self::FusedNorm(f) => f.out_ports().iter().map(ToString::to_string).collect(),
             _ => match self.num_outputs() {
                 1 => vec!["y".into()],

@@ -1,10 +1,14 @@
 //! `Scheme`: everything that decides the bits of a quantised value and of its scales.
+//!
+//! Quantisers in use differ in a handful of scalar operations and in their order, and each order gives other bits. So a
+//! scheme does not name variants: it *is* the short program that the source spelled, as lists of [`Step`]s. A quantiser
+//! that nobody has named yet is one more list.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::DType;
+use crate::{DType, num};
 
 /// An f32 that is compared, hashed and serialised by its bits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -71,61 +75,175 @@ pub enum Granularity {
     Token,
     /// One scale for this many consecutive values of a row.
     Group(u32),
+    /// One given scale for each position of the last axis, the same for all rows.
+    Channel,
 }
 
-/// How the scale follows from `amax` (the largest magnitude under one scale).
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct DynamicScale {
-    /// `amax = max(amax, floor)` before anything else.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub amax_floor: Option<F32>,
-    /// How amax becomes a scale.
-    pub by: ScaleBy,
-    /// `scale = max(scale, floor)` after the division.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub scale_floor: Option<F32>,
-    /// What happens to the scale after that.
-    pub rule: ScaleRule,
-}
-
-/// Amax to scale.
+/// One scalar operation, rounded to the dtype of the arithmetic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum ScaleBy {
-    /// `amax / c`, one IEEE division.
-    Divide(F32),
-    /// `amax * c`, one IEEE multiplication.
-    Multiply(F32),
+pub enum Step {
+    /// The larger of x and c; NaN propagates.
+    Max(F32),
+    /// The smaller of x and c; NaN propagates.
+    Min(F32),
+    /// `x + c`.
+    Add(F32),
+    /// `x * c`.
+    Mul(F32),
+    /// `x / c`.
+    Div(F32),
+    /// `c / x`.
+    Over(F32),
+    /// `c ^ x`.
+    Power(F32),
+    /// Natural logarithm.
+    Log,
+    /// Logarithm to base 2. Another function than `log(x) / ln 2`.
+    Log2,
+    /// `2 ^ x`.
+    Exp2,
+    /// Toward minus infinity.
+    Floor,
+    /// Toward plus infinity.
+    Ceil,
+    /// To the nearest integer, ties to even.
+    Round,
+    /// `x * given`.
+    MulGiven,
+    /// `x / given`.
+    DivGiven,
+    /// `given / x`.
+    GivenOver,
+    /// `given / x`, and 0 where x is 0.
+    GivenOverOrZero,
+    /// c where x is 0.
+    IfZero(F32),
+    /// Through another float type; arithmetic goes on in that type if it is f32, f16 or bf16, and where it was if not.
+    Cast {
+        /// The type.
+        to: DType,
+        /// The saturating form of the cast, for the 8-bit and 4-bit types.
+        saturate: bool,
+    },
 }
 
-/// What is done to a linear scale.
+impl Step {
+    /// True if the step reads the given operand.
+    pub const fn reads_given(self) -> bool {
+        matches!(self, Self::MulGiven | Self::DivGiven | Self::GivenOver | Self::GivenOverOrZero)
+    }
+
+    /// The step on one value, in the arithmetic of `at` (f32, f16 or bf16), which a cast may change.
+    pub fn apply(self, x: f32, at: &mut DType, given: f32) -> f32 {
+        let y = match self {
+            Self::Max(c) => num::max(x, c.get()),
+            Self::Min(c) => num::min(x, c.get()),
+            Self::Add(c) => x + c.get(),
+            Self::Mul(c) => x * c.get(),
+            Self::Div(c) => x / c.get(),
+            Self::Over(c) => c.get() / x,
+            Self::Power(c) => num::pow(c.get(), x),
+            Self::Log => num::log(x),
+            Self::Log2 => num::log2(x),
+            Self::Exp2 => num::exp2(x),
+            Self::Floor => x.floor(),
+            Self::Ceil => x.ceil(),
+            Self::Round => x.round_ties_even(),
+            Self::MulGiven => x * given,
+            Self::DivGiven => x / given,
+            Self::GivenOver => given / x,
+            Self::GivenOverOrZero if x == 0.0 => 0.0,
+            Self::GivenOverOrZero => given / x,
+            Self::IfZero(c) if x == 0.0 => c.get(),
+            Self::IfZero(_) => x,
+            Self::Cast { to, saturate } => {
+                if to.is_arithmetic_float() {
+                    *at = to;
+                    x
+                } else {
+                    return num::decode(to, num::cast_f32_to(to, x, saturate));
+                }
+            }
+        };
+        num::round_to(*at, y)
+    }
+}
+
+/// A chain of steps on one value, beginning in the arithmetic of `compute`.
+pub fn run(steps: &[Step], x: f32, compute: DType, given: f32) -> f32 {
+    let mut at = compute;
+    steps.iter().fold(num::round_to(compute, x), |x, step| step.apply(x, &mut at, given))
+}
+
+/// What the chains of a scheme begin with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum ScaleRule {
-    /// Nothing: the scale is an f32.
-    Linear,
-}
-
-/// Where the scale comes from.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ScaleSource {
-    /// An operand of the op (static quantisation); the op has no scale output.
+pub enum Origin {
+    /// The given operand: a scale, or its inverse (static quantisation).
     Given,
-    /// Computed from the data; the op has a scale output.
-    Dynamic(DynamicScale),
+    /// The largest magnitude of the values that share a scale; 0 if there are none.
+    Amax,
+    /// `max(0, largest) - min(0, smallest)`, and 1 where that is 0 (ONNX DynamicQuantizeLinear).
+    Range,
 }
 
-/// How a value meets its scale, each a different function of the bits.
+/// How a value meets the factor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Apply {
-    /// `v / s`.
+    /// `v / factor`.
     Divide,
-    /// `v * (1 / s)`, the reciprocal rounded first.
-    MultiplyReciprocal,
-    /// `v * m`, where the operand is already the inverse scale (static quantisation with a folded reciprocal).
+    /// `v * factor`.
     Multiply,
+}
+
+/// How the last value becomes a code of the element type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Encode {
+    /// Nearest even; past the largest finite value NaN or infinity as the type says (torch). Integers: toward zero,
+    /// saturated, NaN is 0.
+    Cast,
+    /// Nearest even, saturated to the largest finite value (ONNX `saturate=1`, CUDA `satfinite`).
+    Saturate,
+    /// f4e2m1 by comparisons of magnitudes: as saturating, but the sign is `v < 0`, so that -0 and NaN are code 0.
+    Compare,
+}
+
+/// How codes lie in the result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Packing {
+    /// A tensor of the element type.
+    #[default]
+    None,
+    /// 4-bit codes, one in each u8.
+    Codes,
+    /// 4-bit codes, two in each u8, the even index in the low nibble: the last axis is half as long.
+    Nibbles,
+}
+
+/// The zero point of integer elements, added after the last step; the sum saturates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ZeroPoint {
+    /// There is none.
+    #[default]
+    None,
+    /// An operand of the element type, of the given scale's shape.
+    Given,
+    /// `round(clamp(0 - min(0, smallest) / factor, 0, 255))`, a result of the op (ONNX DynamicQuantizeLinear).
+    Range,
+}
+
+/// The scale as the op gives it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ScaleOutput {
+    /// From the origin to the scale.
+    pub steps: Vec<Step>,
+    /// Its dtype: f32, f16, bf16, f8e8m0, f8e4m3fn, or u8 for an exponent (toward zero, saturated).
+    pub dtype: DType,
 }
 
 /// In what order scales lie in memory; see numerics.md for the byte formulas.
@@ -143,61 +261,211 @@ pub enum ScaleLayout {
 
 /// The type of a quantised value.
 ///
-/// Semantics, in `compute` arithmetic, for a value `v` and the scale `s` of its tensor, row or group:
-/// `q = cast(clamp(apply(v, s)))`, where the cast saturates if `saturate` is set. Integer elements round to nearest even
-/// and always saturate.
+/// Semantics, for a value `v` and the origin `o` (amax, range or given operand) of its tensor, row or group, each step
+/// rounded to `compute`:
+/// 1. `f = factor(o)`;
+/// 2. `v = v / f` or `v * f`, as `apply` says;
+/// 3. `q = encode(post(v)) + zero point`;
+/// 4. the scale that is handed out, if one is: `cast(scale.steps(o))`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Scheme {
     /// Element type of `q`.
     pub element: DType,
+    /// How codes lie in the result.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub packing: Packing,
     /// Values a scale.
     pub granularity: Granularity,
-    /// Element type of the scale: f32.
-    pub scale_dtype: DType,
-    /// Where the scale comes from.
-    pub scale: ScaleSource,
-    /// How a value meets its scale.
-    pub apply: Apply,
-    /// Explicit `[lo, hi]` clamp before the cast; NaN passes through it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub clamp: Option<[F32; 2]>,
-    /// The form of the cast: saturating (ONNX `saturate=1`), or out of range becomes NaN or inf as the type says.
-    pub saturate: bool,
-    /// The dtype in which the quantiser computes; every op is rounded to it.
+    /// The dtype in which the quantiser computes.
     pub compute: DType,
+    /// Dtype of the given operand, if there is one: one element, or one a channel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub given: Option<DType>,
+    /// What the chains begin with.
+    pub origin: Origin,
+    /// From the origin to the factor.
+    pub factor: Vec<Step>,
+    /// How a value meets the factor.
+    pub apply: Apply,
+    /// From there to the value that is encoded.
+    pub post: Vec<Step>,
+    /// How that becomes a code.
+    pub encode: Encode,
+    /// The zero point.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub zero_point: ZeroPoint,
+    /// The scale that is handed out; a scale that was given is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale: Option<ScaleOutput>,
     /// Order of the scales in memory.
     #[serde(default)]
     pub layout: ScaleLayout,
 }
 
+fn is_default<T: Default + PartialEq>(v: &T) -> bool {
+    *v == T::default()
+}
+
 impl Scheme {
-    /// True if the op that quantises has a scale output.
-    pub fn has_scale_output(&self) -> bool {
-        matches!(self.scale, ScaleSource::Dynamic(_))
+    /// A saturating quantiser whose scale follows from amax by `steps`, divides, and is handed out in f32.
+    pub fn dynamic(element: DType, granularity: Granularity, steps: Vec<Step>) -> Self {
+        Self {
+            origin: Origin::Amax,
+            given: None,
+            scale: Some(ScaleOutput { steps: steps.clone(), dtype: DType::F32 }),
+            factor: steps,
+            granularity,
+            ..Self::fixed(element, Apply::Divide)
+        }
     }
 
-    /// Scales in a row of `n` values; `None` if groups do not divide it, or one scale serves the tensor.
+    /// A saturating quantiser of one given f32 scale, or its inverse.
+    pub fn fixed(element: DType, apply: Apply) -> Self {
+        Self {
+            element,
+            packing: Packing::None,
+            granularity: Granularity::Tensor,
+            compute: DType::F32,
+            given: Some(DType::F32),
+            origin: Origin::Given,
+            factor: Vec::new(),
+            apply,
+            post: Vec::new(),
+            encode: Encode::Saturate,
+            zero_point: ZeroPoint::None,
+            scale: None,
+            layout: ScaleLayout::RowMajor,
+        }
+    }
+
+    /// The same with a product with the rounded reciprocal of the factor in place of the division.
+    #[must_use]
+    pub fn by_reciprocal(mut self) -> Self {
+        self.factor.push(Step::Over(F32::new(1.0)));
+        self.apply = Apply::Multiply;
+        self
+    }
+
+    /// The same with values clamped before they are encoded.
+    #[must_use]
+    pub fn clamped(mut self, low: f32, high: f32) -> Self {
+        self.post.extend([Step::Max(F32::new(low)), Step::Min(F32::new(high))]);
+        self
+    }
+
+    /// True if the op that quantises has a scale output.
+    pub const fn has_scale_output(&self) -> bool {
+        self.scale.is_some()
+    }
+
+    /// Dtype of the quantised tensor.
+    pub const fn q_dtype(&self) -> DType {
+        match self.packing {
+            Packing::None => self.element,
+            Packing::Codes | Packing::Nibbles => DType::U8,
+        }
+    }
+
+    /// Elements of the quantised tensor in a row of `n` values, which [`Self::check`] has found to be even if it must.
+    pub const fn q_width(&self, n: u64) -> u64 {
+        match self.packing {
+            Packing::Nibbles => n / 2,
+            Packing::None | Packing::Codes => n,
+        }
+    }
+
+    /// Scales in a row of `n` values; `None` if groups do not divide it, or scales are not of rows.
     pub fn scales_per_row(&self, n: u64) -> Option<u64> {
         match self.granularity {
             Granularity::Token => Some(1),
             Granularity::Group(g) if g > 0 && n.is_multiple_of(u64::from(g)) => Some(n / u64::from(g)),
-            Granularity::Tensor | Granularity::Group(_) => None,
+            Granularity::Tensor | Granularity::Channel | Granularity::Group(_) => None,
+        }
+    }
+
+    /// Checks what the types cannot.
+    ///
+    /// # Errors
+    /// A sentence that names the field, what was expected and what was found.
+    pub fn check(&self) -> Result<(), String> {
+        let narrow = |d: DType| matches!(d, DType::F32 | DType::F16 | DType::BF16);
+        if !self.element.is_quantised() {
+            return Err(format!("element: expected a quantised type, found {}", self.element));
+        }
+        if !narrow(self.compute) {
+            return Err(format!("compute: expected f32, f16 or bf16, found {}", self.compute));
+        }
+        if let Some(d) = self.given.filter(|d| !narrow(*d)) {
+            return Err(format!("given: expected f32, f16 or bf16, found {d}"));
+        }
+        if self.granularity == Granularity::Group(0) {
+            return Err("granularity: expected a group of at least 1, found 0".into());
+        }
+        let of_four_bits = self.element.bits() == 4;
+        if self.packing != Packing::None && !of_four_bits {
+            return Err(format!("packing: expected none for elements of {}, found {:?}", self.element, self.packing));
+        }
+        if self.encode == Encode::Compare && !of_four_bits {
+            return Err(format!("encode: comparisons are defined for f4e2m1, found {}", self.element));
+        }
+        if self.zero_point != ZeroPoint::None && !self.element.is_int() {
+            return Err(format!("zero_point: expected none for elements of {}", self.element));
+        }
+        let scale_steps = self.scale.iter().flat_map(|s| &s.steps);
+        let steps = || self.factor.iter().chain(scale_steps.clone()).chain(&self.post);
+        if let Some(Step::Cast { to, .. }) =
+            steps().find(|s| matches!(s, Step::Cast { to, .. } if !narrow(*to) && !to.is_narrow_float()))
+        {
+            return Err(format!("steps: expected casts to f32, f16, bf16 or an 8-bit or 4-bit float, found {to}"));
+        }
+        if self.post.iter().any(|s| s.reads_given()) {
+            return Err("post: its steps read no operand".into());
+        }
+        if self.given.is_none() && (self.origin == Origin::Given || steps().any(|s| s.reads_given())) {
+            return Err("given: a step or the origin reads an operand, found none".into());
+        }
+        if let Some(s) = &self.scale
+            && !(narrow(s.dtype) || matches!(s.dtype, DType::F8E8M0 | DType::F8E4M3FN | DType::U8))
+        {
+            return Err(format!("scale.dtype: expected f32, f16, bf16, f8e8m0, f8e4m3fn or u8, found {}", s.dtype));
+        }
+        let by_row = matches!(self.granularity, Granularity::Token | Granularity::Group(_));
+        match self.origin {
+            Origin::Given if self.scale.is_some() => Err("scale: a given scale is not handed out".into()),
+            Origin::Given if by_row => Err(format!(
+                "granularity: a given scale is one a tensor or one a channel, found {:?}",
+                self.granularity
+            )),
+            Origin::Amax | Origin::Range if self.granularity == Granularity::Channel => {
+                Err("granularity: a computed scale is not one a channel".into())
+            }
+            Origin::Range if self.granularity != Granularity::Tensor => {
+                Err(format!("granularity: a range is that of the tensor, found {:?}", self.granularity))
+            }
+            Origin::Given | Origin::Amax if self.zero_point == ZeroPoint::Range => {
+                Err("zero_point: one that follows from a range needs the range as origin".into())
+            }
+            _ => Ok(()),
         }
     }
 }
 
 impl fmt::Display for Scheme {
-    /// A short name for reports: `f8e4m3fn/group128`, `f8e4m3fn/token`, `f8e4m3fn/tensor(static)`.
+    /// A short name for reports: `f8e4m3fn/group128`, `f8e4m3fn/token`, `f8e4m3fn/tensor(static)`,
+    /// `f4e2m1/group32(u8)`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/", self.element)?;
         match self.granularity {
             Granularity::Tensor => f.write_str("tensor")?,
             Granularity::Token => f.write_str("token")?,
             Granularity::Group(g) => write!(f, "group{g}")?,
+            Granularity::Channel => f.write_str("channel")?,
         }
-        if !self.has_scale_output() {
-            f.write_str("(static)")?;
+        match &self.scale {
+            None if self.origin == Origin::Given => f.write_str("(static)"),
+            Some(s) if s.dtype != DType::F32 => write!(f, "({})", s.dtype),
+            _ if self.factor.iter().any(|s| matches!(s, Step::Exp2 | Step::Power(_))) => f.write_str("(pow2)"),
+            _ => Ok(()),
         }
-        Ok(())
     }
 }

@@ -5,10 +5,7 @@ use normfuse_ir::{
     op::{BinaryOp, ReduceOp},
 };
 
-use crate::{
-    diagnose::squared,
-    region::{producer_op, typed},
-};
+use crate::{diagnose::squared, quant, region::producer_op};
 
 /// An anchor.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,19 +36,12 @@ pub fn norms(graph: &Graph) -> Result<Vec<Anchor>> {
     })
 }
 
-/// Casts of computed values to quantised float types, in topological order.
+/// Nodes that may end a quantiser, in topological order.
 ///
 /// # Errors
 /// The graph has a cycle.
 pub fn quantisers(graph: &Graph) -> Result<Vec<Anchor>> {
-    pick(graph, |id| {
-        let node = graph.node(id);
-        matches!(&node.op, Op::Cast { to, .. } if to.is_quantised() && to.is_float())
-            && node.input(0).is_some_and(|v| {
-                // Casts of constants are weights on their way; casts between quantised types quantise nothing.
-                graph.producer(v).is_some() && typed(graph, v).is_none_or(|(d, _)| d.is_arithmetic_float())
-            })
-    })
+    pick(graph, |id| quant::is_anchor(graph, id))
 }
 
 fn pick(graph: &Graph, fits: impl Fn(NodeId) -> bool) -> Result<Vec<Anchor>> {

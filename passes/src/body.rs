@@ -3,9 +3,13 @@
 //! Inputs are the op's operands and outputs its ports, in port order. Values are numbered, not named, and symbolic
 //! sizes are renamed, so that equal fusions in different layers have equal bodies.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use normfuse_ir::{Dim, Graph, Op, Shape, Type, ValueId, fused::InPort, infer};
+use normfuse_ir::{
+    Dim, Graph, Op, Shape, Type, ValueId,
+    fused::{InPort, OutPort},
+    infer,
+};
 
 use crate::{
     region::typed,
@@ -13,7 +17,7 @@ use crate::{
 };
 
 /// Most nodes that a body may take: a region's worth.
-const MAX_NODES: usize = 256;
+const MAX_NODES: usize = 1024;
 
 /// One port of the op: the source value that stands for it, and the shape in which the op gives it.
 #[derive(Debug, Clone)]
@@ -22,8 +26,24 @@ pub struct PortValue {
     pub value: ValueId,
     /// The port's shape in the source graph's symbols.
     pub shape: Shape,
-    /// The port's name.
-    pub name: String,
+    /// The port.
+    pub port: OutPort,
+    /// The rows in terms of which the shape can be said.
+    pub rows: ValueId,
+}
+
+/// True for an operand of the sibling, and if it is one of a quantiser, of the quantiser that a port belongs to.
+fn belongs(operand: InPort, port: OutPort) -> bool {
+    let (k, e) = match port {
+        OutPort::Sum => (0, None),
+        OutPort::Normed(k) => (k, None),
+        OutPort::Q(k, e) | OutPort::Scale(k, e) | OutPort::ZeroPoint(k, e) => (k, Some(e)),
+    };
+    match operand {
+        InPort::X | InPort::Residual => true,
+        InPort::Rows(own) | InPort::Weight(own) => own == k,
+        InPort::Scale(own, of) | InPort::ZeroPoint(own, of) => own == k && e == Some(of),
+    }
 }
 
 struct Slice<'g> {
@@ -32,7 +52,6 @@ struct Slice<'g> {
     names: Names,
     map: BTreeMap<ValueId, ValueId>,
     symbols: BTreeMap<Dim, Dim>,
-    rows: ValueId,
 }
 
 /// Cuts the body. `None` if the ports cannot be computed from the operands alone, or a shape cannot be said in terms of
@@ -46,7 +65,6 @@ pub fn slice(source: &Graph, operands: &[(InPort, ValueId, Option<Shape>)], port
         names: Names::default(),
         map: BTreeMap::new(),
         symbols: BTreeMap::new(),
-        rows: operands.first()?.1,
     };
     let mut inputs = Vec::with_capacity(operands.len());
     for (port, value, passed) in operands {
@@ -56,17 +74,25 @@ pub fn slice(source: &Graph, operands: &[(InPort, ValueId, Option<Shape>)], port
             s.body.add_input(port.to_string(), Type::tensor(dtype, passed.clone().unwrap_or_else(|| own.clone())));
         inputs.push((*value, input, own));
     }
-    for (value, input, own) in inputs {
-        let restored = views::restate(&mut s.body, &mut s.names, input, &own)?;
-        s.map.insert(value, restored);
+    let mut restored = Vec::with_capacity(inputs.len());
+    for ((value, input, own), (port, ..)) in inputs.into_iter().zip(operands) {
+        restored.push((*port, value, views::restate(&mut s.body, &mut s.names, input, &own)?));
     }
+    // One value in two operands: each sibling and quantiser then reads its own, and shares no work with the others.
+    let distinct: BTreeSet<ValueId> = restored.iter().map(|(_, v, _)| *v).collect();
+    let apart = distinct.len() < restored.len();
+    s.map = restored.iter().map(|(_, value, input)| (*value, *input)).collect();
     for port in ports {
-        let value = s.copy(port.value)?;
+        if apart {
+            let own = restored.iter().filter(|(p, ..)| belongs(*p, port.port));
+            s.map = restored.iter().chain(own).map(|(_, value, input)| (*value, *input)).collect();
+        }
+        let value = s.copy(port.value, port.rows)?;
         let target = s.rename(&port.shape);
         // Types are needed to restate a shape; bodies are small, so inferring anew costs little.
         infer::infer(&mut s.body).ok()?;
-        let value = s.restate(value, &target)?;
-        s.body.add_output(port.name.clone(), value);
+        let value = s.restate(value, &target, port.rows)?;
+        s.body.add_output(port.port.to_string(), value);
     }
     infer::infer(&mut s.body).ok()?;
     s.body.info.opsets.clone_from(&source.info.opsets);
@@ -89,17 +115,12 @@ impl Slice<'_> {
     }
 
     /// The value in another shape, by way of the rows where its own shape does not say the sizes.
-    fn restate(&mut self, value: ValueId, target: &Shape) -> Option<ValueId> {
-        if let Some(v) = views::restate(&mut self.body, &mut self.names, value, target) {
-            return Some(v);
-        }
-        let rows = *self.map.get(&self.rows)?;
-        let rows_shape = self.body.value(rows).ty.shape.clone()?;
-        let shape = views::sizes_from(&mut self.body, &mut self.names, rows, &rows_shape, target)?;
-        views::reshape(&mut self.body, &mut self.names, value, shape, target)
+    fn restate(&mut self, value: ValueId, target: &Shape, rows: ValueId) -> Option<ValueId> {
+        let rows = *self.map.get(&rows)?;
+        views::restate_by(&mut self.body, &mut self.names, value, target, rows)
     }
 
-    fn copy(&mut self, value: ValueId) -> Option<ValueId> {
+    fn copy(&mut self, value: ValueId, rows: ValueId) -> Option<ValueId> {
         if let Some(v) = self.map.get(&value) {
             return Some(*v);
         }
@@ -119,18 +140,18 @@ impl Slice<'_> {
             return None;
         }
         if matches!(node.op, Op::Reshape { .. }) && self.source.value(node.input(1)?).as_const().is_none() {
-            let x = self.copy(node.input(0)?)?;
+            let x = self.copy(node.input(0)?, rows)?;
             let (_, shape) = typed(self.source, value)?;
             let target = self.rename(shape);
             infer::infer(&mut self.body).ok()?;
-            let out = self.restate(x, &target)?;
+            let out = self.restate(x, &target, rows)?;
             self.map.insert(value, out);
             return Some(out);
         }
         let mut inputs = Vec::with_capacity(node.inputs.len());
         for v in &node.inputs {
             inputs.push(match v {
-                Some(v) => Some(self.copy(*v)?),
+                Some(v) => Some(self.copy(*v, rows)?),
                 None => None,
             });
         }

@@ -1,19 +1,22 @@
-//! From what saturation recognised to one fused op of the graph: which value stands for which operand and port, which
-//! nodes it replaces, and the first precondition that stands in the way.
+//! From recognised norms and quantisers to one fused op of the graph: which value stands for which operand and port,
+//! which nodes it replaces, and the first precondition that stands in the way.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use normfuse_ir::{
-    FusedNorm, Granularity, Graph, NodeId, Op, Shape, ValueId,
+    Dim, FusedNorm, Granularity, Graph, NodeId, Op, Scheme, Shape, ValueId,
     fused::{InPort, OutPort, Prologue, Sibling, Source, Weight},
-    op::ReduceOp,
+    op::{BinaryOp, ReduceOp},
     scheme::F32,
 };
 
 use crate::{
     Options,
-    region::{Region, last_axis_width, typed},
-    solve::{NormMatch, QuantMatch, Solution},
+    norms::Norm,
+    quant::Quant,
+    reach::Order,
+    region::{is_view, last_axis_width, typed},
+    rules,
 };
 
 /// A precondition that failed.
@@ -38,115 +41,162 @@ pub struct Candidate {
     pub operands: Vec<(InPort, ValueId)>,
     /// Ports in order: every value of the graph that each stands for, and the port's shape.
     pub ports: Vec<(OutPort, Vec<ValueId>, Shape)>,
-    /// Source nodes that nobody needs afterwards.
+    /// Source nodes that nobody needs afterwards, producers first.
     pub replaced: Vec<NodeId>,
-    /// Last casts of the quantisers that the op takes in.
-    pub quantisers: Vec<NodeId>,
-    /// Quantisers of the norm that stay outside, and why.
+    /// All nodes between the operands and the ports.
+    pub core: BTreeSet<NodeId>,
+    /// Anchors of the norms that the op takes in, and of the quantisers of each.
+    pub anchors: Vec<(NodeId, Vec<NodeId>)>,
+    /// Quantisers of the norms that stay outside, and why.
     pub left_out: Vec<(NodeId, Refusal)>,
 }
 
 impl Candidate {
-    /// The shape in which the op wants a weight: a vector, whatever axes of size 1 the graph's has around it.
-    pub fn weight_shape(&self, port: InPort) -> Option<Shape> {
+    /// The shape in which the op wants an operand, where that may differ from the value's: a vector for a weight,
+    /// whatever axes of size 1 the graph's has around it.
+    pub fn operand_shape(&self, port: InPort) -> Option<Shape> {
+        let vector = |width: u64| Some(Shape(vec![Dim::from(width as i64)]));
         match port {
-            InPort::Weight(k) => Some(Shape(vec![normfuse_ir::Dim::from(self.descriptor.siblings[k].width as i64)])),
+            InPort::Weight(k) => vector(self.descriptor.siblings[k].width),
+            InPort::Scale(k, e) | InPort::ZeroPoint(k, e) => {
+                let s = &self.descriptor.siblings[k];
+                (s.epilogues[e].granularity == Granularity::Channel).then(|| vector(s.width)).flatten()
+            }
             _ => None,
         }
     }
+
+    /// The rows of a sibling.
+    pub fn rows(&self, k: usize) -> Option<ValueId> {
+        self.operands.iter().find(|(p, _)| matches!(p, InPort::X) || *p == InPort::Rows(k)).map(|(_, v)| *v)
+    }
 }
 
-/// A port while the candidate is being built.
+/// A port while the candidate is being built: of a sibling, and for quantisers of an epilogue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Port {
     Sum,
-    Normed,
-    Q(usize),
-    Scale(usize),
+    Normed(usize),
+    Q(usize, usize),
+    Scale(usize, usize),
+    ZeroPoint(usize, usize),
 }
 
-struct Builder<'a> {
-    graph: &'a Graph,
-    region: &'a Region,
-    norm: &'a NormMatch,
+/// Quantisers that are one: equal schemes of one value, repeated for each consumer.
+struct Epilogue<'a> {
+    scheme: Scheme,
+    quants: Vec<&'a Quant>,
+}
+
+/// One norm on its way into an op.
+struct Member<'a> {
+    norm: &'a Norm,
     h: ValueId,
     add: Option<(ValueId, ValueId)>,
     weight: Option<ValueId>,
     /// Which result is the normed value.
     result: usize,
-    quants: Vec<&'a QuantMatch>,
-    in_region: BTreeSet<NodeId>,
-    /// Nodes of the region that depend on the anchor.
+    epilogues: Vec<Epilogue<'a>>,
+}
+
+struct Builder<'a> {
+    graph: &'a Graph,
+    order: &'a Order,
+    members: Vec<Member<'a>>,
+    /// Nodes of all regions and quantisers, producers first.
+    nodes: Vec<NodeId>,
+    inside: BTreeSet<NodeId>,
+    /// Nodes of these that depend on an anchor.
     downstream: BTreeSet<NodeId>,
 }
 
-/// Builds the candidate of a norm.
+/// Builds the candidate of norms that share one op; `quants` are those that read one of their results.
 ///
 /// # Errors
-/// The first precondition that fails.
+/// The first precondition that fails, with the position of the norm that it concerns.
 pub fn build(
     graph: &Graph,
-    region: &Region,
-    solution: &Solution,
-    norm: &NormMatch,
+    order: &Order,
+    norms: &[&Norm],
+    quants: &[&Quant],
     options: &Options,
-) -> Result<Candidate, Refusal> {
-    let mut b = Builder::new(graph, region, norm)?;
+) -> Result<Candidate, (usize, Refusal)> {
+    let mut b = Builder::new(graph, order, norms)?;
+    // Siblings with rows of their own read them as they are: an add before one of them stays an op.
+    if b.members.iter().any(|m| m.h != b.members[0].h) {
+        b.members.iter_mut().for_each(|m| m.add = None);
+    }
     let mut left_out = Vec::new();
-    b.choose_result(&solution.quants, &mut left_out, options);
+    for k in 0..b.members.len() {
+        b.choose_result(k, quants, &mut left_out, options);
+    }
+    b.collect();
     loop {
         let ports = b.ports();
         let (live, _) = b.liveness(&ports);
-        let Some((node, quant)) = b.escape(&ports, &live) else { break };
+        let Some((node, k, quant)) = b.escape(&ports, &live) else { break };
         let hint = format!("`{}` {}", value_name(graph, graph.node(node).outputs[0]), b.outside_reader(node, &live));
         let refusal = |rule| Refusal { rule, precondition: "no_escape", node: Some(node), hint: hint.clone() };
         match quant {
-            Some(i) => {
-                let q = b.quants.remove(i);
-                left_out.push((b.cast_of(q), refusal(rule_of(q, norm.width))));
+            Some(e) => {
+                let gone = b.members[k].epilogues.remove(e);
+                for q in gone.quants {
+                    left_out.push((q.anchor, refusal(rules::quantiser_rule(q))));
+                }
+                b.collect();
             }
-            None => return Err(refusal("rms_norm")),
-        }
-    }
-    for v in b.weight.iter().chain(b.quants.iter().filter_map(|q| q.given.map(|g| &region.locals[g]))) {
-        if !b.independent(*v) {
-            return Err(Refusal {
-                rule: "rms_norm",
-                precondition: "no_escape",
-                node: graph.producer(*v).map(|(n, _)| n),
-                hint: format!("operand `{}` cannot be shown to be independent of the norm", value_name(graph, *v)),
-            });
+            None => return Err((k, refusal("rms_norm"))),
         }
     }
     let mut candidate = b.finish();
+    // A given scale that is made of what the norm gives is none: that quantiser stays outside.
+    while let Some((k, e, v)) = candidate.operands.iter().find_map(|(port, v)| match *port {
+        InPort::Scale(k, e) | InPort::ZeroPoint(k, e) if order.depend(graph, &[*v], &candidate.core) => {
+            Some((k, e, *v))
+        }
+        _ => None,
+    }) {
+        for q in b.members[k].epilogues.remove(e).quants {
+            left_out.push((
+                q.anchor,
+                Refusal {
+                    rule: rules::quantiser_rule(q),
+                    precondition: "independent",
+                    node: graph.producer(v).map(|(n, _)| n),
+                    hint: format!("its scale `{}` depends on the norm", value_name(graph, v)),
+                },
+            ));
+        }
+        b.collect();
+        candidate = b.finish();
+    }
     candidate.left_out = left_out;
+    let operands: Vec<ValueId> = candidate.operands.iter().map(|(_, v)| *v).collect();
+    if order.depend(graph, &operands, &candidate.core) {
+        let dependent = operands.iter().find(|v| order.depend(graph, &[**v], &candidate.core));
+        let hint = dependent
+            .map_or_else(String::new, |v| format!("operand `{}` depends on what the op makes", value_name(graph, *v)));
+        let node = dependent.and_then(|v| graph.producer(*v)).map(|(n, _)| n);
+        let rule = if norms.len() > 1 { "sibling_norms" } else { "rms_norm" };
+        let precondition = if norms.len() > 1 { "no_path" } else { "no_escape" };
+        return Err((0, Refusal { rule, precondition, node, hint }));
+    }
     let supported = candidate.descriptor.check().and_then(|()| (options.supports)(&candidate.descriptor));
-    supported.map_err(|hint| Refusal {
-        rule: "rms_norm",
-        precondition: "supported",
-        node: Some(region.anchor),
-        hint,
+    supported.map_err(|hint| {
+        let node = Some(norms[0].anchor);
+        (0, Refusal { rule: "rms_norm", precondition: "supported", node, hint })
     })?;
     Ok(candidate)
 }
 
-/// The rule that a quantiser belongs to.
-pub fn rule_of(q: &QuantMatch, width: u64) -> &'static str {
-    match q.width {
-        None => "quant_static",
-        Some(w) if w == width => "quant_token",
-        Some(_) => "quant_group",
-    }
-}
-
 /// A constant tensor by which a weightless norm's result is multiplied: a weight of a shape that the rule does not know.
-fn foreign_weight<'g>(graph: &'g Graph, region: &Region, norm: &NormMatch) -> Option<(NodeId, &'g str)> {
-    let results = norm.results.iter().flat_map(|(_, locals)| locals).map(|i| region.locals[*i]);
-    results.flat_map(|v| graph.users(v)).find_map(|(user, _)| {
+fn foreign_weight<'g>(graph: &'g Graph, norm: &Norm) -> Option<(NodeId, &'g str)> {
+    let results = norm.results.iter().flat_map(|(_, values)| values);
+    results.flat_map(|v| graph.users(*v)).find_map(|(user, _)| {
         let node = graph.node(user);
         let tensor = |v: ValueId| graph.value(v).as_const().is_some_and(|t| t.len() > 1);
         let weight = node.operands().map(|(_, v)| v).find(|v| tensor(*v))?;
-        matches!(node.op, Op::Binary(normfuse_ir::op::BinaryOp::Mul)).then(|| (user, value_name(graph, weight)))
+        matches!(node.op, Op::Binary(BinaryOp::Mul)).then(|| (user, value_name(graph, weight)))
     })
 }
 
@@ -161,26 +211,30 @@ fn value_name(graph: &Graph, v: ValueId) -> &str {
     &graph.value(v).name
 }
 
-impl<'a> Builder<'a> {
-    fn new(graph: &'a Graph, region: &'a Region, norm: &'a NormMatch) -> Result<Self, Refusal> {
+impl<'a> Member<'a> {
+    fn new(graph: &'a Graph, norm: &'a Norm) -> Result<Self, Refusal> {
         let refuse =
-            |precondition, hint: String| Refusal { rule: "rms_norm", precondition, node: Some(region.anchor), hint };
-        let rows = |locals: &[usize], like: Option<&Shape>| {
-            locals.iter().map(|i| region.locals[*i]).find(|v| {
+            |precondition, hint: String| Refusal { rule: "rms_norm", precondition, node: Some(norm.anchor), hint };
+        let rows = |values: &[ValueId], like: Option<&Shape>| {
+            values.iter().copied().find(|v| {
                 typed(graph, *v).is_some_and(|(_, s)| {
-                    s.last().and_then(normfuse_ir::Dim::as_const) == Some(norm.width as i64)
-                        && like.is_none_or(|l| l == s)
+                    s.last().and_then(Dim::as_const) == Some(norm.width as i64) && like.is_none_or(|l| l == s)
                 })
             })
         };
         let h = rows(&norm.h, None)
             .ok_or_else(|| refuse("same_row", format!("no value holds the rows of {} elements", norm.width)))?;
         let (_, h_shape) = typed(graph, h).ok_or_else(|| refuse("last_axis", "the rows have no known shape".into()))?;
-        let add = norm.add.as_ref().and_then(|(a, b)| Some((rows(a, Some(h_shape))?, rows(b, Some(h_shape))?)));
+        // A row that is added to itself is no residual: the op would read it twice.
+        let add = norm
+            .add
+            .as_ref()
+            .and_then(|(a, b)| Some((rows(a, Some(h_shape))?, rows(b, Some(h_shape))?)))
+            .filter(|(a, b)| a != b);
         let weight = match &norm.weight {
             None => None,
-            Some((locals, _)) => {
-                let vector = locals.iter().map(|i| region.locals[*i]).find(|v| {
+            Some((values, _)) => {
+                let vector = values.iter().copied().find(|v| {
                     typed(graph, *v).is_some_and(|(d, s)| {
                         d.is_arithmetic_float() && s.numel().as_const() == Some(norm.width as i64)
                     })
@@ -191,7 +245,7 @@ impl<'a> Builder<'a> {
             }
         };
         if weight.is_none()
-            && let Some((node, name)) = foreign_weight(graph, region, norm)
+            && let Some((node, name)) = foreign_weight(graph, norm)
         {
             return Err(Refusal {
                 rule: "rms_norm",
@@ -200,102 +254,178 @@ impl<'a> Builder<'a> {
                 hint: format!("`{name}` scales the normalised row, but it is not a vector as long as the row"),
             });
         }
-        let in_region: BTreeSet<NodeId> = region.nodes.iter().copied().collect();
-        let mut downstream = BTreeSet::from([region.anchor]);
-        for id in &region.nodes {
-            if graph.node(*id).operands().any(|(_, v)| graph.producer(v).is_some_and(|(p, _)| downstream.contains(&p)))
-            {
+        Ok(Self { norm, h, add, weight, result: 0, epilogues: Vec::new() })
+    }
+}
+
+impl<'a> Builder<'a> {
+    fn new(graph: &'a Graph, order: &'a Order, norms: &[&'a Norm]) -> Result<Self, (usize, Refusal)> {
+        let mut members = Vec::with_capacity(norms.len());
+        for (k, norm) in norms.iter().enumerate() {
+            members.push(Member::new(graph, norm).map_err(|r| (k, r))?);
+        }
+        Ok(Self { graph, order, members, nodes: Vec::new(), inside: BTreeSet::new(), downstream: BTreeSet::new() })
+    }
+
+    /// The nodes that the op may replace.
+    fn collect(&mut self) {
+        let mut inside: BTreeSet<NodeId> = BTreeSet::new();
+        for m in &self.members {
+            inside.extend(&m.norm.nodes);
+            for q in m.epilogues.iter().flat_map(|e| &e.quants) {
+                inside.extend(&q.nodes);
+            }
+        }
+        self.nodes = self.order.sorted(inside.iter().copied());
+        let mut downstream: BTreeSet<NodeId> = self.members.iter().map(|m| m.norm.anchor).collect();
+        for id in &self.nodes {
+            let depends = |v: ValueId| self.graph.producer(v).is_some_and(|(p, _)| downstream.contains(&p));
+            if self.graph.node(*id).operands().any(|(_, v)| depends(v)) {
                 downstream.insert(*id);
             }
         }
-        Ok(Self { graph, region, norm, h, add, weight, result: 0, quants: Vec::new(), in_region, downstream })
-    }
-
-    fn values(&self, locals: &[usize]) -> Vec<ValueId> {
-        locals.iter().map(|i| self.region.locals[*i]).collect()
-    }
-
-    /// The node whose result the quantised value first is.
-    fn cast_of(&self, q: &QuantMatch) -> NodeId {
-        q.q.first().and_then(|i| self.graph.producer(self.region.locals[*i])).map_or(self.region.anchor, |(n, _)| n)
+        self.inside = inside;
+        self.downstream = downstream;
     }
 
     /// Which result is the normed value, and which quantisers read that one.
-    fn choose_result(&mut self, quants: &'a [QuantMatch], left_out: &mut Vec<(NodeId, Refusal)>, options: &Options) {
-        let reads = |q: &QuantMatch, r: usize| q.of.iter().any(|i| self.norm.results[r].1.contains(i));
-        let count = self.norm.results.len();
+    fn choose_result(
+        &mut self,
+        k: usize,
+        quants: &[&'a Quant],
+        left_out: &mut Vec<(NodeId, Refusal)>,
+        options: &Options,
+    ) {
+        let norm = self.members[k].norm;
+        let reads = |q: &Quant, r: usize| norm.results[r].1.contains(&q.v);
+        let count = norm.results.len();
         let quantised = (0..count).find(|r| quants.iter().any(|q| reads(q, *r)));
         // Without a quantiser: a narrower cast, if it is all that is read of the product.
-        let product = self.values(&self.norm.results[0].1);
+        let product = &norm.results[0].1;
         let narrowed = (1..count).find(|r| {
-            let cast = self.values(&self.norm.results[*r].1);
+            let cast = &norm.results[*r].1;
             let only = product.iter().flat_map(|v| self.graph.users(*v)).all(|(n, _)| {
                 let out = self.graph.node(n).outputs[0];
                 cast.contains(&out) || product.contains(&out)
             });
-            self.norm.results[*r].0.bits() < self.norm.results[0].0.bits()
+            norm.results[*r].0.bits() < norm.results[0].0.bits()
                 && only
                 && !product.iter().any(|v| self.graph.is_output(*v))
         });
-        self.result = quantised.or(narrowed).unwrap_or(0);
-        let mut chosen = Vec::new();
-        for q in quants {
-            let fed = (0..count).any(|r| reads(q, r));
-            let rule = rule_of(q, self.norm.width);
-            if !fed {
+        let result = quantised.or(narrowed).unwrap_or(0);
+        let mut epilogues: Vec<Epilogue<'a>> = Vec::new();
+        for q in quants.iter().filter(|q| (0..count).any(|r| reads(q, r))) {
+            let rule = rules::quantiser_rule(q);
+            let refuse =
+                |precondition, hint: &str| Refusal { rule, precondition, node: Some(q.anchor), hint: hint.to_owned() };
+            if !reads(q, result) {
+                let hint = "another quantiser reads the normed value in another dtype";
+                left_out.push((q.anchor, refuse("fed_by_norm", hint)));
                 continue;
             }
-            let refuse = |precondition, hint: &str| Refusal {
-                rule,
-                precondition,
-                node: Some(self.cast_of(q)),
-                hint: hint.to_owned(),
+            if !options.enabled(rule) {
+                left_out.push((q.anchor, refuse("switched_on", "the rule is switched off")));
+                continue;
+            }
+            let Some(scheme) = self.scheme_on_rows(q, k) else {
+                left_out.push((q.anchor, refuse("groups", "the groups do not divide the norm's row")));
+                continue;
             };
-            if !reads(q, self.result) {
-                left_out.push((
-                    self.cast_of(q),
-                    refuse("fed_by_norm", "another quantiser reads the normed value in another dtype"),
-                ));
-            } else if !options.enabled(rule) {
-                left_out.push((self.cast_of(q), refuse("switched_on", "the rule is switched off")));
-            } else if q.width.is_some_and(|w| w == 0 || !self.norm.width.is_multiple_of(w)) {
-                left_out.push((self.cast_of(q), refuse("groups", "the groups do not divide the norm's row")));
-            } else {
-                chosen.push(q);
+            match epilogues.iter_mut().find(|e| one_quantiser(&e.scheme, e.quants[0], &scheme, q)) {
+                Some(same) => {
+                    same.scheme.scale = same.scheme.scale.take().or(scheme.scale);
+                    same.quants.push(q);
+                }
+                None => epilogues.push(Epilogue { scheme, quants: vec![q] }),
             }
         }
-        self.quants = chosen;
+        self.members[k].result = result;
+        self.members[k].epilogues = epilogues;
+    }
+
+    /// A quantiser's scheme in terms of the norm's rows; `None` if its groups do not divide them.
+    fn scheme_on_rows(&self, q: &Quant, k: usize) -> Option<Scheme> {
+        let mut scheme = q.scheme.clone();
+        let width = self.members[k].norm.width;
+        let last = |v: ValueId| typed(self.graph, v).and_then(|(_, s)| s.last()?.as_const());
+        match (q.width, scheme.granularity) {
+            // One a channel of what was quantised, which must be the norm's own row.
+            (_, Granularity::Channel) if last(q.q) != Some(width as i64) => return None,
+            (None, _) => {}
+            (Some(w), _) if w == width => {
+                let token = !self.seen_as_group(q, k, w);
+                scheme.granularity = if token { Granularity::Token } else { Granularity::Group(w as u32) };
+            }
+            (Some(w), _) if w > 0 && width.is_multiple_of(w) => scheme.granularity = Granularity::Group(w as u32),
+            _ => return None,
+        }
+        Some(scheme)
+    }
+
+    /// One scale a row: a group if the quantiser looked at it through a group axis of size 1, else a token.
+    fn seen_as_group(&self, q: &Quant, k: usize, width: u64) -> bool {
+        let second_last = |s: &Shape| s.rank().checked_sub(2).and_then(|i| s.0[i].as_const());
+        let own = typed(self.graph, self.members[k].h).and_then(|(_, s)| second_last(s));
+        own != Some(1)
+            && q.nodes.iter().any(|n| {
+                let node = self.graph.node(*n);
+                matches!(node.op, Op::Reduce { op: ReduceOp::Max, .. })
+                    && last_axis_width(self.graph, *n) == Some(width as i64)
+                    && node.input(0).and_then(|v| typed(self.graph, v)).is_some_and(|(_, s)| second_last(s) == Some(1))
+            })
     }
 
     /// Every value that a port stands for.
     fn ports(&self) -> BTreeMap<ValueId, Port> {
         let mut ports = BTreeMap::new();
-        let mut put = |locals: &[usize], port| {
-            for v in self.values(locals) {
+        let mut put = |values: &mut dyn Iterator<Item = ValueId>, port| {
+            for v in values {
                 ports.entry(v).or_insert(port);
             }
         };
-        if self.add.is_some() {
-            put(&self.norm.h, Port::Sum);
-        }
-        put(&self.norm.results[self.result].1, Port::Normed);
-        for (i, q) in self.quants.iter().enumerate() {
-            put(&q.q, Port::Q(i));
-            put(&q.scale, Port::Scale(i));
+        for (k, m) in self.members.iter().enumerate() {
+            if m.add.is_some() {
+                put(&mut m.norm.h.iter().copied(), Port::Sum);
+            }
+            put(&mut m.norm.results[m.result].1.iter().copied(), Port::Normed(k));
+            for (e, epilogue) in m.epilogues.iter().enumerate() {
+                let of = |pick: fn(&Quant) -> Option<ValueId>| epilogue.quants.iter().filter_map(move |q| pick(q));
+                put(&mut of(|q| Some(q.q)).flat_map(|v| self.with_views(v)), Port::Q(k, e));
+                put(&mut of(|q| q.scale).flat_map(|v| self.with_views(v)), Port::Scale(k, e));
+                put(&mut of(|q| q.zero_out), Port::ZeroPoint(k, e));
+            }
         }
         ports
     }
 
-    /// Nodes of the region that somebody still needs when the ports are there, and the ports that somebody reads.
+    /// A value and what views make of it: those are said anew, in terms of the port.
+    fn with_views(&self, value: ValueId) -> Vec<ValueId> {
+        let mut all = vec![value];
+        let mut i = 0;
+        while i < all.len() && all.len() < 16 {
+            for (user, port) in self.graph.users(all[i]) {
+                if port == 0 && is_view(&self.graph.node(user).op) && self.inside.contains(&user) {
+                    all.extend(&self.graph.node(user).outputs);
+                }
+            }
+            i += 1;
+        }
+        all
+    }
+
+    /// Nodes inside that somebody still needs when the ports are there, and the ports that somebody reads.
     fn liveness(&self, ports: &BTreeMap<ValueId, Port>) -> (BTreeSet<NodeId>, BTreeSet<Port>) {
         let mut live = BTreeSet::new();
         let mut read = BTreeSet::new();
-        for id in self.region.nodes.iter().rev() {
+        let answered = |u: NodeId| self.members.iter().any(|m| asks_for_row_sizes(self.graph, u, m.h));
+        for id in self.nodes.iter().rev() {
             for v in &self.graph.node(*id).outputs {
                 let needed = self.graph.is_output(*v)
-                    || self.graph.users(*v).iter().any(|(u, _)| {
-                        (!self.in_region.contains(u) || live.contains(u)) && !asks_for_row_sizes(self.graph, *u, self.h)
-                    });
+                    || self
+                        .graph
+                        .users(*v)
+                        .iter()
+                        .any(|(u, _)| (!self.inside.contains(u) || live.contains(u)) && !answered(*u));
                 if !needed {
                     continue;
                 }
@@ -312,22 +442,28 @@ impl<'a> Builder<'a> {
         (live, read)
     }
 
-    /// Nodes between the operands and the values of some ports.
-    fn core(&self, of: &[ValueId]) -> BTreeSet<NodeId> {
-        let mut stops: BTreeSet<ValueId> = [Some(self.h), self.weight].into_iter().flatten().collect();
-        if let Some((a, b)) = self.add {
-            stops.remove(&self.h);
-            stops.extend([a, b]);
+    /// Nodes between the operands and some values.
+    fn core(&self, of: impl IntoIterator<Item = ValueId>) -> BTreeSet<NodeId> {
+        let mut stops: BTreeSet<ValueId> = BTreeSet::new();
+        for m in &self.members {
+            stops.extend(m.weight);
+            match m.add {
+                Some((a, b)) => stops.extend([a, b]),
+                None => {
+                    stops.insert(m.h);
+                }
+            }
+            let quants = m.epilogues.iter().flat_map(|e| &e.quants);
+            stops.extend(quants.flat_map(|q| [q.given, q.zero]).flatten());
         }
-        stops.extend(self.quants.iter().filter_map(|q| q.given.map(|g| self.region.locals[g])));
         let mut core = BTreeSet::new();
-        let mut queue = of.to_vec();
+        let mut queue: Vec<ValueId> = of.into_iter().collect();
         while let Some(v) = queue.pop() {
             if stops.contains(&v) {
                 continue;
             }
             if let Some((id, _)) = self.graph.producer(v)
-                && self.in_region.contains(&id)
+                && self.inside.contains(&id)
                 && core.insert(id)
             {
                 queue.extend(self.graph.node(id).operands().map(|(_, v)| v));
@@ -336,13 +472,28 @@ impl<'a> Builder<'a> {
         core
     }
 
-    /// A value that the op would hide and that somebody outside reads: its node, and the quantiser it belongs to.
-    fn escape(&self, ports: &BTreeMap<ValueId, Port>, live: &BTreeSet<NodeId>) -> Option<(NodeId, Option<usize>)> {
+    /// A value that the op would hide and that somebody outside reads: its node, the norm it belongs to, and the
+    /// quantiser.
+    fn escape(
+        &self,
+        ports: &BTreeMap<ValueId, Port>,
+        live: &BTreeSet<NodeId>,
+    ) -> Option<(NodeId, usize, Option<usize>)> {
         let of = |want: &dyn Fn(Port) -> bool| -> Vec<ValueId> {
             ports.iter().filter(|(_, p)| want(**p)).map(|(v, _)| *v).collect()
         };
-        let hidden = |core: &BTreeSet<NodeId>| {
-            let escaping = || core.iter().copied().filter(|n| live.contains(n) && self.downstream.contains(n));
+        // Who reads the normed value through a view or an exact cast reads the op's own result.
+        let harmless = |n: &NodeId| {
+            let node = self.graph.node(*n);
+            let moves = is_view(&node.op) || matches!(node.op, Op::Cast { .. });
+            moves && node.input(0).is_some_and(|v| matches!(ports.get(&v), Some(Port::Normed(_) | Port::Sum)))
+        };
+        let hidden = |core: &BTreeSet<NodeId>, spare: bool| {
+            let escaping = || {
+                core.iter()
+                    .copied()
+                    .filter(|n| live.contains(n) && self.downstream.contains(n) && !(spare && harmless(n)))
+            };
             // The one that is read from outside keeps those before it alive; that is the one to name.
             let direct =
                 |n: &NodeId| {
@@ -352,132 +503,137 @@ impl<'a> Builder<'a> {
                 };
             escaping().find(direct).or_else(|| escaping().next())
         };
-        let norm = self.core(&of(&|p| matches!(p, Port::Normed)));
-        if let Some(n) = hidden(&norm) {
-            return Some((n, None));
+        for (k, m) in self.members.iter().enumerate() {
+            let norm = self.core(of(&|p| p == Port::Normed(k)));
+            if let Some(n) = hidden(&norm, false) {
+                return Some((n, k, None));
+            }
+            for e in 0..m.epilogues.len() {
+                let core = self.core(of(&|p| p == Port::Q(k, e) || p == Port::Scale(k, e)));
+                if let Some(n) = hidden(&core, true) {
+                    return Some((n, k, Some(e)));
+                }
+            }
         }
-        (0..self.quants.len()).find_map(|i| {
-            let core = self.core(&of(&|p| p == Port::Q(i) || p == Port::Scale(i)));
-            hidden(&core).map(|n| (n, Some(i)))
-        })
+        None
     }
 
     fn outside_reader(&self, node: NodeId, live: &BTreeSet<NodeId>) -> String {
         let out = self.graph.node(node).outputs[0];
-        self.graph.users(out).into_iter().find(|(u, _)| !self.in_region.contains(u) || live.contains(u)).map_or_else(
+        self.graph.users(out).into_iter().find(|(u, _)| !self.inside.contains(u) || live.contains(u)).map_or_else(
             || "is a graph output".to_owned(),
             |(u, _)| format!("is read by `{}` outside", self.graph.node(u).name),
         )
     }
 
-    /// True if a value does not depend on anything that the fused op makes.
-    fn independent(&self, value: ValueId) -> bool {
-        let mut queue = vec![value];
-        let mut seen = BTreeSet::new();
-        while let Some(v) = queue.pop() {
-            let Some((id, _)) = self.graph.producer(v) else { continue };
-            if self.downstream.contains(&id) || v == self.h || seen.len() > 256 {
-                return false;
-            }
-            if seen.insert(id) {
-                queue.extend(self.graph.node(id).operands().map(|(_, v)| v));
-            }
-        }
-        true
-    }
-
-    /// One scale a row: a group if the quantiser looked at it through a group axis of size 1, else a token.
-    fn granularity(&self, q: &QuantMatch) -> Granularity {
-        match q.width {
-            None => Granularity::Tensor,
-            Some(w) if w < self.norm.width => Granularity::Group(w as u32),
-            Some(w) => {
-                let own = typed(self.graph, self.h).map(|(_, s)| s.clone()).unwrap_or_default();
-                let second_last = |s: &Shape| s.rank().checked_sub(2).and_then(|i| s.0[i].as_const());
-                let grouped = second_last(&own) != Some(1)
-                    && self.core(&self.values(&q.scale)).iter().any(|n| {
-                        let node = self.graph.node(*n);
-                        matches!(node.op, Op::Reduce { op: ReduceOp::Max, .. })
-                            && last_axis_width(self.graph, *n) == Some(w as i64)
-                            && node
-                                .input(0)
-                                .and_then(|v| typed(self.graph, v))
-                                .is_some_and(|(_, s)| second_last(s) == Some(1))
-                    });
-                if grouped { Granularity::Group(w as u32) } else { Granularity::Token }
-            }
+    fn sibling(&self, k: usize, read: &BTreeSet<Port>) -> Sibling {
+        let m = &self.members[k];
+        let dtype = |v: ValueId| typed(self.graph, v).map_or(m.norm.compute, |(d, _)| d);
+        let epilogues: Vec<Scheme> = m
+            .epilogues
+            .iter()
+            .enumerate()
+            .map(|(e, epilogue)| {
+                let mut scheme = epilogue.scheme.clone();
+                if !read.contains(&Port::Scale(k, e)) {
+                    scheme.scale = None;
+                }
+                scheme
+            })
+            .collect();
+        Sibling {
+            width: m.norm.width,
+            input: dtype(m.h),
+            compute: m.norm.compute,
+            eps: F32::new(m.norm.eps),
+            root: m.norm.root,
+            normed: m.norm.normed,
+            weight: m.weight.map(|w| Weight { dtype: dtype(w), plus_one: m.norm.weight.as_ref().is_some_and(|w| w.1) }),
+            output: m.norm.results[m.result].0,
+            emit_normed: read.contains(&Port::Normed(k)) || epilogues.is_empty(),
+            epilogues,
         }
     }
 
     fn finish(&self) -> Candidate {
         let ports = self.ports();
         let (live, read) = self.liveness(&ports);
-        let dtype = |v: ValueId| typed(self.graph, v).map_or(self.norm.compute, |(d, _)| d);
-        let shape = typed(self.graph, self.h).map(|(_, s)| s.clone()).unwrap_or_default();
-        let mut operands = match self.add {
-            Some((a, b)) => vec![(InPort::X, a), (InPort::Residual, b)],
-            None => vec![(InPort::X, self.h)],
-        };
-        operands.extend(self.weight.map(|w| (InPort::Weight(0), w)));
-        let mut epilogues = Vec::new();
-        for (e, q) in self.quants.iter().enumerate() {
-            let mut scheme = q.scheme.clone();
-            scheme.granularity = self.granularity(q);
-            epilogues.push(scheme);
-            operands.extend(q.given.map(|g| (InPort::Scale(0, e), self.region.locals[g])));
-        }
+        let first = &self.members[0];
+        let shared = self.members.iter().all(|m| m.h == first.h);
         let descriptor = FusedNorm {
-            prologue: match self.add {
-                Some((a, _)) => Prologue::ResidualAdd { dtype: dtype(a) },
-                None => Prologue::None,
+            prologue: match first.add {
+                Some((a, _)) if shared => {
+                    Prologue::ResidualAdd { dtype: typed(self.graph, a).map_or(first.norm.compute, |(d, _)| d) }
+                }
+                _ => Prologue::None,
             },
-            source: Source::Shared,
+            source: if shared { Source::Shared } else { Source::Separate },
             emit_sum: read.contains(&Port::Sum),
-            siblings: vec![Sibling {
-                width: self.norm.width,
-                input: dtype(self.h),
-                compute: self.norm.compute,
-                eps: F32::new(self.norm.eps),
-                root: self.norm.root,
-                normed: self.norm.normed,
-                weight: self
-                    .weight
-                    .map(|w| Weight { dtype: dtype(w), plus_one: self.norm.weight.as_ref().is_some_and(|w| w.1) }),
-                output: self.norm.results[self.result].0,
-                emit_normed: read.contains(&Port::Normed) || self.quants.is_empty(),
-                epilogues,
-            }],
+            siblings: (0..self.members.len()).map(|k| self.sibling(k, &read)).collect(),
         };
+        let operand = |port: InPort| match port {
+            InPort::X => Some(first.add.map_or(first.h, |(a, _)| a)),
+            InPort::Residual => first.add.map(|(_, b)| b),
+            InPort::Rows(k) => Some(self.members[k].h),
+            InPort::Weight(k) => self.members[k].weight,
+            InPort::Scale(k, e) => self.members[k].epilogues[e].quants[0].given,
+            InPort::ZeroPoint(k, e) => self.members[k].epilogues[e].quants[0].zero,
+        };
+        let operands = descriptor.in_ports().into_iter().filter_map(|p| Some((p, operand(p)?))).collect();
         let of = |port: Port| -> Vec<ValueId> {
-            // In the region's order, so that the first one is the one the others are views of.
-            self.region.locals.iter().copied().filter(|v| ports.get(v) == Some(&port)).collect()
+            // In the graph's order, so that the first one is the one the others are views of.
+            let made = self.nodes.iter().flat_map(|n| self.graph.node(*n).outputs.iter().copied());
+            made.filter(|v| ports.get(v) == Some(&port)).collect()
         };
-        let width = normfuse_ir::Dim::from(self.norm.width as i64);
-        let lead = &shape.0[..shape.rank().saturating_sub(1)];
-        let rows = |last: normfuse_ir::Dim| Shape(lead.iter().cloned().chain([last]).collect());
         let out = descriptor
             .out_ports()
             .into_iter()
-            .map(|p| match p {
-                OutPort::Sum => (p, of(Port::Sum), rows(width.clone())),
-                OutPort::Normed(_) => (p, of(Port::Normed), rows(width.clone())),
-                OutPort::Q(_, e) => (p, of(Port::Q(e)), rows(width.clone())),
-                OutPort::Scale(_, e) => {
-                    let n = descriptor.siblings[0].epilogues[e].scales_per_row(self.norm.width).unwrap_or(1);
-                    (p, of(Port::Scale(e)), rows(normfuse_ir::Dim::from(n as i64)))
-                }
+            .map(|p| {
+                let (port, k) = match p {
+                    OutPort::Sum => (Port::Sum, 0),
+                    OutPort::Normed(k) => (Port::Normed(k), k),
+                    OutPort::Q(k, e) => (Port::Q(k, e), k),
+                    OutPort::Scale(k, e) => (Port::Scale(k, e), k),
+                    OutPort::ZeroPoint(k, e) => (Port::ZeroPoint(k, e), k),
+                };
+                (p, of(port), self.port_shape(&descriptor, p, k))
             })
             .collect();
-        let all: Vec<ValueId> = ports.keys().copied().collect();
-        let core = self.core(&all);
-        let replaced = self.region.nodes.iter().copied().filter(|n| core.contains(n) && !live.contains(n)).collect();
+        let core = self.core(ports.keys().copied());
+        let replaced = self.nodes.iter().copied().filter(|n| core.contains(n) && !live.contains(n)).collect();
         Candidate {
             descriptor,
             operands,
             ports: out,
             replaced,
-            quantisers: self.quants.iter().map(|q| self.cast_of(q)).collect(),
+            core,
+            anchors: self
+                .members
+                .iter()
+                .map(|m| (m.norm.anchor, m.epilogues.iter().flat_map(|e| &e.quants).map(|q| q.anchor).collect()))
+                .collect(),
             left_out: Vec::new(),
         }
     }
+
+    fn port_shape(&self, descriptor: &FusedNorm, port: OutPort, k: usize) -> Shape {
+        let shape = typed(self.graph, self.members[k].h).map(|(_, s)| s.clone()).unwrap_or_default();
+        let width = descriptor.siblings[k].width;
+        let lead = &shape.0[..shape.rank().saturating_sub(1)];
+        let rows = |last: u64| Shape(lead.iter().cloned().chain([Dim::from(last as i64)]).collect());
+        match port {
+            OutPort::Sum | OutPort::Normed(_) => rows(width),
+            OutPort::Q(_, e) => rows(descriptor.siblings[k].epilogues[e].q_width(width)),
+            OutPort::Scale(_, e) => {
+                descriptor.siblings[k].epilogues[e].scales_per_row(width).map_or_else(Shape::default, rows)
+            }
+            OutPort::ZeroPoint(..) => Shape::default(),
+        }
+    }
+}
+
+/// True if two quantisers of one value are one function of it; a scale that one of them does not hand out does not matter.
+fn one_quantiser(a: &Scheme, of_a: &Quant, b: &Scheme, of_b: &Quant) -> bool {
+    let scales = a.scale.is_none() || b.scale.is_none() || a.scale == b.scale;
+    scales && of_a.given == of_b.given && of_a.zero == of_b.zero && Scheme { scale: b.scale.clone(), ..a.clone() } == *b
 }

@@ -72,6 +72,12 @@ pub fn norm(graph: &Graph, anchor: NodeId) -> (Outcome, Refusal) {
             "what is added to the mean of squares is not one constant number".into(),
         );
     }
+    if let Some(eps) = other.and_then(|v| scalar(graph, v))
+        && f64::from(eps.value() as f32) != eps.value()
+    {
+        let hint = format!("{} is added to the mean of squares, which is no finite number that f32 holds", eps.value());
+        return refuse(Outcome::Nearest, "eps_constant", add, hint);
+    }
     let root = user(graph, sum, |op| matches!(op, Op::Unary(UnaryOp::Sqrt | UnaryOp::Rsqrt)));
     let Some((root_node, mut r)) = root else {
         return refuse(Outcome::Nearest, "root", add, "no sqrt or rsqrt reads the sum".into());

@@ -1,7 +1,7 @@
-//! Cutting a region around an anchor and writing it down as terms.
+//! Cutting a region around a norm's anchor and writing it down as terms.
 //!
-//! A region is small: from a norm's anchor (the mean of squares) back over the square, casts and one add, and forward
-//! over elementwise ops, casts, views and row reductions, ending behind a cast to a quantised type. What enters from
+//! A region is small: from the anchor (the mean of squares) back over the square, casts and one add, and forward over
+//! the ops that norms are made of, casts and views. Quantisers are read apart (see [`crate::quant`]). What enters from
 //! outside is a leaf. Forward growth takes an op only if its other operands are already known to the region or
 //! parameters (a weight, a scale), so it stops at the model's own arithmetic (residuals, rotary embeddings, gates).
 
@@ -116,9 +116,13 @@ fn is_light(graph: &Graph, id: NodeId) -> bool {
         && node.outputs.iter().all(|v| typed(graph, *v).is_some());
     typed_all
         && match &node.op {
-            Op::Unary(_) | Op::Binary(_) | Op::Cast { .. } | Op::Clip => true,
-            Op::Reduce { op: ReduceOp::Mean | ReduceOp::Sum | ReduceOp::Max | ReduceOp::SumSquare, .. }
-            | Op::RmsNorm { .. } => last_axis_width(graph, id).is_some(),
+            Op::Unary(UnaryOp::Sqrt | UnaryOp::Rsqrt | UnaryOp::Reciprocal)
+            | Op::Binary(BinaryOp::Add | BinaryOp::Mul | BinaryOp::Div | BinaryOp::Pow) => true,
+            // A quantiser's business.
+            Op::Cast { to, .. } => to.is_arithmetic_float() || graph.value(node.outputs[0]).as_const().is_some(),
+            Op::Reduce { op: ReduceOp::Mean | ReduceOp::Sum | ReduceOp::SumSquare, .. } | Op::RmsNorm { .. } => {
+                last_axis_width(graph, id).is_some()
+            }
             op => is_view(op),
         }
 }
@@ -171,14 +175,9 @@ impl Cut<'_> {
             let mut found = Vec::new();
             for id in &self.nodes {
                 let node = self.graph.node(*id);
-                let quantised = node
-                    .outputs
-                    .iter()
-                    .any(|v| typed(self.graph, *v).is_some_and(|(d, _)| d.is_quantised() && d.is_float()));
                 for user in node.outputs.iter().flat_map(|v| self.graph.users(*v)).map(|(n, _)| n) {
                     let fits = !self.nodes.contains(&user)
                         && is_light(self.graph, user)
-                        && (!quantised || is_view(&self.graph.node(user).op))
                         && data_operands(self.graph, user)
                             .all(|v| self.known.contains(&v) || is_parameter(self.graph, v, PARAMETER_DEPTH));
                     if fits {
@@ -214,25 +213,6 @@ impl Cut<'_> {
             }
         }
     }
-
-    /// Back over anything light: the region of a quantiser that no norm region holds.
-    fn back(&mut self) {
-        for _ in 0..12 {
-            let found: Vec<NodeId> = self
-                .nodes
-                .iter()
-                .flat_map(|id| data_operands(self.graph, *id))
-                .filter_map(|v| self.graph.producer(v).map(|(n, _)| n))
-                .filter(|n| !self.nodes.contains(n) && is_light(self.graph, *n))
-                .collect();
-            if found.is_empty() || self.nodes.len() >= MAX_NODES / 3 {
-                return;
-            }
-            for id in found {
-                self.take(id);
-            }
-        }
-    }
 }
 
 /// The region of a norm's anchor: a reduction of squares over the last axis, or a native norm.
@@ -252,14 +232,6 @@ pub fn around_norm(graph: &Graph, anchor: NodeId) -> Region {
     }
     cut.forward();
     cut.parameters();
-    Region::describe(graph, anchor, &cut.nodes)
-}
-
-/// The region of a quantiser's last cast.
-pub fn before_quantiser(graph: &Graph, anchor: NodeId) -> Region {
-    let mut cut = Cut { graph, nodes: BTreeSet::new(), known: BTreeSet::new() };
-    cut.take(anchor);
-    cut.back();
     Region::describe(graph, anchor, &cut.nodes)
 }
 
@@ -331,10 +303,21 @@ impl Region {
         let (_, shape) = typed(graph, value)?;
         let shape = shape.clone();
         let local = Expr::Local(self.operand(graph, value));
-        if shape == *out || shape.numel().as_const() == Some(1) {
+        let is_const = graph.value(value).as_const().is_some();
+        let width = out.last().and_then(normfuse_ir::Dim::as_const);
+        // With one row, one computed element is one a row, and a constant of the row's size is one for all rows.
+        let one_row = width.is_some_and(|w| w > 1) && out.numel().as_const() == width;
+        if shape.numel().as_const() == Some(1) {
+            let computed = one_row && graph.producer(value).is_some();
+            return Some(match width {
+                Some(w) if computed => Expr::Op("rep".into(), vec![Expr::Int(w), local]),
+                _ => local,
+            });
+        }
+        if shape == *out && !(one_row && is_const) {
             return Some(local);
         }
-        let width = out.last()?.as_const()?;
+        let width = width?;
         let pad = out.rank().checked_sub(shape.rank())?;
         let lead = &out.0[..out.rank() - 1];
         let is_one = |d: &normfuse_ir::Dim| d.as_const() == Some(1);
@@ -371,7 +354,6 @@ impl Region {
         match &node.op {
             op if is_view(op) => Some(Expr::Local(self.operand(graph, x))),
             Op::Unary(op) => match op {
-                UnaryOp::Abs => unary(self, "abs"),
                 UnaryOp::Sqrt => unary(self, "sqrt"),
                 UnaryOp::Reciprocal => unary(self, "recip"),
                 UnaryOp::Rsqrt => unary(self, "rsqrt"),
@@ -388,23 +370,11 @@ impl Region {
                     BinaryOp::Mul => "mul".into(),
                     BinaryOp::Div => "div".into(),
                     BinaryOp::Pow => "pow".into(),
-                    BinaryOp::Max => "max".into(),
-                    BinaryOp::Min => "min".into(),
                     other => format!("op:{other:?}"),
                 };
                 let args =
                     vec![self.broadcast(graph, x, out_shape)?, self.broadcast(graph, node.input(1)?, out_shape)?];
                 Some(Expr::Op(head, args))
-            }
-            Op::Clip => {
-                // NaN passes and zeros order the same way, so a clip is a maximum and a minimum.
-                let mut e = Expr::Local(self.operand(graph, x));
-                for (port, head) in [(1, "max"), (2, "min")] {
-                    if let Some(bound) = node.input(port) {
-                        e = Expr::Op(head.into(), vec![e, Expr::Local(self.operand(graph, bound))]);
-                    }
-                }
-                Some(e)
             }
             Op::Reduce { op, .. } => {
                 let width = Expr::Int(last_axis_width(graph, id)?);
@@ -412,8 +382,8 @@ impl Region {
                 match op {
                     ReduceOp::Mean => Some(Expr::Op("mean".into(), vec![width, x])),
                     ReduceOp::Sum => Some(Expr::Op("sum".into(), vec![width, x])),
-                    ReduceOp::Max => Some(Expr::Op("rowmax".into(), vec![width, x])),
-                    ReduceOp::SumSquare => {
+                    // In 16 bits its squares are rounded with the sum, not one by one.
+                    ReduceOp::SumSquare if typed(graph, node.input(0)?)?.0 == DType::F32 => {
                         Some(Expr::Op("sum".into(), vec![width, Expr::Op("mul".into(), vec![x.clone(), x])]))
                     }
                     _ => None,

@@ -1,9 +1,12 @@
 //! Putting a candidate into the graph: one fused node, every reader of a port moved over, dead code gone.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use normfuse_ir::{
-    DType, FusedNorm, Graph, NodeId, Op, Shape, Type, ValueId,
+    DType, Dim, FusedNorm, Graph, NodeId, Op, Shape, Type, ValueId,
     fused::{OutPort, Prologue},
 };
 
@@ -35,21 +38,36 @@ fn port_type(descriptor: &FusedNorm, port: OutPort, shape: &Shape) -> Type {
         OutPort::Normed(k) => Type::tensor(sibling(k).output, shape.clone()),
         OutPort::Q(k, e) => {
             let scheme = &sibling(k).epilogues[e];
-            let scheme = Some(Arc::new(scheme.clone()));
-            Type { scheme, ..Type::tensor(sibling(k).epilogues[e].element, shape.clone()) }
+            Type { scheme: Some(Arc::new(scheme.clone())), ..Type::tensor(scheme.q_dtype(), shape.clone()) }
         }
         OutPort::Scale(k, e) => {
-            let scheme = Some(Arc::new(sibling(k).epilogues[e].clone()));
-            Type { scheme, ..Type::tensor(DType::F32, shape.clone()) }
+            let scheme = &sibling(k).epilogues[e];
+            let dtype = scheme.scale.as_ref().map_or(DType::F32, |s| s.dtype);
+            Type { scheme: Some(Arc::new(scheme.clone())), ..Type::tensor(dtype, shape.clone()) }
         }
+        OutPort::ZeroPoint(..) => Type::tensor(DType::U8, shape.clone()),
     }
 }
 
-/// Replaces the candidate's subgraph. The graph is unchanged if this fails.
+/// Replaces the candidate's subgraph. The graph is unchanged if this fails. Operands of the candidate that earlier
+/// patches replaced are found in `moved`, which this patch adds to.
 ///
 /// # Errors
 /// A refusal, if a body or a shape cannot be spelled.
-pub fn apply(graph: &mut Graph, names: &mut Names, anchor: NodeId, c: &Candidate) -> Result<Applied, Refusal> {
+pub fn apply(
+    graph: &mut Graph,
+    names: &mut Names,
+    moved: &mut BTreeMap<ValueId, ValueId>,
+    c: &Candidate,
+) -> Result<Applied, Refusal> {
+    let anchor = c.anchors[0].0;
+    let mut c = c.clone();
+    for (_, v) in &mut c.operands {
+        while let Some(new) = moved.get(v) {
+            *v = *new;
+        }
+    }
+    let c = &c;
     let refuse = |precondition, hint: &str| Refusal {
         rule: "rms_norm",
         precondition,
@@ -64,11 +82,12 @@ pub fn apply(graph: &mut Graph, names: &mut Names, anchor: NodeId, c: &Candidate
             let same = values.iter().find(|v| typed(graph, **v).is_some_and(|(_, s)| s == shape));
             let plain = values.first();
             let best = if port_is_direct(graph, plain) { plain } else { same.or(plain) };
-            best.map(|v| PortValue { value: *v, shape: shape.clone(), name: port.to_string() })
+            let rows = c.rows(sibling_of(*port))?;
+            best.map(|v| PortValue { value: *v, shape: shape.clone(), port: *port, rows })
         })
         .collect::<Option<_>>()
         .ok_or_else(|| refuse("no_escape", "a port has no value in the source"))?;
-    let body_operands: Vec<_> = c.operands.iter().map(|(p, v)| (*p, *v, c.weight_shape(*p))).collect();
+    let body_operands: Vec<_> = c.operands.iter().map(|(p, v)| (*p, *v, c.operand_shape(*p))).collect();
     let body = body::slice(graph, &body_operands, &body_ports)
         .ok_or_else(|| refuse("no_escape", "the replaced subgraph cannot be cut out on its own"))?;
 
@@ -80,7 +99,7 @@ pub fn apply(graph: &mut Graph, names: &mut Names, anchor: NodeId, c: &Candidate
     let bytes_saved = bytes_saved(graph, c);
     let mut operands: Vec<Option<ValueId>> = c.operands.iter().map(|(_, v)| Some(*v)).collect();
     for ((port, value), slot) in c.operands.iter().zip(&mut operands) {
-        if let Some(vector) = c.weight_shape(*port) {
+        if let Some(vector) = c.operand_shape(*port) {
             *slot = views::restate(graph, names, *value, &vector);
         }
     }
@@ -105,10 +124,11 @@ pub fn apply(graph: &mut Graph, names: &mut Names, anchor: NodeId, c: &Candidate
             } else if !needs_reader(graph, c, *v) {
                 None
             } else {
-                view_of(graph, names, c, *out, *v, &own)
+                view_of(graph, names, c, (*out, *port), *v, &own)
             };
             if let Some(new) = new {
                 graph.replace_uses(*v, new);
+                moved.insert(*v, new);
             }
         }
     }
@@ -139,13 +159,21 @@ fn shapes_can_be_said(graph: &Graph, c: &Candidate) -> bool {
     })
 }
 
+/// The sibling that a port belongs to.
+fn sibling_of(port: OutPort) -> usize {
+    match port {
+        OutPort::Sum => 0,
+        OutPort::Normed(k) | OutPort::Q(k, _) | OutPort::Scale(k, _) | OutPort::ZeroPoint(k, _) => k,
+    }
+}
+
 /// Who only asks a replaced value for its shape asks the rows: nothing must be kept or written for that.
 fn move_shape_readers(graph: &mut Graph, c: &Candidate) {
-    let Some((_, rows)) = c.operands.first() else { return };
+    let rows: Vec<ValueId> = (0..c.descriptor.siblings.len()).filter_map(|k| c.rows(k)).collect();
     let gone: Vec<ValueId> = c.replaced.iter().flat_map(|n| graph.node(*n).outputs.iter().copied()).collect();
     for v in gone {
         for (user, port) in graph.users(v) {
-            if asks_for_row_sizes(graph, user, *rows) {
+            if let Some(rows) = rows.iter().find(|r| asks_for_row_sizes(graph, user, **r)) {
                 graph.set_input(user, port, Some(*rows));
             }
         }
@@ -181,31 +209,42 @@ fn own_shape_operand(graph: &Graph, c: &Candidate, v: ValueId) -> Option<ValueId
 }
 
 fn can_restate(graph: &Graph, c: &Candidate, v: ValueId, from: &Shape, to: &Shape) -> bool {
-    let free = to.0.iter().filter(|d| d.as_const().is_none()).count();
     let numbers = to.0.iter().all(|d| d.as_const().is_none_or(|n| n > 0));
     let strange = to.0.iter().filter(|d| d.as_const().is_none() && !from.0.contains(d)).count();
-    own_shape_operand(graph, c, v).is_some() || (numbers && (free <= 1 || strange <= 1))
+    let constant = views::constant_shape(from, to).is_some();
+    constant || own_shape_operand(graph, c, v).is_some() || (numbers && strange <= 1)
 }
 
-/// `out` in the shape of `v`: by the shape operand that the source used where there is one, else said anew.
+/// `out` in the shape of `v`: by a constant where it can say it, else by the shape operand that the source used, else by
+/// the sizes of the rows.
 fn view_of(
     graph: &mut Graph,
     names: &mut Names,
     c: &Candidate,
-    out: ValueId,
+    (out, port): (ValueId, OutPort),
     v: ValueId,
     own: &Shape,
 ) -> Option<ValueId> {
-    match own_shape_operand(graph, c, v) {
-        Some(shape) => views::reshape(graph, names, out, shape, own),
-        None => views::restate(graph, names, out, own),
+    let from = graph.value(out).ty.shape.clone()?;
+    if views::constant_shape(&from, own).is_none()
+        && let Some(shape) = own_shape_operand(graph, c, v)
+    {
+        return views::reshape(graph, names, out, shape, own);
     }
+    views::restate_by(graph, names, out, own, c.rows(sibling_of(port))?)
+}
+
+/// How many tokens rows are: the sizes that are not fixed in the model, so that heads count for the token that they are
+/// of; every leading size where all are fixed.
+fn tokens(rows: &Shape) -> Dim {
+    let lead = &rows.0[..rows.rank().saturating_sub(1)];
+    let open: Vec<Dim> = lead.iter().filter(|d| d.as_const().is_none()).cloned().collect();
+    Shape(if open.is_empty() { lead.to_vec() } else { open }).numel()
 }
 
 /// Bytes a token of the intermediates that vanish: one write, and a read for each op that read it.
 fn bytes_saved(graph: &Graph, c: &Candidate) -> u64 {
-    let Some((_, _, rows)) = c.ports.first() else { return 0 };
-    let tokens = Shape(rows.0[..rows.rank().saturating_sub(1)].to_vec()).numel();
+    let Some(tokens) = c.rows(0).and_then(|v| typed(graph, v)).map(|(_, rows)| tokens(rows)) else { return 0 };
     let mut total = 0u64;
     for id in c.replaced.iter().filter(|n| !is_view(&graph.node(**n).op)) {
         for v in &graph.node(*id).outputs {

@@ -3,11 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use egg::{FromOp, Id, Runner, SimpleScheduler, Symbol};
-use normfuse_ir::{
-    DType, Granularity, Scheme,
-    fused::Root,
-    scheme::{Apply, DynamicScale, F32, ScaleBy, ScaleLayout, ScaleRule, ScaleSource},
-};
+use normfuse_ir::{DType, fused::Root};
 
 use crate::{
     region::Expr,
@@ -18,23 +14,6 @@ use crate::{
 /// Limits of one saturation. Never a time limit: the result must not depend on the machine.
 const MAX_ITERATIONS: usize = 24;
 const MAX_E_NODES: usize = 20_000;
-
-/// A quantiser, in positions of the region.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct QuantMatch {
-    /// All that decides its bits.
-    pub scheme: Scheme,
-    /// Values that are the quantised value (through views).
-    pub q: Vec<usize>,
-    /// Values that are the scale; empty for a given one.
-    pub scale: Vec<usize>,
-    /// The given scale.
-    pub given: Option<usize>,
-    /// The value that is quantised.
-    pub of: Vec<usize>,
-    /// How many values share a scale, for dynamic ones.
-    pub width: Option<u64>,
-}
 
 /// A norm, in positions of the region.
 #[derive(Debug, Clone, PartialEq)]
@@ -64,8 +43,6 @@ pub struct NormMatch {
 pub struct Solution {
     /// Norms, in order of their first result.
     pub norms: Vec<NormMatch>,
-    /// Quantisers, in order of their first quantised value.
-    pub quants: Vec<QuantMatch>,
     /// Names of the rewrites that fired, sorted.
     pub fired: Vec<String>,
 }
@@ -101,7 +78,7 @@ pub fn solve(exprs: &[Expr], rewrites: &Rewrites) -> Solution {
     let solved = Solved { eg, class, members };
     let fired: BTreeSet<String> =
         runner.iterations.iter().flat_map(|i| i.applied.keys().map(ToString::to_string)).collect();
-    Solution { norms: solved.norms(), quants: solved.quants(), fired: fired.into_iter().collect() }
+    Solution { norms: solved.norms(), fired: fired.into_iter().collect() }
 }
 
 fn add(eg: &mut Eg, ids: &[Id], e: &Expr) -> Id {
@@ -225,92 +202,11 @@ impl Solved<'_> {
             add,
             root,
             width: u64::try_from(self.facts(n).int?).ok()?,
-            eps: self.facts(eps).konst? as f32,
+            eps: self.facts(eps).konst.map(|e| e as f32).filter(|e| Some(f64::from(*e)) == self.facts(eps).konst)?,
             compute: self.facts(x).dtype?,
             normed: self.facts(class).dtype?,
             weight,
             results,
         })
-    }
-
-    fn quants(&self) -> Vec<QuantMatch> {
-        self.classes()
-            .into_iter()
-            .filter_map(|class| {
-                // Every way in which the rules said it; the narrowest value is the one that the norm made.
-                let nodes = self.eg[class].nodes.iter().filter_map(|t| match t {
-                    Term::Quant(c) => self.quant(class, *c),
-                    _ => None,
-                });
-                // A rounded reciprocal taken inside says more than one that comes from outside.
-                nodes.min_by_key(|m| {
-                    (m.given.is_some(), m.scheme.apply != Apply::MultiplyReciprocal, m.of.first().copied())
-                })
-            })
-            .collect()
-    }
-
-    /// The constant of a class; `None` for the word `none`. Rules put only these two there.
-    fn constant(&self, id: Id) -> Option<F32> {
-        self.facts(id).konst.map(|v| F32::new(v as f32))
-    }
-
-    fn quant(&self, class: Id, [ty, lo, hi, how, scale, v]: [Id; 6]) -> Option<QuantMatch> {
-        let to = self.facts(ty).ty?;
-        let scl = find(self.eg, scale, |t| match t {
-            Term::Scl([floor, lin]) => find(self.eg, *lin, |t| match t {
-                Term::Lin(c) => Some((*floor, *c)),
-                _ => None,
-            }),
-            _ => None,
-        });
-        let clamp = self.constant(lo).zip(self.constant(hi)).map(|(lo, hi)| [lo, hi]);
-        let by = |dynamic| match (rules::tag(self.eg, how)?, dynamic) {
-            (Tag::ByDiv, _) => Some(Apply::Divide),
-            (Tag::ByRecip, _) => Some(Apply::MultiplyReciprocal),
-            (Tag::ByMul, false) => Some(Apply::Multiply),
-            _ => None,
-        };
-        let v = self.narrowest(v);
-        let mut m = QuantMatch {
-            scheme: Scheme {
-                element: to.dtype,
-                granularity: Granularity::Tensor,
-                scale_dtype: DType::F32,
-                scale: ScaleSource::Given,
-                apply: by(scl.is_some())?,
-                clamp,
-                saturate: to.saturate,
-                compute: DType::F32,
-                layout: ScaleLayout::RowMajor,
-            },
-            q: self.members(class),
-            scale: Vec::new(),
-            given: None,
-            of: self.members(v),
-            width: None,
-        };
-        if let Some((floor, [k, amax_floor, by, c, of])) = scl {
-            if self.eg.find(self.narrowest(of)) != self.eg.find(v) {
-                return None;
-            }
-            let c = self.constant(c)?;
-            let k = u32::try_from(self.facts(k).int?).ok()?;
-            m.width = Some(u64::from(k));
-            m.scheme.granularity = Granularity::Group(k);
-            m.scheme.scale = ScaleSource::Dynamic(DynamicScale {
-                amax_floor: self.constant(amax_floor),
-                by: match rules::tag(self.eg, by)? {
-                    Tag::ByDiv => ScaleBy::Divide(c),
-                    _ => ScaleBy::Multiply(c),
-                },
-                scale_floor: self.constant(floor),
-                rule: ScaleRule::Linear,
-            });
-            m.scale = self.members(scale);
-        } else {
-            m.given = Some(*self.members(scale).first()?);
-        }
-        Some(m)
     }
 }

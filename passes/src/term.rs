@@ -36,8 +36,6 @@ pub struct Leaf(pub u32);
 /// Words that recognised terms carry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Tag {
-    /// Absent.
-    None,
     /// `h * (1 / sqrt(v))`.
     RecipSqrt,
     /// `h * rsqrt(v)`.
@@ -48,24 +46,14 @@ pub enum Tag {
     Plain,
     /// One plus the weight.
     PlusOne,
-    /// Division by a scale or a constant.
-    ByDiv,
-    /// Multiplication by a constant or by a given inverse scale.
-    ByMul,
-    /// Multiplication by the rounded reciprocal of a scale.
-    ByRecip,
 }
 
-const TAGS: [(Tag, &str); 9] = [
-    (Tag::None, "none"),
+const TAGS: [(Tag, &str); 5] = [
     (Tag::RecipSqrt, "recip_sqrt"),
     (Tag::Rsqrt, "by_rsqrt"),
     (Tag::DivSqrt, "div_sqrt"),
     (Tag::Plain, "plain"),
     (Tag::PlusOne, "plus_one"),
-    (Tag::ByDiv, "by_div"),
-    (Tag::ByMul, "by_mul"),
-    (Tag::ByRecip, "by_recip"),
 ];
 
 impl fmt::Display for Tag {
@@ -152,12 +140,6 @@ define_language! {
         "div" = Div([Id; 2]),
         // `(pow x exponent)`.
         "pow" = Pow([Id; 2]),
-        // `(max a b)`: the larger.
-        "max" = Max([Id; 2]),
-        // `(min a b)`: the smaller.
-        "min" = Min([Id; 2]),
-        // Magnitude.
-        "abs" = Abs([Id; 1]),
         // IEEE square root.
         "sqrt" = Sqrt([Id; 1]),
         // IEEE `1/x`.
@@ -170,8 +152,6 @@ define_language! {
         "mean" = Mean([Id; 2]),
         // `(sum k x)`: of each k consecutive elements.
         "sum" = Sum([Id; 2]),
-        // `(rowmax k x)`: largest of each k consecutive elements.
-        "rowmax" = RowMax([Id; 2]),
         // `(rep k x)`: each element k times.
         "rep" = Rep([Id; 2]),
         // `(tile n w)`: a vector of n elements over and over.
@@ -182,18 +162,6 @@ define_language! {
         "normed" = Normed([Id; 4]),
         // Recognised: `(rms form w p)`, p (normed, perhaps cast) times a weight.
         "rms" = Rms([Id; 3]),
-        // Recognised: `(amax k v)`, largest magnitude of each k values, in f32.
-        "amax" = Amax([Id; 2]),
-        // Recognised: `(lin k floor by c v)`, amax, floored, over or times c.
-        "lin" = Lin([Id; 5]),
-        // Recognised: `(scl floor lin)`, a scale.
-        "scl" = Scl([Id; 2]),
-        // Recognised: `(app how scale v)`, a value that met its scale.
-        "app" = App([Id; 3]),
-        // Recognised: `(clamp lo hi x)`.
-        "clamp" = Clamp([Id; 3]),
-        // Recognised: `(quant type lo hi how scale v)`.
-        "quant" = Quant([Id; 6]),
         // An integer: a width or a count.
         Int(i64),
         // A word that a recognised term carries.
@@ -282,10 +250,8 @@ impl Analysis<Term> for Analyse {
             | Term::Mul([a, b])
             | Term::Div([a, b])
             | Term::Pow([a, b])
-            | Term::Max([a, b])
-            | Term::Min([a, b])
             | Term::Residual([a, b]) => Facts { dtype: of(a).dtype, one: of(a).one && of(b).one, ..Facts::default() },
-            Term::Abs([x]) | Term::Sqrt([x]) | Term::Recip([x]) | Term::Rsqrt([x]) => like(x),
+            Term::Sqrt([x]) | Term::Recip([x]) | Term::Rsqrt([x]) => like(x),
             Term::Cast([t, x]) => {
                 let to = of(t).ty.map(|t| t.dtype);
                 Facts {
@@ -297,16 +263,10 @@ impl Analysis<Term> for Analyse {
             }
             Term::Mean([_, x])
             | Term::Sum([_, x])
-            | Term::RowMax([_, x])
             | Term::Rep([_, x])
             | Term::Tile([_, x])
             | Term::Normed([.., x])
-            | Term::Rms([.., x])
-            | Term::Clamp([.., x]) => Facts { dtype: of(x).dtype, ..Facts::default() },
-            Term::Amax(_) | Term::Lin(_) | Term::Scl(_) | Term::App(_) => {
-                Facts { dtype: Some(DType::F32), ..Facts::default() }
-            }
-            Term::Quant([t, ..]) => Facts { dtype: of(t).ty.map(|t| t.dtype), ..Facts::default() },
+            | Term::Rms([.., x]) => Facts { dtype: of(x).dtype, ..Facts::default() },
             Term::Other(..) => Facts::default(),
         }
     }

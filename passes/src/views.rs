@@ -24,16 +24,46 @@ impl Names {
 }
 
 /// The value in the shape `target`, of as many elements; `None` if the shape cannot be said in terms of the value's own.
-///
-/// A shape with at most one symbolic size is a constant; the others are gathered from the value's own sizes.
 pub fn restate(graph: &mut Graph, names: &mut Names, value: ValueId, target: &Shape) -> Option<ValueId> {
-    let ty = graph.value(value).ty.clone();
-    let own = ty.shape.clone()?;
+    restate_by(graph, names, value, target, value)
+}
+
+/// As [`restate`], with sizes that a constant cannot say read from `like`, a value of an ordinary dtype.
+pub fn restate_by(
+    graph: &mut Graph,
+    names: &mut Names,
+    value: ValueId,
+    target: &Shape,
+    like: ValueId,
+) -> Option<ValueId> {
+    let own = graph.value(value).ty.shape.clone()?;
     if own == *target {
         return Some(value);
     }
-    let shape = sizes_from(graph, names, value, &own, target)?;
+    let shape = match constant_shape(&own, target) {
+        Some(sizes) => graph.add_const(names.fresh("shape"), Tensor::from_i64(&[sizes.len()], &sizes)),
+        None => {
+            let sizes = graph.value(like).ty.shape.clone()?;
+            sizes_from(graph, names, like, &sizes, target)?
+        }
+    };
     reshape(graph, names, value, shape, target)
+}
+
+/// A reshape's constant operand from one shape to another: 0 copies the size at the same place, one -1 is what remains.
+pub fn constant_shape(own: &Shape, target: &Shape) -> Option<Vec<i64>> {
+    let mut remaining = 1;
+    let size = |(i, d): (usize, &Dim)| match d.as_const() {
+        // A constant 0 would be read as a copy.
+        Some(n) => (n > 0).then_some(n),
+        None if own.0.get(i) == Some(d) => Some(0),
+        None if remaining > 0 => {
+            remaining -= 1;
+            Some(-1)
+        }
+        None => None,
+    };
+    target.0.iter().enumerate().map(size).collect()
 }
 
 /// A reshape of `value` by the given shape operand.
@@ -53,23 +83,8 @@ pub fn reshape(
     Some(out)
 }
 
-/// A shape operand for `target`: a constant where it can be one, else gathered from the sizes of `value`, whose shape is
-/// `own`.
-pub fn sizes_from(
-    graph: &mut Graph,
-    names: &mut Names,
-    value: ValueId,
-    own: &Shape,
-    target: &Shape,
-) -> Option<ValueId> {
-    let free: Vec<usize> = (0..target.rank()).filter(|i| target.0[*i].as_const().is_none()).collect();
-    if free.len() <= 1 {
-        // A constant 0 would mean "copy the size" to some readers of a reshape.
-        let sizes: Option<Vec<i64>> =
-            target.0.iter().map(|d| d.as_const().map_or(Some(-1), |c| (c > 0).then_some(c))).collect();
-        let sizes = sizes?;
-        return Some(graph.add_const(names.fresh("shape"), Tensor::from_i64(&[sizes.len()], &sizes)));
-    }
+/// A shape operand for `target`, gathered from the sizes of `value`, whose shape is `own`.
+fn sizes_from(graph: &mut Graph, names: &mut Names, value: ValueId, own: &Shape, target: &Shape) -> Option<ValueId> {
     // Each symbolic size is one of the value's own; one that is not is what remains.
     let mut remaining = 1;
     let mut parts = Vec::with_capacity(target.rank());

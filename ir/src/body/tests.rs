@@ -5,7 +5,7 @@ use crate::{
     FusedNorm, Granularity, Scheme, ValueId,
     fused::{Root, Sibling, Source, Weight},
     op::{BinaryOp, ReduceOp, UnaryOp},
-    scheme::{Apply, DynamicScale, F32, ScaleBy, ScaleLayout, ScaleRule, ScaleSource},
+    scheme::{F32, Step},
 };
 
 /// Builds bodies one op a line.
@@ -113,22 +113,11 @@ fn source(twist: Twist) -> Graph {
 }
 
 fn descriptor() -> FusedNorm {
-    let scheme = Scheme {
-        element: DType::F8E4M3FN,
-        granularity: Granularity::Group(128),
-        scale_dtype: DType::F32,
-        scale: ScaleSource::Dynamic(DynamicScale {
-            amax_floor: Some(F32::new(1e-10)),
-            by: ScaleBy::Divide(F32::new(448.0)),
-            scale_floor: None,
-            rule: ScaleRule::Linear,
-        }),
-        apply: Apply::Divide,
-        clamp: None,
-        saturate: true,
-        compute: DType::F32,
-        layout: ScaleLayout::RowMajor,
-    };
+    let scheme = Scheme::dynamic(
+        DType::F8E4M3FN,
+        Granularity::Group(128),
+        vec![Step::Max(F32::new(1e-10)), Step::Div(F32::new(448.0))],
+    );
     FusedNorm {
         prologue: Prologue::ResidualAdd { dtype: DType::BF16 },
         source: Source::Shared,
@@ -195,7 +184,7 @@ fn every_field_of_the_descriptor_counts() {
         |s| s.weight = Some(Weight { dtype: DType::BF16, plus_one: true }),
         |s| s.normed = DType::F32,
         |s| s.compute = DType::BF16,
-        |s| s.epilogues[0].apply = Apply::MultiplyReciprocal,
+        |s| s.epilogues[0] = s.epilogues[0].clone().by_reciprocal(),
     ];
     for (i, edit) in edits.into_iter().enumerate() {
         let mut op = descriptor();

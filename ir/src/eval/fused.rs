@@ -11,6 +11,7 @@ use crate::{
     Error, ErrorKind, FusedNorm, Result, Tensor,
     fused::{InPort, OutPort, Prologue, Root, Sibling, Source},
     num,
+    scheme::ZeroPoint,
 };
 
 /// The normed value `y` of one row.
@@ -151,13 +152,15 @@ pub fn fused_norm(op: &FusedNorm, inputs: &[Option<&Tensor>]) -> Result<Vec<Tens
         };
         let y = norm(sibling, k, rows, port, &ports)?;
         for (e, scheme) in sibling.epilogues.iter().enumerate() {
-            let given = if scheme.has_scale_output() { None } else { Some(ports.get(InPort::Scale(k, e))?) };
-            if given.is_some_and(|g| g.len() != 1) {
-                return Err(shape_error("expected one element").at_port(InPort::Scale(k, e).to_string()));
-            }
-            let mut out = quantize(scheme, &y, given)?.into_iter();
+            let given = scheme.given.map(|d| ports.typed(InPort::Scale(k, e), d)).transpose()?;
+            let zero =
+                (scheme.zero_point == ZeroPoint::Given).then(|| ports.get(InPort::ZeroPoint(k, e))).transpose()?;
+            let mut out = quantize(scheme, &y, given, zero)?.into_iter();
             results.extend(out.next().map(|q| (OutPort::Q(k, e), q)));
-            results.extend(out.next().map(|s| (OutPort::Scale(k, e), s)));
+            if scheme.has_scale_output() {
+                results.extend(out.next().map(|s| (OutPort::Scale(k, e), s)));
+            }
+            results.extend(out.next().map(|z| (OutPort::ZeroPoint(k, e), z)));
         }
         results.insert(OutPort::Normed(k), y);
     }

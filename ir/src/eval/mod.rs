@@ -109,7 +109,10 @@ fn dispatch(op: &Op, x: &Operands) -> Result<Vec<Tensor>> {
             one(dequantize_linear(x.get(0)?, x.get(1)?, x.opt(2), (*axis, *block_size)))
         }
         Op::DynamicQuantizeLinear => dynamic_quantize_linear(x.get(0)?).map(Vec::from),
-        Op::Quantize(s) => quantize(s, x.get(0)?, x.opt(1)),
+        Op::Quantize(s) => {
+            let given = s.given.and_then(|_| x.opt(1));
+            quantize(s, x.get(0)?, given, x.opt(1 + usize::from(s.given.is_some())))
+        }
         Op::FusedNorm(f) => fused_norm(f, x.0),
         Op::Foreign(f) => Err(Error::new(
             ErrorKind::Unsupported,

@@ -4,11 +4,11 @@ use super::{
     cast::{cast, truncate},
     numbers::{Numbers, floats, from_codes, from_floats, from_ints, unsupported},
     reduce::int_limits,
-    shape::{axis_index, broadcast_strides, offsets, product, shape_error, strides, value_error},
+    shape::{axis_index, offsets, product, shape_error, strides, value_error},
 };
 use crate::{
     DType, Error, ErrorKind, Granularity, Result, Scheme, Tensor, num,
-    scheme::{Apply, DynamicScale, ScaleBy, ScaleRule, ScaleSource},
+    scheme::{self, Apply, Encode, Origin, Packing, Step, ZeroPoint},
 };
 
 /// For each element of `x`, the index of its scale.
@@ -163,58 +163,107 @@ pub fn dynamic_quantize_linear(x: &Tensor) -> Result<[Tensor; 3]> {
     Ok([from_ints(DType::U8, x.shape(), &q)?, Tensor::from_f32(&[], &[scale]), from_ints(DType::U8, &[], &[zero])?])
 }
 
-/// The scale that a group's largest magnitude gives; each operation is rounded to `compute`.
-fn dynamic_scale(d: &DynamicScale, amax: f32, compute: DType) -> f32 {
-    let r = |v| num::round_to(compute, v);
-    let amax = d.amax_floor.map_or(amax, |f| num::max(amax, f.get()));
-    let scale = r(match d.by {
-        ScaleBy::Divide(c) => amax / c.get(),
-        ScaleBy::Multiply(c) => amax * c.get(),
-    });
-    let scale = d.scale_floor.map_or(scale, |f| num::max(scale, f.get()));
-    match d.rule {
-        ScaleRule::Linear => scale,
-    }
+/// The extremes of a group: the largest magnitude, and the smallest and largest of its values and 0.
+fn extremes(group: &[f32]) -> (f32, f32, f32) {
+    let amax = group.iter().fold(0.0, |m, v| num::max(m, v.abs()));
+    (amax, group.iter().copied().fold(0.0, num::min), group.iter().copied().fold(0.0, num::max))
 }
 
-/// One value under its scale: applied, clamped, and cast to the element's code. Integer elements round to nearest even
-/// and saturate.
-fn quantise_value(scheme: &Scheme, v: f32, scale: f32) -> u8 {
-    let r = |v| num::round_to(scheme.compute, v);
-    let v = match scheme.apply {
-        Apply::Divide => r(v / scale),
-        Apply::MultiplyReciprocal => r(v * r(1.0 / scale)),
-        Apply::Multiply => r(v * scale),
+/// What one group shares: its factor, the scale that is handed out, and the zero point.
+struct Shared {
+    factor: f32,
+    scale: f32,
+    zero: i128,
+}
+
+fn shared(scheme: &Scheme, group: &[f32], given: f32, zero: i128) -> Shared {
+    let (amax, low, high) = extremes(group);
+    let origin = match scheme.origin {
+        Origin::Given => given,
+        Origin::Amax => amax,
+        Origin::Range if high == low => 1.0,
+        Origin::Range => high - low,
     };
-    let v = scheme.clamp.map_or(v, |[lo, hi]| num::min(num::max(v, lo.get()), hi.get()));
-    if scheme.element.is_int() {
-        to_int(v, 0, scheme.element) as u8
-    } else {
-        num::cast_f32_to(scheme.element, v, scheme.saturate)
+    let of = |steps: &[Step]| scheme::run(steps, origin, scheme.compute, given);
+    let factor = of(&scheme.factor);
+    let zero = match scheme.zero_point {
+        ZeroPoint::None => 0,
+        ZeroPoint::Given => zero,
+        ZeroPoint::Range => to_int((0.0 - low / factor).clamp(0.0, 255.0), 0, DType::U8),
+    };
+    Shared { factor, scale: scheme.scale.as_ref().map_or(factor, |s| of(&s.steps)), zero }
+}
+
+/// One value as the element's code.
+fn quantise_value(scheme: &Scheme, v: f32, by: &Shared) -> u8 {
+    let r = |v| num::round_to(scheme.compute, v);
+    let v = r(v);
+    let v = match scheme.apply {
+        Apply::Divide => r(v / by.factor),
+        Apply::Multiply => r(v * by.factor),
+    };
+    let v = scheme::run(&scheme.post, v, scheme.compute, 0.0);
+    match (scheme.element, scheme.encode) {
+        (int, _) if int.is_int() => {
+            let (lo, hi) = int_limits(int);
+            (truncate(DType::I64, f64::from(v)) + by.zero).clamp(lo, hi) as u8
+        }
+        (float, Encode::Cast) => num::cast_f32_to(float, v, false),
+        (float, Encode::Saturate) => num::cast_f32_to(float, v, true),
+        (float, Encode::Compare) => {
+            let magnitude = if v.is_nan() { 0.0 } else { v.abs() };
+            num::cast_f32_to(float, magnitude, true) | if v < 0.0 { 8 } else { 0 }
+        }
     }
 }
 
-/// Quantises `v` under a scheme: `q`, and the scales where they are computed.
+/// A scale as the code or number of its dtype.
+fn scales_tensor(dtype: DType, shape: &[usize], scales: &[f32]) -> Result<Tensor> {
+    match dtype {
+        d if d.is_arithmetic_float() => from_floats(d, shape, scales),
+        DType::U8 => {
+            let codes: Vec<i128> = scales.iter().map(|&s| truncate(DType::U8, f64::from(s))).collect();
+            from_ints(DType::U8, shape, &codes)
+        }
+        d => from_codes(d, shape, scales.iter().map(|&s| num::cast_f32_to(d, s, true)).collect()),
+    }
+}
+
+/// The quantised tensor from a code a value.
+fn q_tensor(scheme: &Scheme, shape: &[usize], codes: Vec<u8>) -> Result<Tensor> {
+    match scheme.packing {
+        Packing::None if scheme.element.is_int() => Tensor::from_bytes(scheme.element, shape.to_vec(), codes),
+        Packing::None => from_codes(scheme.element, shape, codes),
+        Packing::Codes => Tensor::from_bytes(DType::U8, shape.to_vec(), codes),
+        Packing::Nibbles => {
+            let mut shape = shape.to_vec();
+            let last = shape.last_mut().filter(|n| n.is_multiple_of(2));
+            let last = last.ok_or_else(|| shape_error("two codes in a byte need rows of an even size"))?;
+            *last /= 2;
+            Tensor::from_bytes(DType::U8, shape, num::pack_nibbles(&codes))
+        }
+    }
+}
+
+/// Quantises `v` under a scheme: `q`, then the scales and the zero point where they are computed.
 ///
 /// Scales are a row-major tensor of the rows' leading sizes and the scales of a row (a scalar for the whole tensor),
 /// whatever the scheme's layout: layout is where the bytes go in a device's memory, not what they are.
 ///
 /// # Errors
 /// `Scheme` if the scheme does not fit the values, `DType` or `Shape` if an operand does not.
-pub fn quantize(scheme: &Scheme, v: &Tensor, given: Option<&Tensor>) -> Result<Vec<Tensor>> {
+pub fn quantize(scheme: &Scheme, v: &Tensor, given: Option<&Tensor>, zero: Option<&Tensor>) -> Result<Vec<Tensor>> {
     let bad = |m: String| Error::new(ErrorKind::Scheme, m);
-    if !scheme.element.is_quantised() {
-        return Err(bad(format!("{} is not a quantised element type", scheme.element)));
-    }
-    if !matches!(scheme.compute, DType::F32 | DType::F16 | DType::BF16) {
-        return Err(bad(format!("a quantiser computes in f32, f16 or bf16, not {}", scheme.compute)));
-    }
+    scheme.check().map_err(bad)?;
     let shape = v.shape();
     let values = floats(v).map_err(|e| e.at_port("v"))?;
+    let row = || shape.split_last().ok_or_else(|| shape_error("a scalar has no rows to quantise"));
     let (group, scale_shape) = match scheme.granularity {
         Granularity::Tensor => (values.len(), Vec::new()),
+        // A group for each value; groups take the channels in turn.
+        Granularity::Channel => (1, vec![*row()?.0]),
         g => {
-            let (&n, lead) = shape.split_last().ok_or_else(|| shape_error("a scalar has no rows to quantise"))?;
+            let (&n, lead) = row()?;
             let per_row = scheme
                 .scales_per_row(n as u64)
                 .and_then(|p| usize::try_from(p).ok())
@@ -222,41 +271,49 @@ pub fn quantize(scheme: &Scheme, v: &Tensor, given: Option<&Tensor>) -> Result<V
             (n.checked_div(per_row).unwrap_or(0), [lead, &[per_row]].concat())
         }
     };
-    let groups = values.chunks(group.max(1));
-    let scales: Vec<f32> = match (&scheme.scale, given) {
-        (ScaleSource::Dynamic(d), _) => {
-            let mut scales: Vec<f32> = groups
-                .clone()
-                .map(|g| {
-                    let amax = g.iter().fold(0.0, |m, v| num::max(m, v.abs()));
-                    dynamic_scale(d, num::round_to(scheme.compute, amax), scheme.compute)
-                })
-                .collect();
-            // Rows of no values, or a whole tensor of none, still have their scales.
-            scales.resize(product(&scale_shape), dynamic_scale(d, 0.0, scheme.compute));
-            scales
-        }
-        (ScaleSource::Given, Some(given)) => {
-            let s = floats(given).map_err(|e| e.at_port("scale"))?;
-            if let [one] = s[..] {
-                vec![one; product(&scale_shape)]
-            } else {
-                let at = offsets(&scale_shape, &broadcast_strides(given.shape(), &scale_shape)?);
-                at.into_iter().map(|i| s[i]).collect()
-            }
-        }
-        (ScaleSource::Given, None) => return Err(Error::new(ErrorKind::Structure, "the scale operand is missing")),
+    let channels = if scheme.granularity == Granularity::Channel { product(&scale_shape) } else { 1 };
+    let operand = |name: &str, t: Option<&Tensor>| match t {
+        Some(t) if t.len() == channels || t.len() == 1 => Ok(()),
+        Some(t) => Err(shape_error(format!("expected {channels} elements, found shape {:?}", t.shape())).at_port(name)),
+        None => Err(Error::new(ErrorKind::Structure, "the operand is missing").at_port(name)),
     };
-    let codes: Vec<u8> =
-        groups.zip(&scales).flat_map(|(g, &s)| g.iter().map(move |&v| quantise_value(scheme, v, s))).collect();
-    let q = if scheme.element.is_int() {
-        Tensor::from_bytes(scheme.element, shape.to_vec(), codes)?
+    let given = if let Some(dtype) = scheme.given {
+        operand("scale", given)?;
+        let t = given.filter(|t| t.dtype() == dtype);
+        let t = t.ok_or_else(|| Error::new(ErrorKind::DType, format!("expected {dtype}")).at_port("scale"))?;
+        floats(t)?
     } else {
-        from_codes(scheme.element, shape, codes)?
+        vec![0.0]
     };
-    if scheme.has_scale_output() {
-        Ok(vec![q, from_floats(scheme.scale_dtype, &scale_shape, &scales)?])
+    let zeros = if scheme.zero_point == ZeroPoint::Given {
+        operand("zero_point", zero)?;
+        zero.map_or_else(|| Ok(vec![0]), |z| int_zeros(z, scheme.element))?
     } else {
-        Ok(vec![q])
+        vec![0]
+    };
+    let of = |i: usize| (given[i % given.len()], zeros[i % zeros.len()]);
+
+    let mut codes = Vec::with_capacity(values.len());
+    let mut all = Vec::new();
+    for (i, group) in values.chunks(group.max(1)).enumerate() {
+        let (given, zero) = of(i);
+        let by = shared(scheme, group, given, zero);
+        codes.extend(group.iter().map(|&v| quantise_value(scheme, v, &by)));
+        all.push(by);
     }
+    if !matches!(scheme.granularity, Granularity::Channel) {
+        // Rows of no values, or a whole tensor of none, still have their scales.
+        let (given, zero) = of(0);
+        all.resize_with(product(&scale_shape), || shared(scheme, &[], given, zero));
+    }
+    let mut results = vec![q_tensor(scheme, shape, codes)?];
+    if let Some(s) = &scheme.scale {
+        let scales: Vec<f32> = all.iter().map(|s| s.scale).collect();
+        results.push(scales_tensor(s.dtype, &scale_shape, &scales)?);
+    }
+    if scheme.zero_point == ZeroPoint::Range {
+        let zeros: Vec<i128> = all.iter().map(|s| s.zero).collect();
+        results.push(from_ints(DType::U8, &scale_shape, &zeros)?);
+    }
+    Ok(results)
 }

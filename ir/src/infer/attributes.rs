@@ -1,6 +1,6 @@
 //! What attributes must be, whatever the operands are.
 
-use crate::{DType, Error, ErrorKind, FusedNorm, Granularity, Op, Result, Scheme};
+use crate::{DType, Error, ErrorKind, FusedNorm, Op, Result, Scheme};
 
 fn bad(message: impl Into<String>) -> Result<()> {
     Err(Error::new(ErrorKind::Structure, message))
@@ -48,19 +48,7 @@ pub(super) fn check_attributes(op: &Op) -> Result<()> {
 }
 
 fn check_scheme(s: &Scheme) -> Result<()> {
-    if !s.element.is_quantised() {
-        return bad(format!("scheme.element: expected a quantised type, found {}", s.element));
-    }
-    if s.compute != DType::F32 || s.scale_dtype != DType::F32 {
-        return bad(format!(
-            "scheme: quantisers compute and store scales in f32, found {} and {}",
-            s.compute, s.scale_dtype
-        ));
-    }
-    if s.granularity == Granularity::Group(0) {
-        return bad("scheme.granularity: expected a group of at least 1, found 0");
-    }
-    Ok(())
+    s.check().or_else(|message| bad(format!("scheme.{message}")))
 }
 
 fn check_fused(f: &FusedNorm) -> Result<()> {

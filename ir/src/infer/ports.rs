@@ -27,7 +27,8 @@ pub(crate) fn operand(op: &Op, port: usize) -> String {
         Op::TopK { .. } | Op::Trilu { .. } => &["x", "k"],
         Op::QuantizeLinear { .. } => &["x", "scale", "zero_point"],
         Op::DequantizeLinear { .. } => &["q", "scale", "zero_point"],
-        Op::Quantize(_) => &["v", "scale"],
+        Op::Quantize(s) if s.given.is_none() => &["v", "zero_point"],
+        Op::Quantize(_) => &["v", "scale", "zero_point"],
         Op::FusedNorm(f) => {
             return f
                 .in_ports()

@@ -6,7 +6,7 @@ use super::args::{Args, show, tensor};
 use crate::{
     DType, Dim, FusedNorm, Granularity, Result, Scheme, Shape, Type,
     fused::{InPort, OutPort, Prologue},
-    scheme::ScaleLayout,
+    scheme::{Packing, ScaleLayout, ZeroPoint},
 };
 
 /// The scale of a QDQ pair: one element, one a slice of `axis`, or one a block along it.
@@ -63,7 +63,7 @@ pub(super) fn dynamic_quantize_linear(args: &Args<'_>) -> Result<Vec<Type>> {
 /// The shape of the scales of rows of `n` elements, and its strides where the layout is not row-major.
 fn scales(rows: &[Dim], scheme: &Scheme) -> (Vec<Dim>, Option<Vec<Dim>>) {
     let (leading, n) = match rows.split_last() {
-        Some((n, leading)) if scheme.granularity != Granularity::Tensor => (leading, n),
+        Some((n, leading)) if matches!(scheme.granularity, Granularity::Token | Granularity::Group(_)) => (leading, n),
         _ => return (Vec::new(), None),
     };
     let per_row = match scheme.granularity {
@@ -87,7 +87,7 @@ fn scales(rows: &[Dim], scheme: &Scheme) -> (Vec<Dim>, Option<Vec<Dim>>) {
     (shape, strides)
 }
 
-/// The types of a quantiser's q and, for a dynamic scale, of its scales.
+/// The types of a quantiser's q and, where they are computed, of its scales and its zero point.
 fn quantised(rows: Option<&[Dim]>, scheme: &Arc<Scheme>) -> Vec<Type> {
     let typed = |dtype, shape: Option<Vec<Dim>>, strides| Type {
         dtype: Some(dtype),
@@ -95,17 +95,31 @@ fn quantised(rows: Option<&[Dim]>, scheme: &Arc<Scheme>) -> Vec<Type> {
         strides,
         scheme: Some(scheme.clone()),
     };
-    let mut types = vec![typed(scheme.element, rows.map(<[Dim]>::to_vec), None)];
-    if scheme.has_scale_output() {
+    let mut shape = rows.map(<[Dim]>::to_vec);
+    if let (Packing::Nibbles, Some(last)) = (scheme.packing, shape.as_mut().and_then(|s| s.last_mut())) {
+        *last = last.floor_div(&Dim::from(2));
+    }
+    let mut types = vec![typed(scheme.q_dtype(), shape, None)];
+    if let Some(scale) = &scheme.scale {
         let (shape, strides) = rows.map(|r| scales(r, scheme)).unzip();
-        types.push(typed(scheme.scale_dtype, shape, strides.flatten()));
+        types.push(typed(scale.dtype, shape, strides.flatten()));
+    }
+    if scheme.zero_point == ZeroPoint::Range {
+        types.push(Type::tensor(DType::U8, Vec::new()));
     }
     types
 }
 
 pub(super) fn quantize(args: &Args<'_>, scheme: &Arc<Scheme>) -> Result<Vec<Type>> {
     args.expect(0, |d| matches!(d, DType::F32 | DType::F16 | DType::BF16), "f32, f16 or bf16")?;
-    args.expect_dtype(1, scheme.scale_dtype)?;
+    let given = scheme.given.map(|_| 1);
+    let zero_point = (scheme.zero_point == ZeroPoint::Given).then_some(1 + usize::from(given.is_some()));
+    if let (Some(port), Some(dtype)) = (given, scheme.given) {
+        args.expect_dtype(port, dtype)?;
+    }
+    if let Some(port) = zero_point {
+        args.expect_dtype(port, scheme.element)?;
+    }
     let rows = args.shape(0);
     if let Some(rows) = rows {
         if rows.is_empty() && scheme.granularity != Granularity::Tensor {
@@ -116,12 +130,23 @@ pub(super) fn quantize(args: &Args<'_>, scheme: &Arc<Scheme>) -> Result<Vec<Type
         {
             return Err(args.shape_error(0, format!("expected rows that groups of {g} divide, found {}", show(rows))));
         }
-        match scheme.granularity {
-            Granularity::Tensor => args.expect_one(1)?,
-            _ => drop(args.unify_shape(1, &scales(rows, scheme).0)?),
+        if scheme.packing == Packing::Nibbles && rows.last().and_then(Dim::as_const).is_some_and(|n| n % 2 != 0) {
+            return Err(args.shape_error(0, format!("expected rows of an even size, found {}", show(rows))));
+        }
+        for port in [given, zero_point].into_iter().flatten() {
+            given_shape(args, port, scheme, rows.last())?;
         }
     }
     Ok(quantised(rows, scheme))
+}
+
+/// A given operand has one element, or one a channel.
+fn given_shape(args: &Args<'_>, port: usize, scheme: &Scheme, width: Option<&Dim>) -> Result<()> {
+    match (scheme.granularity, width) {
+        (Granularity::Channel, Some(width)) => args.unify_shape(port, std::slice::from_ref(width)).map(drop),
+        (Granularity::Channel, None) => Ok(()),
+        _ => args.expect_one(port),
+    }
 }
 
 /// The port of a sibling's rows.
@@ -162,11 +187,12 @@ fn check_fused_operand(args: &Args<'_>, f: &FusedNorm, port: usize, what: InPort
             }
             args.unify_shape(port, &[Dim::from(i64::try_from(s.width).unwrap_or(i64::MAX))]).map(drop)
         }
-        InPort::Scale(k, e) => {
-            if let Some(scheme) = f.siblings.get(k).and_then(|s| s.epilogues.get(e)) {
-                args.expect_dtype(port, scheme.scale_dtype)?;
-            }
-            args.expect_one(port)
+        InPort::Scale(k, e) | InPort::ZeroPoint(k, e) => {
+            let Some(s) = f.siblings.get(k) else { return Ok(()) };
+            let Some(scheme) = s.epilogues.get(e) else { return Ok(()) };
+            let is_scale = matches!(what, InPort::Scale(..));
+            args.expect_dtype(port, if is_scale { scheme.given.unwrap_or(DType::F32) } else { scheme.element })?;
+            given_shape(args, port, scheme, Some(&Dim::from(i64::try_from(s.width).unwrap_or(i64::MAX))))
         }
     }
 }

@@ -24,8 +24,8 @@ fn fails(text: &str) -> String {
 }
 
 /// Printed text of everything that the form has.
-pub(crate) const ALL: &str = r#"scheme !f8e4m3fn_token = {element=f8e4m3fn, granularity=token, scale_dtype=f32, scale={dynamic={amax_floor=1e-12, by={divide=448.0}, rule=linear}}, apply=divide, saturate=true, compute=f32, layout=row_major}
-scheme !f8e4m3fn_group128 = {element=f8e4m3fn, granularity={group=128}, scale_dtype=f32, scale={dynamic={by={divide=448.0}, rule=linear}}, apply=multiply_reciprocal, clamp=[-448.0, 448.0], saturate=true, compute=f32, layout=row_major}
+pub(crate) const ALL: &str = r#"scheme !f8e4m3fn_token = {element=f8e4m3fn, granularity=token, compute=f32, origin=amax, factor=[{max=1e-12}, {div=448.0}], apply=divide, post=[], encode=saturate, scale={steps=[{max=1e-12}, {div=448.0}], dtype=f32}, layout=row_major}
+scheme !f8e4m3fn_group128_pow2 = {element=f8e4m3fn, granularity={group=128}, compute=f32, origin=amax, factor=[{div=448.0}, log2, ceil, exp2], apply=multiply, post=[{max=-448.0}, {min=448.0}, {cast={to=bf16, saturate=true}}], encode=cast, scale={steps=[{div=448.0}], dtype=f32}, layout=row_major}
 body &norm
   opset "" 20
   input %x: bf16[rows, 256]
@@ -64,7 +64,7 @@ weight %"layers.0 norm:weight": bf16[256] = "model.data"[1024..+512]
 %z = constant_of_shape(%axes) {dtype=f32, value=-0.5}
 %z64 = constant_of_shape(%axes) {dtype=f64, value="9.999999974752427e-7"}
 %zn = constant_of_shape(%axes) {dtype=bf16, value="0x7fc1"}
-%n, %nq: f8e4m3fn, %ns = fused_norm(%x) {prologue=none, source=shared, emit_sum=false, siblings=[{width=256, input=bf16, compute=f32, eps=1e-6, root=reciprocal_sqrt, normed=bf16, weight=null, output=bf16, emit_normed=true, epilogues=[!f8e4m3fn_group128]}]} body &norm
+%n, %nq: f8e4m3fn, %ns = fused_norm(%x) {prologue=none, source=shared, emit_sum=false, siblings=[{width=256, input=bf16, compute=f32, eps=1e-6, root=reciprocal_sqrt, normed=bf16, weight=null, output=bf16, emit_normed=true, epilogues=[!f8e4m3fn_group128_pow2]}]} body &norm
 %n~2 = identity(%k~2)
 %fo, %fp = "com.acme"."Ma gic"(%n, _, %"") {encoding=onnx, attributes=[{name=alpha, payload="AAEC/w=="}], captures=0, reason="unknown op"}
 ""."Print"(%fo) {encoding=onnx, attributes=[], captures=0, reason="unknown op"} @p

@@ -12,10 +12,11 @@ fn fails(source: &str) -> String {
     read(source).verify().expect_err(source).to_string()
 }
 
-const SCHEME: &str = "scheme !token = {element=f8e4m3fn, granularity=token, scale_dtype=f32, \
-    scale={dynamic={by={divide=448.0}, rule=linear}}, apply=divide, saturate=true, compute=f32, layout=row_major}\n\
-    scheme !other = {element=f8e4m3fn, granularity=token, scale_dtype=f32, \
-    scale={dynamic={by={divide=448.0}, rule=linear}}, apply=multiply_reciprocal, saturate=true, compute=f32, layout=row_major}\n";
+const SCHEME: &str = "scheme !token = {element=f8e4m3fn, granularity=token, compute=f32, origin=amax, \
+    factor=[{div=448.0}], apply=divide, post=[], encode=saturate, scale={steps=[{div=448.0}], dtype=f32}, layout=row_major}\n\
+    scheme !other = {element=f8e4m3fn, granularity=token, compute=f32, origin=amax, \
+    factor=[{div=448.0}, {over=1.0}], apply=multiply, post=[], encode=saturate, scale={steps=[{div=448.0}], dtype=f32}, \
+    layout=row_major}\n";
 
 const FUSED: &str = "body &norm
 input %x: bf16[rows, 256]
@@ -79,9 +80,9 @@ fn both_ends_of_a_quantised_edge_agree() {
         )
     };
     read(&quantise("f8e4m3fn[m, 256] scheme !token")).verify().unwrap();
-    assert!(fails(&quantise("f8e4m3fn[m, 256] scheme !other")).contains("MultiplyReciprocal"));
+    assert!(fails(&quantise("f8e4m3fn[m, 256] scheme !other")).contains("Multiply"));
     assert!(
-        fails(&quantise("i8[m, 256] scheme !token")).contains("has elements of f8e4m3fn and scales of f32, found i8")
+        fails(&quantise("i8[m, 256] scheme !token")).contains("has values of f8e4m3fn and scales of f32, found i8")
     );
     let mut graph = read(&quantise("f8e4m3fn[m, 256] scheme !token"));
     let scale = graph.values().find(|(_, v)| v.name == "s").unwrap().0;

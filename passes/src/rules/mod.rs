@@ -10,15 +10,19 @@
 
 pub mod algebra;
 pub mod quant_dynamic;
+pub mod quant_mx;
 pub mod quant_static;
-pub mod quantise;
 pub mod residual_add;
 pub mod rms_norm;
+pub mod sibling_norms;
 
 use egg::{Id, Rewrite, Subst, Var};
-use normfuse_ir::DType;
+use normfuse_ir::Scheme;
 
-use crate::term::{Analyse, Eg, Facts, Tag, Term};
+use crate::{
+    quant::Quant,
+    term::{Analyse, Eg, Facts, Tag, Term},
+};
 
 /// What a rule contributes to saturation.
 pub type Rewrites = Vec<Rewrite<Term, Analyse>>;
@@ -34,19 +38,44 @@ pub struct Rule {
     pub picture: &'static str,
     /// What must hold, each in a few words; rejections name one of them.
     pub preconditions: &'static [&'static str],
-    /// Its rewrites.
+    /// Its rewrites; none for a quantiser's rule, since quantisers are read backwards (see [`crate::quant`]).
     pub rewrites: fn() -> Rewrites,
+    /// The quantisers that it governs: of each scheme exactly one rule says yes.
+    pub schemes: fn(&Scheme) -> bool,
+}
+
+/// No rewrites.
+fn none() -> Rewrites {
+    Vec::new()
 }
 
 /// Every switchable rule, in the order of this list in reports. The order has no influence on what is found.
-pub const ALL: [&Rule; 5] =
-    [&rms_norm::RULE, &residual_add::RULE, &quant_static::RULE, &quant_dynamic::TOKEN, &quant_dynamic::GROUP];
+pub const ALL: [&Rule; 9] = [
+    &rms_norm::RULE,
+    &residual_add::RULE,
+    &sibling_norms::RULE,
+    &quant_static::RULE,
+    &quant_dynamic::TENSOR,
+    &quant_dynamic::TOKEN,
+    &quant_dynamic::GROUP,
+    &quant_mx::RULE,
+    &quant_mx::NVFP4,
+];
+
+/// The rule that governs a quantiser.
+pub fn quantiser_rule(q: &Quant) -> &'static str {
+    scheme_rule(&q.scheme)
+}
+
+/// The rule that governs a scheme.
+pub fn scheme_rule(scheme: &Scheme) -> &'static str {
+    // Each scheme has one: a test goes through all kinds.
+    ALL.iter().find(|r| (r.schemes)(scheme)).map_or(quant_static::RULE.name, |r| r.name)
+}
 
 /// Rewrites that no switch governs.
 pub fn always() -> Rewrites {
-    let mut rules = algebra::rewrites();
-    rules.extend(quantise::rewrites());
-    rules
+    algebra::rewrites()
 }
 
 /// Facts of the class that a pattern variable is bound to.
@@ -71,12 +100,6 @@ fn any_const(name: &str) -> impl Fn(&mut Eg, Id, &Subst) -> bool + use<> {
     move |eg, _, s| facts(eg, s, v).konst.is_some_and(f64::is_finite)
 }
 
-/// Condition: the variable has this element type.
-fn has_dtype(name: &str, dtype: DType) -> impl Fn(&mut Eg, Id, &Subst) -> bool + use<> {
-    let v = var(name);
-    move |eg, _, s| facts(eg, s, v).dtype == Some(dtype)
-}
-
 /// Condition: `x` can be cast to the type term `t` without loss.
 fn casts_up(x: &str, t: &str) -> impl Fn(&mut Eg, Id, &Subst) -> bool + use<> {
     let (x, t) = (var(x), var(t));
@@ -84,18 +107,6 @@ fn casts_up(x: &str, t: &str) -> impl Fn(&mut Eg, Id, &Subst) -> bool + use<> {
         (Some(from), Some(to)) => from.embeds_in(to.dtype),
         _ => false,
     }
-}
-
-/// Condition: the type term is this dtype.
-fn is_type(t: &str, dtype: DType) -> impl Fn(&mut Eg, Id, &Subst) -> bool + use<> {
-    let t = var(t);
-    move |eg, _, s| facts(eg, s, t).ty.is_some_and(|t| t.dtype == dtype)
-}
-
-/// Condition: the type term is an element type of quantised values.
-fn quantised_type(t: &str) -> impl Fn(&mut Eg, Id, &Subst) -> bool + use<> {
-    let t = var(t);
-    move |eg, _, s| facts(eg, s, t).ty.is_some_and(|t| t.dtype.is_quantised() && t.dtype.is_float())
 }
 
 /// Condition: all of the given ones.

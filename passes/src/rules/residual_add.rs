@@ -14,6 +14,7 @@ a --+--> h -> norm
 b --'    '--> (sum, where somebody reads it)",
     preconditions: &["same_shape: both operands are row tensors of one shape and dtype, none is a constant"],
     rewrites,
+    schemes: |_| false,
 };
 
 fn rewrites() -> Rewrites {

@@ -21,10 +21,12 @@ x -> [cast] -> square -> mean -> + eps -> sqrt -> 1/ ---.
         "root: the sum is turned into 1/sqrt, rsqrt or a division by sqrt",
         "same_row: the row that is scaled is the row that was squared",
         "weight_vector: the weight is a vector as long as the row",
+        "saves_something: a native norm that feeds no quantiser is one op already",
         "no_escape: nobody outside reads a value between the row and the result",
         "supported: the runtime has a kernel for it",
     ],
     rewrites,
+    schemes: |_| false,
 };
 
 /// Condition: `p` is a normalised row of `n`, or a cast of one.

@@ -5,6 +5,8 @@
 //! independent, so the number of threads is not seen in the bits. The source subgraph (the node's body) plays no part
 //! here: that it agrees is what `ir::body` and `normfuse verify` check.
 
+use std::collections::BTreeMap;
+
 use normfuse_ir::{
     DType, Error, ErrorKind, FusedNorm, Result, Scheme, Tensor,
     fused::{InPort, OutPort, Prologue, Root, Sibling, Source},
@@ -15,7 +17,8 @@ use rayon::prelude::*;
 use super::{
     buf::{numel, zeros},
     convert::{self, round_row},
-    scheme,
+    quantise,
+    scheme::{self, Given},
 };
 
 /// Values in a block of rows: enough work to be worth handing to another thread.
@@ -60,7 +63,7 @@ pub(super) fn run(norm: &FusedNorm, inputs: &[Option<&Tensor>]) -> Result<Vec<Te
             }
         }
     }
-    results.into_tensors()
+    results.into_tensors(norm, &operands)
 }
 
 /// The operands, checked and, where they are small, brought into the form that the rows need.
@@ -71,7 +74,7 @@ struct Operands<'a> {
     /// By sibling: the factor, already in `normed` arithmetic and with its one added.
     weights: Vec<Option<Vec<f32>>>,
     /// By sibling and epilogue.
-    scales: Vec<Vec<Option<f32>>>,
+    given: Vec<Vec<Given>>,
 }
 
 impl<'a> Operands<'a> {
@@ -80,7 +83,7 @@ impl<'a> Operands<'a> {
             x: Vec::new(),
             residual: None,
             weights: vec![None; norm.siblings.len()],
-            scales: norm.siblings.iter().map(|s| vec![None; s.epilogues.len()]).collect(),
+            given: norm.siblings.iter().map(|s| vec![Given::default(); s.epilogues.len()]).collect(),
         };
         for (i, port) in norm.in_ports().into_iter().enumerate() {
             let at = |e: Error| e.at_port(port.to_string());
@@ -109,13 +112,14 @@ impl<'a> Operands<'a> {
                     operands.weights[k] = Some(weight_factor(&norm.siblings[k], tensor).map_err(at)?);
                 }
                 InPort::Scale(k, e) => {
-                    expect_dtype(tensor, norm.siblings[k].epilogues[e].scale_dtype).map_err(at)?;
-                    let values = convert::to_f32(tensor)?;
-                    let [scale] = values[..] else {
-                        let message = format!("expected one element, found {:?}", tensor.shape());
-                        return Err(at(Error::new(ErrorKind::Shape, message)));
-                    };
-                    operands.scales[k][e] = Some(scale);
+                    let scheme = &norm.siblings[k].epilogues[e];
+                    operands.given[k][e].scales =
+                        quantise::given_scales(scheme, tensor, norm.siblings[k].width).map_err(at)?;
+                }
+                InPort::ZeroPoint(k, e) => {
+                    let scheme = &norm.siblings[k].epilogues[e];
+                    operands.given[k][e].zeros =
+                        quantise::given_zeros(scheme, tensor, norm.siblings[k].width).map_err(at)?;
                 }
             }
         }
@@ -134,7 +138,7 @@ impl<'a> Operands<'a> {
     }
 }
 
-fn expect_dtype(tensor: &Tensor, dtype: DType) -> Result<()> {
+pub(super) fn expect_dtype(tensor: &Tensor, dtype: DType) -> Result<()> {
     if tensor.dtype() == dtype {
         return Ok(());
     }
@@ -184,6 +188,20 @@ struct Output {
     row: usize,
 }
 
+impl Output {
+    /// Zeros for a port of rows of shape `rows`; for a scale, of the epilogue's scales.
+    fn new(port: OutPort, dtype: DType, rows: &[usize], norm: &FusedNorm, epilogue: Option<usize>) -> Result<Self> {
+        let mut shape = rows.to_vec();
+        if let (OutPort::Scale(k, _), Some(e), Some(last)) = (port, epilogue, shape.last_mut()) {
+            *last = scales_per_row(&norm.siblings[k], &norm.siblings[k].epilogues[e]);
+        }
+        let element = dtype.bits().div_ceil(8);
+        let row = shape.last().copied().unwrap_or(1) * element;
+        let bytes = zeros(numel(&shape)?.saturating_mul(element))?;
+        Ok(Self { port, dtype, shape, bytes, row })
+    }
+}
+
 struct Results(Vec<Output>);
 
 impl Results {
@@ -193,27 +211,59 @@ impl Results {
             let (k, dtype, epilogue) = match port {
                 OutPort::Sum => (0, norm.siblings[0].input, None),
                 OutPort::Normed(k) => (k, norm.siblings[k].output, None),
+                // A code a byte until the end.
                 OutPort::Q(k, e) => (k, norm.siblings[k].epilogues[e].element, None),
-                OutPort::Scale(k, e) => (k, norm.siblings[k].epilogues[e].scale_dtype, Some(e)),
+                OutPort::Scale(k, e) => {
+                    let scale = norm.siblings[k].epilogues[e].scale.as_ref();
+                    (k, scale.map_or(DType::F32, |s| s.dtype), Some(e))
+                }
+                OutPort::ZeroPoint(..) => continue,
             };
-            let mut shape = operands.rows_of(norm, k)?.shape().to_vec();
-            if let (Some(e), Some(last)) = (epilogue, shape.last_mut()) {
-                *last = scales_per_row(&norm.siblings[k], &norm.siblings[k].epilogues[e]);
+            if let OutPort::Q(k, e) | OutPort::Scale(k, e) = port
+                && scheme::of_whole_tensor(&norm.siblings[k].epilogues[e])
+            {
+                continue;
             }
-            let element = dtype.bits().div_ceil(8);
-            let row = shape.last().copied().unwrap_or(1) * element;
-            let bytes = zeros(numel(&shape)?.saturating_mul(element))?;
-            outputs.push(Output { port, dtype, shape, bytes, row });
+            outputs.push(Output::new(port, dtype, operands.rows_of(norm, k)?.shape(), norm, epilogue)?);
+        }
+        // What is quantised under the scale of the whole tensor must be there as a whole first.
+        for (k, s) in norm.siblings.iter().enumerate() {
+            if !s.emit_normed && s.epilogues.iter().any(scheme::of_whole_tensor) {
+                outputs.push(Output::new(
+                    OutPort::Normed(k),
+                    s.output,
+                    operands.rows_of(norm, k)?.shape(),
+                    norm,
+                    None,
+                )?);
+            }
         }
         Ok(Self(outputs))
     }
 
-    fn into_tensors(self) -> Result<Vec<Tensor>> {
-        let finish = |o: Output| {
-            let bytes = if o.dtype == DType::F4E2M1 { num::pack_nibbles(&o.bytes) } else { o.bytes };
-            Tensor::from_bytes(o.dtype, o.shape, bytes)
-        };
-        self.0.into_iter().map(finish).collect()
+    /// The results in port order, those of whole-tensor scales made from the normed values.
+    fn into_tensors(self, norm: &FusedNorm, operands: &Operands<'_>) -> Result<Vec<Tensor>> {
+        let mut made = BTreeMap::new();
+        for o in self.0 {
+            let tensor = match o.port {
+                OutPort::Q(k, e) => quantise::q_tensor(&norm.siblings[k].epilogues[e], &o.shape, o.bytes)?,
+                _ => Tensor::from_bytes(o.dtype, o.shape, o.bytes)?,
+            };
+            made.insert(o.port, tensor);
+        }
+        for (k, s) in norm.siblings.iter().enumerate() {
+            for (e, scheme) in s.epilogues.iter().enumerate().filter(|(_, s)| scheme::of_whole_tensor(s)) {
+                let Some(y) = made.get(&OutPort::Normed(k)) else { continue };
+                let mut results = quantise::whole_tensor(scheme, y, &operands.given[k][e])?.into_iter();
+                made.extend(results.next().map(|q| (OutPort::Q(k, e), q)));
+                if scheme.has_scale_output() {
+                    made.extend(results.next().map(|s| (OutPort::Scale(k, e), s)));
+                }
+                made.extend(results.next().map(|z| (OutPort::ZeroPoint(k, e), z)));
+            }
+        }
+        let missing = || Error::new(ErrorKind::Structure, "a result was not made");
+        norm.out_ports().iter().map(|p| made.remove(p).ok_or_else(missing)).collect()
     }
 }
 
@@ -241,7 +291,9 @@ fn run_rows(norm: &FusedNorm, operands: &Operands<'_>, siblings: &[usize], rows:
     for output in outputs {
         let ours = match output.port {
             OutPort::Sum => true,
-            OutPort::Normed(k) | OutPort::Q(k, _) | OutPort::Scale(k, _) => siblings.contains(&k),
+            OutPort::Normed(k) | OutPort::Q(k, _) | OutPort::Scale(k, _) | OutPort::ZeroPoint(k, _) => {
+                siblings.contains(&k)
+            }
         };
         if ours {
             for (block, bytes) in blocks.iter_mut().zip(output.bytes.chunks_mut(per_block * output.row)) {
@@ -275,17 +327,16 @@ fn run_block(
         for &k in siblings {
             let sibling = &norm.siblings[k];
             normalise(sibling, operands.weights[k].as_deref(), &h, &mut other, &mut n);
-            if sibling.emit_normed {
-                write(&mut block, OutPort::Normed(k), r, &n);
-            }
-            for (e, scheme) in sibling.epilogues.iter().enumerate() {
-                let given = operands.scales[k][e].unwrap_or(f32::NAN);
+            write(&mut block, OutPort::Normed(k), r, &n);
+            for (e, scheme) in sibling.epilogues.iter().enumerate().filter(|(_, s)| !scheme::of_whole_tensor(s)) {
                 let mut scales = scheme.has_scale_output().then(|| vec![0.0; scales_per_row(sibling, scheme)]);
-                if let Some(codes) = slot(&mut block, OutPort::Q(k, e)) {
-                    scheme::quantise_row(scheme, given, &n, &mut codes[r * width..][..width], scales.as_deref_mut());
+                if let Some((_, codes)) = slot(&mut block, OutPort::Q(k, e)) {
+                    let codes = &mut codes[r * width..][..width];
+                    scheme::quantise_row(scheme, &operands.given[k][e], &n, codes, scales.as_deref_mut());
                 }
-                if let Some(scales) = scales {
-                    write(&mut block, OutPort::Scale(k, e), r, &scales);
+                if let (Some(scales), Some((dtype, bytes))) = (scales, slot(&mut block, OutPort::Scale(k, e))) {
+                    let row = scales.len() * scheme::scale_bytes(dtype);
+                    scheme::store_scales(dtype, &scales, &mut bytes[r * row..][..row]);
                 }
             }
         }
@@ -330,14 +381,14 @@ fn normalise(sibling: &Sibling, weight: Option<&[f32]>, h: &[f32], scratch: &mut
     round_row(sibling.output, y);
 }
 
-fn slot<'b>(block: &'b mut Block<'_>, port: OutPort) -> Option<&'b mut [u8]> {
-    block.outputs.iter_mut().find(|(p, ..)| *p == port).map(|(_, _, bytes)| &mut **bytes)
+fn slot<'b>(block: &'b mut Block<'_>, port: OutPort) -> Option<(DType, &'b mut [u8])> {
+    block.outputs.iter_mut().find(|(p, ..)| *p == port).map(|(_, dtype, bytes)| (*dtype, &mut **bytes))
 }
 
-/// Stores a row of a float result.
+/// Stores a row of a float result, if it is one.
 fn write(block: &mut Block<'_>, port: OutPort, r: usize, values: &[f32]) {
-    if let Some((_, dtype, bytes)) = block.outputs.iter_mut().find(|(p, ..)| *p == port) {
+    if let Some((dtype, bytes)) = slot(block, port) {
         let row = values.len() * dtype.bits() / 8;
-        convert::store(*dtype, values, &mut bytes[r * row..][..row]);
+        convert::store(dtype, values, &mut bytes[r * row..][..row]);
     }
 }

@@ -44,7 +44,9 @@ pub(super) fn execute(op: &Op, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>
             None
         }
         Op::Quantize(scheme) => {
-            if let Some(outputs) = quantise::quantize(scheme, port(0)?, optional(1))? {
+            let given = scheme.given.and_then(|_| optional(1));
+            let zero = optional(1 + usize::from(scheme.given.is_some()));
+            if let Some(outputs) = quantise::quantize(scheme, port(0)?, given, zero)? {
                 return Ok(outputs);
             }
             None

@@ -1,15 +1,19 @@
 //! The quantisers: ONNX's three ops, and `Quantize` as its scheme says.
 
-use normfuse_ir::{DType, Granularity, Result, Scheme, Tensor, num};
+use normfuse_ir::{
+    DType, Error, ErrorKind, Granularity, Result, Scheme, Tensor, num,
+    scheme::{Packing, ZeroPoint},
+};
 use rayon::prelude::*;
 
 use super::{
     broadcast::{CHUNK, Walk, map, map3},
     buf::{Float, tensor, view, zeros},
     convert::{decode_table, to_f32},
+    fused_norm,
     math::{with_int, with_narrow},
     rows::axis_of,
-    scheme,
+    scheme::{self, Extremes, Given, Shared},
 };
 
 /// Integers in which codes less their zero points are exact.
@@ -142,45 +146,112 @@ pub(super) fn dynamic_quantize_linear(x: &Tensor) -> Result<Option<[Tensor; 3]>>
     ]))
 }
 
-/// The `Quantize` op; `None` for what the reference evaluator does: a dynamic scale for a whole tensor, 4-bit elements,
-/// quantisers that compute in 16 bits, empty tensors.
-pub(super) fn quantize(scheme: &Scheme, v: &Tensor, given: Option<&Tensor>) -> Result<Option<Vec<Tensor>>> {
-    let dynamic = scheme.has_scale_output();
-    let Some(&width) = v.shape().last() else { return Ok(None) };
-    if scheme.compute != DType::F32
-        || scheme.scale_dtype != DType::F32
-        || scheme.element.bits() != 8
-        || !scheme.element.is_quantised()
-        || v.is_empty()
-        || scheme::supports(scheme, "").is_err()
-        || (dynamic && scheme.scales_per_row(width as u64).is_none())
-        || !matches!(v.dtype(), DType::F32 | DType::F16 | DType::BF16)
-    {
+/// The given operand of a scheme for rows of `width`: one element, or one a channel.
+pub(super) fn given_scales(scheme: &Scheme, tensor: &Tensor, width: u64) -> Result<Vec<f32>> {
+    if let Some(dtype) = scheme.given {
+        fused_norm::expect_dtype(tensor, dtype)?;
+    }
+    expect_count(scheme, tensor, width)?;
+    Ok(to_f32(tensor)?.into_owned())
+}
+
+/// The given zero point of a scheme for rows of `width`: one element, or one a channel.
+pub(super) fn given_zeros(scheme: &Scheme, tensor: &Tensor, width: u64) -> Result<Vec<i32>> {
+    fused_norm::expect_dtype(tensor, scheme.element)?;
+    expect_count(scheme, tensor, width)?;
+    with_int!(scheme.element, Z => Ok(view::<Z>(tensor)?.iter().map(|&z| z as i32).collect()), _ => Ok(Vec::new()))
+}
+
+fn expect_count(scheme: &Scheme, tensor: &Tensor, width: u64) -> Result<()> {
+    let want = if scheme.granularity == Granularity::Channel { width } else { 1 };
+    if tensor.len() as u64 == want {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Shape, format!("expected {want} elements, found shape {:?}", tensor.shape())))
+}
+
+/// The quantised tensor of values of a shape, from a code a byte.
+pub(super) fn q_tensor(scheme: &Scheme, shape: &[usize], codes: Vec<u8>) -> Result<Tensor> {
+    let mut shape = shape.to_vec();
+    if let (Packing::Nibbles, Some(last)) = (scheme.packing, shape.last_mut()) {
+        if !last.is_multiple_of(2) {
+            let message = format!("two codes in a byte need rows of an even size, found {last}");
+            return Err(Error::new(ErrorKind::Shape, message));
+        }
+        *last /= 2;
+    }
+    let packed = scheme.element.bits() == 4 && scheme.packing != Packing::Codes;
+    let bytes = if packed { num::pack_nibbles(&codes) } else { codes };
+    Tensor::from_bytes(scheme.q_dtype(), shape, bytes)
+}
+
+/// Quantises under one scale for all values: q, the scale and the zero point where they are computed.
+pub(super) fn whole_tensor(scheme: &Scheme, v: &Tensor, given: &Given) -> Result<Vec<Tensor>> {
+    let values = to_f32(v)?;
+    let parts: Vec<Extremes> = values.par_chunks(CHUNK).map(|c| Extremes::of(scheme, c)).collect();
+    let extremes = parts.into_iter().fold(Extremes::NONE, Extremes::join);
+    let given = (given.scales.first().copied().unwrap_or(0.0), given.zeros.first().copied().unwrap_or(0));
+    let shared = Shared::new(scheme, extremes, given);
+    let mut codes: Vec<u8> = zeros(v.len())?;
+    values
+        .par_chunks(CHUNK)
+        .zip(codes.par_chunks_mut(CHUNK))
+        .for_each(|(values, codes)| scheme::quantise_group(scheme, shared, values, codes));
+    let mut results = vec![q_tensor(scheme, v.shape(), codes)?];
+    if let Some(scale) = &scheme.scale {
+        let mut bytes = vec![0; scheme::scale_bytes(scale.dtype)];
+        scheme::store_scales(scale.dtype, &[shared.scale], &mut bytes);
+        results.push(Tensor::from_bytes(scale.dtype, Vec::new(), bytes)?);
+    }
+    if scheme.zero_point == ZeroPoint::Range {
+        results.push(tensor(DType::U8, &[], vec![shared.zero as u8])?);
+    }
+    Ok(results)
+}
+
+/// The `Quantize` op; `None` for what the reference evaluator does: schemes and operands that do not fit, empty tensors.
+pub(super) fn quantize(
+    scheme: &Scheme,
+    v: &Tensor,
+    given: Option<&Tensor>,
+    zero: Option<&Tensor>,
+) -> Result<Option<Vec<Tensor>>> {
+    let fits = scheme::supports(scheme, "").is_ok()
+        && !v.is_empty()
+        && matches!(v.dtype(), DType::F32 | DType::F16 | DType::BF16);
+    let Some(&width) = v.shape().last().filter(|_| fits) else { return Ok(None) };
+    let mut operands = Given::default();
+    if scheme.given.is_some() {
+        let Some(t) = given else { return Ok(None) };
+        operands.scales = given_scales(scheme, t, width as u64)?;
+    }
+    if scheme.zero_point == ZeroPoint::Given {
+        let Some(t) = zero else { return Ok(None) };
+        operands.zeros = given_zeros(scheme, t, width as u64)?;
+    }
+    if scheme::of_whole_tensor(scheme) {
+        return whole_tensor(scheme, v, &operands).map(Some);
+    }
+    let per_row = scheme.scales_per_row(width as u64);
+    if matches!(scheme.granularity, Granularity::Group(_)) && per_row.is_none() {
         return Ok(None);
     }
-    let given = match (dynamic, given) {
-        (true, _) => f32::NAN,
-        (false, Some(given)) if given.len() == 1 && matches!(given.dtype(), DType::F32 | DType::F16 | DType::BF16) => {
-            to_f32(given)?[0]
-        }
-        _ => return Ok(None),
-    };
     let values = to_f32(v)?;
-    let per_row = width / scheme::group_size(scheme, width);
     let mut codes: Vec<u8> = zeros(v.len())?;
     let rows = values.par_chunks(width).zip(codes.par_chunks_mut(width));
-    if !dynamic {
-        rows.for_each(|(row, codes)| scheme::quantise_row(scheme, given, row, codes, None));
-        return Ok(Some(vec![tensor(scheme.element, v.shape(), codes)?]));
-    }
+    let (Some(scale), Some(per_row)) = (&scheme.scale, per_row) else {
+        rows.for_each(|(row, codes)| scheme::quantise_row(scheme, &operands, row, codes, None));
+        return Ok(Some(vec![q_tensor(scheme, v.shape(), codes)?]));
+    };
+    let per_row = per_row as usize;
     let mut scales: Vec<f32> = zeros(v.len() / width * per_row)?;
     rows.zip(scales.par_chunks_mut(per_row))
-        .for_each(|((row, codes), scales)| scheme::quantise_row(scheme, given, row, codes, Some(scales)));
+        .for_each(|((row, codes), scales)| scheme::quantise_row(scheme, &operands, row, codes, Some(scales)));
     let mut shape = v.shape().to_vec();
-    if scheme.granularity == Granularity::Tensor {
-        shape.clear();
-    } else if let Some(last) = shape.last_mut() {
+    if let Some(last) = shape.last_mut() {
         *last = per_row;
     }
-    Ok(Some(vec![tensor(scheme.element, v.shape(), codes)?, tensor(DType::F32, &shape, scales)?]))
+    let mut bytes = zeros(scales.len() * scheme::scale_bytes(scale.dtype))?;
+    scheme::store_scales(scale.dtype, &scales, &mut bytes);
+    Ok(Some(vec![q_tensor(scheme, v.shape(), codes)?, Tensor::from_bytes(scale.dtype, shape, bytes)?]))
 }

@@ -5,11 +5,14 @@ use std::sync::Arc;
 use normfuse_ir::{
     DType, ErrorKind, FusedNorm, Granularity, Op, Scheme, Tensor,
     fused::{InPort, Prologue, Root, Sibling, Source, Weight},
-    scheme::{Apply, DynamicScale, F32, ScaleBy, ScaleLayout, ScaleRule, ScaleSource},
+    scheme::{Apply, F32, Origin, ScaleLayout, Step},
 };
 use normfuse_runtime::{Plan, cpu::supports};
 
-use crate::check::{KINDS, Kind, Noise, check, one_node, tensor};
+use crate::{
+    check::{KINDS, Kind, Noise, check, one_node, tensor},
+    schemes,
+};
 
 fn sibling(width: u64, input: DType) -> Sibling {
     Sibling {
@@ -30,29 +33,6 @@ fn norm(siblings: Vec<Sibling>) -> FusedNorm {
     FusedNorm { prologue: Prologue::None, source: Source::Shared, emit_sum: false, siblings }
 }
 
-fn per_token() -> Scheme {
-    Scheme {
-        element: DType::F8E4M3FN,
-        granularity: Granularity::Token,
-        scale_dtype: DType::F32,
-        scale: ScaleSource::Dynamic(DynamicScale {
-            amax_floor: None,
-            by: ScaleBy::Divide(F32::new(448.0)),
-            scale_floor: Some(F32::new(1e-12)),
-            rule: ScaleRule::Linear,
-        }),
-        apply: Apply::Divide,
-        clamp: Some([F32::new(-448.0), F32::new(448.0)]),
-        saturate: false,
-        compute: DType::F32,
-        layout: ScaleLayout::RowMajor,
-    }
-}
-
-fn per_tensor(apply: Apply) -> Scheme {
-    Scheme { granularity: Granularity::Tensor, scale: ScaleSource::Given, apply, ..per_token() }
-}
-
 /// Operands for a descriptor: rows of these leading sizes.
 fn operands(norm: &FusedNorm, lead: &[usize], kind: Kind, seed: u64) -> Vec<Tensor> {
     norm.in_ports()
@@ -71,7 +51,15 @@ fn operands(norm: &FusedNorm, lead: &[usize], kind: Kind, seed: u64) -> Vec<Tens
                     let s = &norm.siblings[k];
                     tensor(s.weight.unwrap().dtype, &[s.width as usize], Kind::Tame, seed)
                 }
-                InPort::Scale(..) => Tensor::from_f32(&[], &[[0.037, 1.0, 3.3, 0.0][seed as usize % 4]]),
+                InPort::Scale(k, e) | InPort::ZeroPoint(k, e) => {
+                    let s = &norm.siblings[k];
+                    let scheme = &s.epilogues[e];
+                    let n = if scheme.granularity == Granularity::Channel { s.width as usize } else { 1 };
+                    match (port, scheme.given) {
+                        (InPort::Scale(..), Some(dtype)) => schemes::given_scale(dtype, n, seed),
+                        _ => schemes::given_zero(scheme.element, n, seed),
+                    }
+                }
             }
         })
         .collect()
@@ -112,7 +100,7 @@ fn widths_and_row_counts() {
     for width in [1, 7, 8, 9, 64, 1000, 1536, 7168] {
         for lead in [&[][..], &[0], &[1], &[3, 1, 2], &[37]] {
             let mut s = sibling(width, DType::BF16);
-            s.epilogues = vec![per_token()];
+            s.epilogues = vec![schemes::linear(Granularity::Token)];
             check_norm(&norm(vec![s]), lead, Kind::Outliers, width);
         }
     }
@@ -120,40 +108,18 @@ fn widths_and_row_counts() {
 
 #[test]
 fn every_scheme() {
-    let dynamic = |granularity, amax_floor: Option<f32>, by, scale_floor: Option<f32>| Scheme {
-        granularity,
-        scale: ScaleSource::Dynamic(DynamicScale {
-            amax_floor: amax_floor.map(F32::new),
-            by,
-            scale_floor: scale_floor.map(F32::new),
-            rule: ScaleRule::Linear,
-        }),
-        ..per_token()
-    };
-    let divide = ScaleBy::Divide(F32::new(448.0));
-    let multiply = ScaleBy::Multiply(F32::new(1.0 / 448.0));
-    let mut schemes =
-        vec![per_tensor(Apply::Divide), per_tensor(Apply::Multiply), per_tensor(Apply::MultiplyReciprocal)];
-    for granularity in [Granularity::Token, Granularity::Group(32), Granularity::Group(1)] {
-        schemes.push(dynamic(granularity, None, divide, None));
-        schemes.push(dynamic(granularity, Some(1e-4), multiply, None));
-        schemes.push(dynamic(granularity, Some(1e-10), divide, Some(1e-12)));
-        schemes.push(dynamic(granularity, None, divide, Some(0.01)));
-    }
-    let elements = [DType::F8E4M3FN, DType::F8E4M3FNUZ, DType::F8E5M2, DType::F4E2M1, DType::I8, DType::U8];
-    for scheme in schemes {
-        for element in elements {
-            for (saturate, clamp) in
-                [(true, None), (false, None), (false, scheme.clamp), (true, Some([F32::new(-0.0), F32::new(0.0)]))]
-            {
-                for apply in [scheme.apply, Apply::MultiplyReciprocal] {
-                    let mut s = sibling(96, DType::BF16);
-                    s.emit_normed = saturate;
-                    s.epilogues = vec![Scheme { element, saturate, clamp, apply, ..scheme.clone() }];
-                    for (seed, kind) in KINDS.into_iter().enumerate() {
-                        check_norm(&norm(vec![s.clone()]), &[5], kind, seed as u64);
-                    }
-                }
+    for (n, scheme) in schemes::in_use().into_iter().enumerate() {
+        for element in schemes::ELEMENTS {
+            let scheme = Scheme { element, ..scheme.clone() };
+            if scheme.check().is_err() {
+                continue;
+            }
+            let mut s = sibling(96, DType::BF16);
+            s.emit_normed = n % 2 == 0;
+            s.epilogues = vec![scheme];
+            for (seed, kind) in KINDS.into_iter().enumerate() {
+                check_norm(&norm(vec![s.clone()]), &[5], kind, seed as u64);
+                check_norm(&norm(vec![s.clone()]), &[0], kind, seed as u64);
             }
         }
     }
@@ -162,7 +128,7 @@ fn every_scheme() {
 #[test]
 fn odd_rows_of_four_bit_values_share_bytes() {
     let mut s = sibling(9, DType::F32);
-    s.epilogues = vec![Scheme { element: DType::F4E2M1, ..per_token() }];
+    s.epilogues = vec![Scheme { element: DType::F4E2M1, ..schemes::linear(Granularity::Token) }];
     check_norm(&norm(vec![s]), &[3], Kind::Tame, 1);
 }
 
@@ -171,9 +137,9 @@ fn residual_and_siblings() {
     for dtype in [DType::F32, DType::F16, DType::BF16] {
         for (seed, kind) in KINDS.into_iter().enumerate() {
             let mut first = sibling(256, dtype);
-            first.epilogues = vec![per_token(), Scheme { granularity: Granularity::Group(128), ..per_token() }];
+            first.epilogues = vec![schemes::linear(Granularity::Token), schemes::linear(Granularity::Group(128))];
             let mut second = Sibling { eps: F32::new(1e-2), root: Root::Rsqrt, ..sibling(256, dtype) };
-            second.epilogues = vec![per_tensor(Apply::Multiply)];
+            second.epilogues = vec![Scheme::fixed(DType::F8E4M3FN, Apply::Multiply)];
             second.emit_normed = false;
             let mut fused = norm(vec![first.clone(), second.clone()]);
             check_norm(&fused, &[4, 5], kind, seed as u64);
@@ -201,23 +167,15 @@ fn residual_and_siblings() {
 fn random_descriptors() {
     let mut noise = Noise::new(77);
     let types = [DType::F32, DType::F16, DType::BF16];
-    for seed in 0..300 {
+    let schemes: Vec<Scheme> = (0..500).map(|_| schemes::random(&mut noise)).collect();
+    for seed in 0..600 {
         let mut pick = |n: usize| noise.below(n);
         let input = types[pick(3)];
-        let width = 8 * (1 + pick(40)) as u64;
+        let width = 16 * (1 + pick(20)) as u64;
         let siblings = (0..=pick(3))
             .map(|_| {
                 let compute = if pick(3) > 0 { DType::F32 } else { types[pick(3)] };
-                let epilogues = (0..pick(3))
-                    .map(|_| {
-                        let granularity = [Granularity::Token, Granularity::Group(8), Granularity::Group(4)][pick(3)];
-                        match pick(3) {
-                            0 => per_tensor([Apply::Divide, Apply::Multiply, Apply::MultiplyReciprocal][pick(3)]),
-                            1 => Scheme { granularity, apply: Apply::MultiplyReciprocal, ..per_token() },
-                            _ => Scheme { granularity, clamp: None, saturate: pick(2) == 0, ..per_token() },
-                        }
-                    })
-                    .collect();
+                let epilogues = if pick(3) > 0 { vec![schemes[pick(schemes.len())].clone()] } else { Vec::new() };
                 let weight = Weight { dtype: types[pick(3)], plus_one: pick(2) == 0 };
                 Sibling {
                     width,
@@ -248,7 +206,7 @@ fn random_descriptors() {
 fn what_is_not_supported_is_refused_by_name() {
     let refuse = |change: &dyn Fn(&mut Scheme), expect: &str| {
         let mut s = sibling(64, DType::BF16);
-        s.epilogues = vec![per_token()];
+        s.epilogues = vec![schemes::linear(Granularity::Token)];
         change(&mut s.epilogues[0]);
         let fused = norm(vec![s]);
         let why = supports(&fused).unwrap_err();
@@ -262,15 +220,15 @@ fn what_is_not_supported_is_refused_by_name() {
     };
     refuse(&|s| s.layout = ScaleLayout::ColumnMajor, "siblings[0].epilogues[0].layout");
     refuse(&|s| s.layout = ScaleLayout::TmaAligned, "TmaAligned");
-    refuse(&|s| s.apply = Apply::Multiply, "siblings[0].epilogues[0].apply");
+    refuse(&|s| s.post = vec![Step::MulGiven], "siblings[0].epilogues[0].post");
     refuse(&|s| s.granularity = Granularity::Group(60), "granularity");
-    refuse(&|s| s.scale = ScaleSource::Given, "siblings[0].epilogues[0].scale");
+    refuse(&|s| s.origin = Origin::Given, "siblings[0].epilogues[0].given");
 }
 
 #[test]
 fn operands_are_checked() {
     let mut s = sibling(64, DType::BF16);
-    s.epilogues = vec![per_tensor(Apply::Divide)];
+    s.epilogues = vec![Scheme::fixed(DType::F8E4M3FN, Apply::Divide)];
     let fused = FusedNorm { prologue: Prologue::ResidualAdd { dtype: DType::BF16 }, ..norm(vec![s]) };
     let good = operands(&fused, &[2, 3], Kind::Tame, 1);
     let run = |inputs: &[Tensor]| {
@@ -286,7 +244,7 @@ fn operands_are_checked() {
         (1, tensor(DType::BF16, &[6, 64], Kind::Tame, 1), "residual: expected the shape of x"),
         (2, tensor(DType::BF16, &[1], Kind::Tame, 1), "weight0: expected 64 elements"),
         (2, tensor(DType::F32, &[64], Kind::Tame, 1), "weight0: expected bf16"),
-        (3, tensor(DType::F32, &[2], Kind::Tame, 1), "given_scale0_0: expected one element"),
+        (3, tensor(DType::F32, &[2], Kind::Tame, 1), "given_scale0_0: expected 1 elements"),
         (3, tensor(DType::BF16, &[], Kind::Tame, 1), "given_scale0_0: expected f32"),
     ];
     for (port, operand, message) in bad {

@@ -9,3 +9,4 @@ mod plan;
 mod products;
 mod quantise;
 mod rows;
+mod schemes;

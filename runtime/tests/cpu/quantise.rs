@@ -4,11 +4,14 @@ use std::sync::Arc;
 
 use normfuse_ir::{
     DType, ErrorKind, Granularity, Op, Scheme, Tensor,
-    scheme::{Apply, DynamicScale, F32, ScaleBy, ScaleLayout, ScaleRule, ScaleSource},
+    scheme::ScaleLayout,
 };
 use normfuse_runtime::Plan;
 
-use crate::check::{KINDS, Kind, cast, check, one_node, tensor};
+use crate::{
+    check::{KINDS, Kind, Noise, cast, check, one_node, tensor},
+    schemes,
+};
 
 const FLOATS: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 const TARGETS: [DType; 8] =
@@ -93,56 +96,29 @@ fn dynamic_quantize_linear_has_the_reference_bits() {
     }
 }
 
-fn scheme() -> Scheme {
-    Scheme {
-        element: DType::F8E4M3FN,
-        granularity: Granularity::Group(16),
-        scale_dtype: DType::F32,
-        scale: ScaleSource::Dynamic(DynamicScale {
-            amax_floor: Some(F32::new(1e-4)),
-            by: ScaleBy::Divide(F32::new(448.0)),
-            scale_floor: None,
-            rule: ScaleRule::Linear,
-        }),
-        apply: Apply::Divide,
-        clamp: None,
-        saturate: true,
-        compute: DType::F32,
-        layout: ScaleLayout::RowMajor,
-    }
-}
-
 #[test]
 fn quantize_has_the_reference_bits() {
-    let given = Scheme { granularity: Granularity::Tensor, scale: ScaleSource::Given, ..scheme() };
-    for element in [DType::F8E4M3FN, DType::F8E5M2, DType::F8E4M3FNUZ, DType::F4E2M1, DType::I8, DType::U8] {
-        for granularity in [Granularity::Group(16), Granularity::Token, Granularity::Tensor] {
-            for compute in [DType::F32, DType::BF16] {
-                for (apply, clamp) in
-                    [(Apply::Divide, None), (Apply::MultiplyReciprocal, Some([F32::new(-2.0), F32::new(448.0)]))]
-                {
-                    let dynamic = Scheme { element, granularity, compute, apply, clamp, ..scheme() };
-                    let given = Scheme { element, compute, apply, clamp, ..given.clone() };
-                    for (seed, kind) in KINDS.into_iter().enumerate() {
-                        for dtype in FLOATS {
-                            for shape in [&[5, 48][..], &[2, 3, 16], &[0, 16], &[16]] {
-                                let v = tensor(dtype, shape, kind, seed as u64);
-                                check(&Op::Quantize(Arc::new(dynamic.clone())), &[Some(&v)]);
-                                let scale = scales(DType::F32, &[]);
-                                check(&Op::Quantize(Arc::new(given.clone())), &[Some(&v), Some(&scale)]);
-                            }
-                        }
-                    }
-                }
+    let mut noise = Noise::new(9);
+    let schemes = schemes::in_use().into_iter().chain((0..400).map(|_| schemes::random(&mut noise)));
+    for (n, scheme) in schemes.enumerate() {
+        let op = Op::Quantize(Arc::new(scheme.clone()));
+        for (seed, kind) in KINDS.into_iter().enumerate() {
+            let dtype = FLOATS[(n + seed) % FLOATS.len()];
+            for shape in [&[5, 64][..], &[2, 3, 32], &[0, 32], &[32]] {
+                let v = tensor(dtype, shape, kind, seed as u64);
+                let given = schemes::operands(&scheme, shape[shape.len() - 1], seed as u64);
+                let operands: Vec<Option<&Tensor>> = std::iter::once(&v).chain(&given).map(Some).collect();
+                check(&op, &operands);
             }
         }
     }
-    check(&Op::Quantize(Arc::new(scheme())), &[Some(&tensor(DType::F32, &[2, 15], Kind::Tame, 1))]);
+    let group = schemes::linear(Granularity::Group(16));
+    check(&Op::Quantize(Arc::new(group)), &[Some(&tensor(DType::F32, &[2, 15], Kind::Tame, 1))]);
 }
 
 #[test]
 fn a_layout_that_a_tensor_cannot_carry_is_refused() {
-    let op = Op::Quantize(Arc::new(Scheme { layout: ScaleLayout::ColumnMajor, ..scheme() }));
+    let op = Op::Quantize(Arc::new(Scheme { layout: ScaleLayout::ColumnMajor, ..schemes::linear(Granularity::Token) }));
     let (graph, _) = one_node(&op, &[Some(&tensor(DType::F32, &[2, 16], Kind::Tame, 1))]).unwrap();
     let error = Plan::new(&graph).unwrap_err();
     assert_eq!((error.kind, error.node.as_deref()), (ErrorKind::Unsupported, Some("node")));

@@ -6,7 +6,7 @@ use crate::{
     eval::{fused_norm, numbers::from_floats, quantize},
     fused::{Prologue, Root, Sibling, Source, Weight},
     num,
-    scheme::{Apply, DynamicScale, F32, ScaleBy, ScaleLayout, ScaleRule, ScaleSource},
+    scheme::{Apply, F32, Step},
 };
 
 fn sibling(width: u64) -> Sibling {
@@ -25,22 +25,7 @@ fn sibling(width: u64) -> Sibling {
 }
 
 fn token_scheme() -> Scheme {
-    Scheme {
-        element: DType::F8E4M3FN,
-        granularity: Granularity::Token,
-        scale_dtype: DType::F32,
-        scale: ScaleSource::Dynamic(DynamicScale {
-            amax_floor: None,
-            by: ScaleBy::Divide(F32::new(448.0)),
-            scale_floor: None,
-            rule: ScaleRule::Linear,
-        }),
-        apply: Apply::Divide,
-        clamp: None,
-        saturate: true,
-        compute: DType::F32,
-        layout: ScaleLayout::RowMajor,
-    }
+    Scheme::dynamic(DType::F8E4M3FN, Granularity::Token, vec![Step::Div(F32::new(448.0))])
 }
 
 fn bf16(shape: &[usize], v: &[f32]) -> Tensor {
@@ -78,7 +63,7 @@ fn every_rounding_is_where_the_semantics_put_it() {
         })
         .collect();
     assert_eq!(floats(&out[1]).unwrap(), y);
-    let want = quantize(&token_scheme(), &bf16(&[2, N], &y), None).unwrap();
+    let want = quantize(&token_scheme(), &bf16(&[2, N], &y), None, None).unwrap();
     assert_eq!((out[2].bytes(), out[3].bytes()), (want[0].bytes(), want[1].bytes()));
     assert_eq!(out[3].shape(), [2, 1]);
 }
@@ -115,7 +100,7 @@ fn variants_are_different_functions() {
 
 #[test]
 fn siblings_have_rows_widths_and_scales_of_their_own() {
-    let given = Scheme { scale: ScaleSource::Given, granularity: Granularity::Tensor, ..token_scheme() };
+    let given = Scheme::fixed(DType::F8E4M3FN, Apply::Divide);
     let op = FusedNorm {
         prologue: Prologue::None,
         source: Source::Separate,

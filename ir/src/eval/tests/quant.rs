@@ -5,7 +5,7 @@ use crate::{
     DType, Granularity, Op, Scheme, Tensor,
     eval::{dequantize_linear, dynamic_quantize_linear, numbers::from_floats, quantize, quantize_linear},
     num,
-    scheme::{Apply, DynamicScale, F32, ScaleBy, ScaleLayout, ScaleRule, ScaleSource},
+    scheme::{Apply, Encode, F32, Packing, Step, ZeroPoint},
 };
 
 fn bytes(dtype: DType, shape: &[usize], v: &[u8]) -> Tensor {
@@ -63,64 +63,105 @@ fn dynamic_quantize_linear_includes_zero() {
     assert_eq!((int_values(&q), floats(&s).unwrap(), int_values(&z)), (vec![0, 0], vec![1.0 / 255.0], vec![0]));
 }
 
+fn c(v: f32) -> F32 {
+    F32::new(v)
+}
+
 fn scheme(granularity: Granularity) -> Scheme {
-    Scheme {
-        element: DType::F8E4M3FN,
-        granularity,
-        scale_dtype: DType::F32,
-        scale: ScaleSource::Dynamic(DynamicScale {
-            amax_floor: Some(F32::new(1e-10)),
-            by: ScaleBy::Divide(F32::new(448.0)),
-            scale_floor: None,
-            rule: ScaleRule::Linear,
-        }),
-        apply: Apply::Divide,
-        clamp: None,
-        saturate: true,
-        compute: DType::F32,
-        layout: ScaleLayout::RowMajor,
-    }
+    Scheme::dynamic(DType::F8E4M3FN, granularity, vec![Step::Max(c(1e-10)), Step::Div(c(448.0))])
 }
 
 #[test]
 fn schemes_decide_the_bits() {
     let v = f(&[2, 4], &[1.0, -2.0, 0.0, 3.0, 0.0, 0.0, f32::NAN, 1.0]);
-    let out = quantize(&scheme(Granularity::Group(2)), &v, None).unwrap();
+    let run = |s: &Scheme, v: &Tensor| quantize(s, v, None, None);
+    let out = run(&scheme(Granularity::Group(2)), &v).unwrap();
     assert_eq!(out[1].shape(), [2, 2]);
     let s = floats(&out[1]).unwrap();
     assert_eq!(s[..3], [2.0 / 448.0, 3.0 / 448.0, 1e-10 / 448.0]);
     assert!(s[3].is_nan(), "NaN goes through amax");
     assert_eq!(out[0].bytes()[..6], [0x76, 0xfe, 0x00, 0x7e, 0, 0]);
     assert_eq!(out[0].bytes()[6..], [0x7f, 0x7f]);
-    let token = quantize(&scheme(Granularity::Token), &v, None).unwrap();
-    assert_eq!(token[1].shape(), [2, 1]);
-    assert_eq!(quantize(&scheme(Granularity::Tensor), &v, None).unwrap()[1].shape(), [0usize; 0]);
-    assert!(quantize(&scheme(Granularity::Group(3)), &v, None).is_err());
-    let mut floor = scheme(Granularity::Token);
-    if let ScaleSource::Dynamic(d) = &mut floor.scale {
-        (d.by, d.scale_floor) = (ScaleBy::Multiply(F32::new(0.5)), Some(F32::new(7.0)));
-    }
-    assert_eq!(floats(&quantize(&floor, &f(&[1, 1], &[4.0]), None).unwrap()[1]).unwrap(), [7.0]);
+    assert_eq!(run(&scheme(Granularity::Token), &v).unwrap()[1].shape(), [2, 1]);
+    assert_eq!(run(&scheme(Granularity::Tensor), &v).unwrap()[1].shape(), [0usize; 0]);
+    assert!(run(&scheme(Granularity::Group(3)), &v).is_err());
+    let floor = Scheme::dynamic(DType::F8E4M3FN, Granularity::Token, vec![Step::Mul(c(0.5)), Step::Max(c(7.0))]);
+    assert_eq!(floats(&run(&floor, &f(&[1, 1], &[4.0])).unwrap()[1]).unwrap(), [7.0]);
+}
+
+#[test]
+fn values_meet_given_scales() {
     // A value where v / s, v * (1 / s) and v * s part.
     let (v, s) = (f(&[1], &[29.0 * 7.0]), f(&[], &[7.0]));
-    let q = |apply| {
-        let scheme = Scheme { scale: ScaleSource::Given, apply, ..scheme(Granularity::Tensor) };
-        eval(&Op::Quantize(scheme.into()), &[&v, &s]).unwrap()[0].bytes()[0]
+    let q = |scheme: Scheme| eval(&Op::Quantize(scheme.into()), &[&v, &s]).unwrap()[0].bytes()[0];
+    let fixed = |apply| Scheme::fixed(DType::F8E4M3FN, apply);
+    let all = (q(fixed(Apply::Divide)), q(fixed(Apply::Divide).by_reciprocal()), q(fixed(Apply::Multiply)));
+    assert_eq!(all, (0x5e, 0x5f, 0x7e));
+    let one = f(&[1], &[1.0]);
+    let run = |s: &Scheme, v: &[f32]| quantize(s, &f(&[v.len()], v), Some(&one), None).unwrap().remove(0);
+    let clamped = Scheme { encode: Encode::Cast, ..fixed(Apply::Divide).clamped(-2.0, 2.0) };
+    assert_eq!(run(&clamped, &[1e9, -3.0, f32::NAN]).bytes(), [0x40, 0xc0, 0x7f]);
+    assert!(quantize(&clamped, &v, None, None).is_err());
+    let int8 = Scheme { element: DType::I8, post: vec![Step::Round], ..fixed(Apply::Divide) };
+    assert_eq!(int_values(&run(&int8, &[0.5, 1.5, 200.0, -200.0])), [0, 2, 127, -128]);
+    let toward_zero = Scheme { post: Vec::new(), ..int8 };
+    assert_eq!(int_values(&run(&toward_zero, &[0.9, -1.9, f32::NAN, 300.0])), [0, -1, 0, 127]);
+    let fp4 = Scheme { element: DType::F4E2M1, ..fixed(Apply::Divide) };
+    assert_eq!(run(&fp4, &[0.5, 5.0, -9.0]).bytes(), [0x61, 0x0f]);
+}
+
+#[test]
+fn codes_by_comparison_and_their_packing() {
+    let one = f(&[], &[1.0]);
+    let v = [-0.0, -0.1, 0.25, 0.26, -0.75, 1.25, 1.75, 2.5, 3.5, 5.0, 9.0, f32::NAN];
+    let of = |encode, packing| {
+        let s = Scheme { encode, packing, ..Scheme::fixed(DType::F4E2M1, Apply::Multiply) };
+        quantize(&s, &f(&[1, v.len()], &v), Some(&one), None).unwrap().remove(0)
     };
-    assert_eq!((q(Apply::Divide), q(Apply::MultiplyReciprocal), q(Apply::Multiply)), (0x5e, 0x5f, 0x7e));
-    let clamped = Scheme {
-        scale: ScaleSource::Given,
-        clamp: Some([F32::new(-2.0), F32::new(2.0)]),
-        saturate: false,
-        ..scheme(Granularity::Tensor)
-    };
-    let y = quantize(&clamped, &f(&[3], &[1e9, -3.0, f32::NAN]), Some(&f(&[1], &[1.0]))).unwrap();
-    assert_eq!(y[0].bytes(), [0x40, 0xc0, 0x7f]);
-    assert!(quantize(&clamped, &v, None).is_err());
-    let int8 = Scheme { element: DType::I8, scale: ScaleSource::Given, ..scheme(Granularity::Tensor) };
-    let y = quantize(&int8, &f(&[4], &[0.5, 1.5, 200.0, -200.0]), Some(&f(&[], &[1.0]))).unwrap();
-    assert_eq!(int_values(&y[0]), [0, 2, 127, -128]);
-    let fp4 = Scheme { element: DType::F4E2M1, ..int8 };
-    let y = quantize(&fp4, &f(&[3], &[0.5, 5.0, -9.0]), Some(&f(&[], &[1.0]))).unwrap();
-    assert_eq!(y[0].bytes(), [0x61, 0x0f]);
+    let codes = of(Encode::Compare, Packing::Codes);
+    assert_eq!((codes.dtype(), codes.shape()), (DType::U8, &[1, 12][..]));
+    assert_eq!(codes.bytes(), [0, 8, 0, 1, 10, 2, 4, 4, 6, 6, 7, 0]);
+    assert_eq!(of(Encode::Saturate, Packing::Codes).bytes()[..2], [8, 8], "a cast keeps the sign of zero");
+    let packed = of(Encode::Compare, Packing::Nibbles);
+    assert_eq!((packed.dtype(), packed.shape()), (DType::U8, &[1, 6][..]));
+    assert_eq!(packed.bytes(), [0x80, 0x10, 0x2a, 0x44, 0x66, 0x07]);
+    let odd = Scheme { packing: Packing::Nibbles, ..Scheme::fixed(DType::F4E2M1, Apply::Multiply) };
+    assert!(quantize(&odd, &f(&[1, 3], &[1.0; 3]), Some(&one), None).is_err());
+}
+
+#[test]
+fn steps_are_taken_in_order_and_in_their_dtype() {
+    use crate::scheme::run;
+    let ue8m0 = [Step::Div(c(448.0)), Step::Log2, Step::Ceil, Step::Exp2];
+    assert_eq!(run(&ue8m0, 448.0, DType::F32, 0.0), 1.0);
+    assert_eq!(run(&ue8m0, 449.0, DType::F32, 0.0), 2.0);
+    // ln(8) / ln(2) falls just short of 3 in f32, where log2 is exact: two functions.
+    let by_ln = [Step::Log, Step::Div(c(std::f32::consts::LN_2)), Step::Floor];
+    let differs = (-126..128).any(|e| {
+        let x = 2f32.powi(e);
+        run(&by_ln, x, DType::F32, 0.0) != run(&[Step::Log2, Step::Floor], x, DType::F32, 0.0)
+    });
+    assert!(differs);
+    let third = num::round_to(DType::BF16, 1.0 / 3.0);
+    assert_eq!(run(&[Step::Div(c(3.0))], 1.0, DType::BF16, 0.0), third);
+    let widened = [Step::Div(c(3.0)), Step::Cast { to: DType::F32, saturate: true }, Step::Div(c(3.0))];
+    assert_eq!(run(&widened, 1.0, DType::BF16, 0.0), third / 3.0);
+    let narrow = [Step::Cast { to: DType::F8E4M3FN, saturate: true }, Step::GivenOverOrZero];
+    assert_eq!((run(&narrow, 500.0, DType::F32, 896.0), run(&narrow, 1e-9, DType::F32, 896.0)), (2.0, 0.0));
+    assert_eq!(run(&[Step::IfZero(c(1.0))], -0.0, DType::F32, 0.0), 1.0);
+}
+
+#[test]
+fn what_a_scheme_cannot_be_is_said() {
+    let says = |s: Scheme| s.check().unwrap_err();
+    let token = || scheme(Granularity::Token);
+    let fixed = || Scheme::fixed(DType::F8E4M3FN, Apply::Divide);
+    assert!(says(Scheme { element: DType::F32, ..token() }).starts_with("element"));
+    assert!(says(Scheme { packing: Packing::Nibbles, ..token() }).starts_with("packing"));
+    assert!(says(Scheme { encode: Encode::Compare, ..token() }).starts_with("encode"));
+    assert!(says(Scheme { zero_point: ZeroPoint::Given, ..token() }).starts_with("zero_point"));
+    assert!(says(Scheme { factor: vec![Step::MulGiven], ..token() }).starts_with("given"));
+    assert!(says(Scheme { granularity: Granularity::Token, ..fixed() }).starts_with("granularity"));
+    assert!(says(Scheme { granularity: Granularity::Channel, ..token() }).starts_with("granularity"));
+    assert!(says(Scheme { scale: token().scale, ..fixed() }).starts_with("scale"));
 }

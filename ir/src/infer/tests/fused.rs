@@ -2,11 +2,11 @@
 
 use super::*;
 
-const SCHEMES: &str = "scheme !group = {element=f8e4m3fn, granularity={group=128}, scale_dtype=f32, scale={dynamic={by={divide=448.0}, rule=linear}}, apply=divide, saturate=true, compute=f32, layout=row_major}
-scheme !column = {element=f8e4m3fn, granularity={group=128}, scale_dtype=f32, scale={dynamic={by={divide=448.0}, rule=linear}}, apply=divide, saturate=true, compute=f32, layout=column_major}
-scheme !tma = {element=f8e4m3fn, granularity={group=128}, scale_dtype=f32, scale={dynamic={by={divide=448.0}, rule=linear}}, apply=divide, saturate=true, compute=f32, layout=tma_aligned}
-scheme !token = {element=i8, granularity=token, scale_dtype=f32, scale={dynamic={by={divide=127.0}, rule=linear}}, apply=divide, saturate=true, compute=f32, layout=row_major}
-scheme !static = {element=f8e4m3fn, granularity=tensor, scale_dtype=f32, scale=given, apply=multiply, saturate=true, compute=f32, layout=row_major}
+const SCHEMES: &str = "scheme !group = {element=f8e4m3fn, granularity={group=128}, compute=f32, origin=amax, factor=[{div=448.0}], apply=divide, post=[], encode=saturate, scale={steps=[{div=448.0}], dtype=f32}, layout=row_major}
+scheme !column = {element=f8e4m3fn, granularity={group=128}, compute=f32, origin=amax, factor=[{div=448.0}], apply=divide, post=[], encode=saturate, scale={steps=[{div=448.0}], dtype=f32}, layout=column_major}
+scheme !tma = {element=f8e4m3fn, granularity={group=128}, compute=f32, origin=amax, factor=[{div=448.0}], apply=divide, post=[], encode=saturate, scale={steps=[{div=448.0}], dtype=f32}, layout=tma_aligned}
+scheme !token = {element=i8, granularity=token, compute=f32, origin=amax, factor=[{div=127.0}], apply=divide, post=[round], encode=cast, scale={steps=[{div=127.0}], dtype=f32}, layout=row_major}
+scheme !static = {element=f8e4m3fn, granularity=tensor, compute=f32, given=f32, origin=given, factor=[], apply=multiply, post=[], encode=saturate, layout=row_major}
 ";
 
 fn source(inputs: &str, line: &str) -> String {

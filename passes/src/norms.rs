@@ -1,0 +1,98 @@
+//! A recognised norm in terms of the graph: what a region's solution says, as values and nodes.
+
+use std::collections::BTreeSet;
+
+use normfuse_ir::{DType, Graph, NodeId, Op, ValueId, fused::Root};
+
+use crate::{
+    diagnose,
+    region::{self, Region},
+    solve::NormMatch,
+};
+
+/// A norm of the graph.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Norm {
+    /// The mean of squares, or the native norm.
+    pub anchor: NodeId,
+    /// Values that are the rows.
+    pub h: Vec<ValueId>,
+    /// Values that are the operands of the residual add which makes the rows.
+    pub add: Option<(Vec<ValueId>, Vec<ValueId>)>,
+    /// How the row is divided.
+    pub root: Root,
+    /// Width of the row.
+    pub width: u64,
+    /// Added to the mean square.
+    pub eps: f32,
+    /// Dtype of the statistics.
+    pub compute: DType,
+    /// Dtype of the weight product.
+    pub normed: DType,
+    /// Values that are the weight, and whether one is added to it; without one the norm is weightless.
+    pub weight: Option<(Vec<ValueId>, bool)>,
+    /// Candidates for the normed value: the product, then casts of it.
+    pub results: Vec<(DType, Vec<ValueId>)>,
+    /// Nodes of its region.
+    pub nodes: BTreeSet<NodeId>,
+    /// Names of the rewrites that recognised it.
+    pub rules: Vec<String>,
+}
+
+impl Norm {
+    /// The match of an anchor's region as values.
+    pub fn new(region: &Region, m: &NormMatch, fired: &[String]) -> Self {
+        let values = |locals: &[usize]| -> Vec<ValueId> { locals.iter().map(|i| region.locals[*i]).collect() };
+        Self {
+            anchor: region.anchor,
+            h: values(&m.h),
+            add: m.add.as_ref().map(|(a, b)| (values(a), values(b))),
+            root: m.root,
+            width: m.width,
+            eps: m.eps,
+            compute: m.compute,
+            normed: m.normed,
+            weight: m.weight.as_ref().map(|(w, one)| (values(w), *one)),
+            results: m.results.iter().map(|(d, r)| (*d, values(r))).collect(),
+            nodes: region.nodes.iter().copied().collect(),
+            // Commuted operands are bookkeeping; the others are the steps of the argument.
+            rules: fired.iter().filter(|r| !r.starts_with("commute")).cloned().collect(),
+        }
+    }
+}
+
+/// True if a match is the norm of this anchor: its rows are what the anchor squares, and its result is made of that.
+pub fn is_of(graph: &Graph, region: &Region, m: &NormMatch) -> bool {
+    made_by(graph, region, m) && squares(graph, region, m)
+}
+
+/// True if the result depends on the anchor. Two norms of one row are one class of terms, and two anchors.
+fn made_by(graph: &Graph, region: &Region, m: &NormMatch) -> bool {
+    let inside: BTreeSet<NodeId> = region.nodes.iter().copied().collect();
+    let mut queue: Vec<ValueId> = m.results.iter().flat_map(|(_, r)| r).map(|i| region.locals[*i]).collect();
+    let mut seen = BTreeSet::new();
+    while let Some(v) = queue.pop() {
+        let Some((id, _)) = graph.producer(v) else { continue };
+        if id == region.anchor {
+            return true;
+        }
+        if inside.contains(&id) && seen.insert(id) {
+            queue.extend(graph.node(id).operands().map(|(_, v)| v));
+        }
+    }
+    false
+}
+
+fn squares(graph: &Graph, region: &Region, m: &NormMatch) -> bool {
+    let Some(operand) = graph.node(region.anchor).input(0) else { return false };
+    let mut row = Some(diagnose::squared(graph, operand).unwrap_or(operand));
+    while let Some(v) = row {
+        if region.local(v).is_some_and(|i| m.h.contains(&i)) {
+            return true;
+        }
+        row = region::producer_op(graph, v)
+            .filter(|(_, op)| matches!(op, Op::Cast { .. }) || region::is_view(op))
+            .and_then(|(n, _)| graph.node(n).input(0));
+    }
+    false
+}

@@ -1,0 +1,450 @@
+//! From a factor back to where it comes from: one scalar step after another, through views.
+
+use std::collections::BTreeSet;
+
+use normfuse_ir::{
+    DType, Graph, NodeId, Op, ValueId,
+    op::{BinaryOp, ReduceOp, UnaryOp},
+    scheme::{F32, Step},
+};
+
+use crate::{
+    consts::scalar,
+    region::{is_view, last_axis_width, producer_op, typed},
+};
+
+/// Longest chain. The longest in use (MXFP8's) has about a dozen nodes.
+const MAX_LENGTH: usize = 48;
+
+/// A step as the graph has it, with the dtype in which it is rounded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Raw {
+    /// Arithmetic in a dtype.
+    Step(Step, DType),
+    /// A cast; to a narrow type in its saturating form or not.
+    Cast(DType, bool),
+}
+
+/// Steps with the casts that matter, for arithmetic that begins in `compute` on a value that every type involved holds.
+pub fn forward(raws: &[Raw], compute: DType) -> Vec<Step> {
+    let mut at = compute;
+    let mut steps = Vec::new();
+    // Before the first step the value is a magnitude of the data, exact in every type that the graph casts it to.
+    let mut exact = true;
+    for raw in raws {
+        match *raw {
+            Raw::Cast(to, saturate) if !to.is_arithmetic_float() => {
+                steps.push(Step::Cast { to, saturate });
+                exact = false;
+            }
+            Raw::Cast(to, saturate) => {
+                if to != at && !exact {
+                    steps.push(Step::Cast { to, saturate });
+                    at = to;
+                }
+            }
+            Raw::Step(step, dtype) => {
+                if dtype != at {
+                    steps.push(Step::Cast { to: dtype, saturate: true });
+                    at = dtype;
+                }
+                steps.push(step);
+                exact = false;
+            }
+        }
+    }
+    steps
+}
+
+/// Where a chain begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Base {
+    /// A given operand.
+    Given,
+    /// The largest magnitude of so many consecutive values, or of all.
+    Amax(Option<u64>),
+}
+
+/// A value of the chain, and how many raw steps lead to it.
+#[derive(Debug, Clone, Copy)]
+pub struct Point {
+    /// The value.
+    pub value: ValueId,
+    /// Steps before it.
+    pub steps: usize,
+}
+
+/// A chain, from its base to the factor.
+#[derive(Debug, Clone)]
+pub struct Chain {
+    /// Where it begins.
+    pub base: Base,
+    /// Its values; the last one is the factor.
+    pub points: Vec<Point>,
+    /// Its steps.
+    pub raws: Vec<Raw>,
+    /// The operand that it begins with, or that one of its steps reads.
+    pub given: Option<ValueId>,
+    /// Its nodes, those between the base and the quantised value included.
+    pub nodes: BTreeSet<NodeId>,
+}
+
+/// A value before views and casts that lose nothing.
+#[derive(Debug, Clone)]
+pub struct Stripped {
+    /// The value.
+    pub value: ValueId,
+    /// The views and casts.
+    pub nodes: BTreeSet<NodeId>,
+}
+
+/// Goes back through views, and through casts that lose nothing (casts up to `compute` or on the way to it).
+pub fn strip(graph: &Graph, value: ValueId, _compute: DType) -> Stripped {
+    let mut s = Stripped { value, nodes: BTreeSet::new() };
+    for _ in 0..MAX_LENGTH {
+        let Some((id, op)) = producer_op(graph, s.value) else { break };
+        let Some(x) = graph.node(id).input(0) else { break };
+        let passes = match op {
+            Op::Cast { to, .. } => typed(graph, x).is_some_and(|(d, _)| d.is_arithmetic_float() && d.embeds_in(*to)),
+            op => is_view(op),
+        };
+        if !passes || typed(graph, x).is_none() {
+            break;
+        }
+        s.nodes.insert(id);
+        s.value = x;
+    }
+    s
+}
+
+impl Chain {
+    /// Reads the chain that makes `factor`, which meets values in runs of `width` (`None`: one factor for all).
+    ///
+    /// # Errors
+    /// The node at which reading stopped.
+    pub fn read(graph: &Graph, factor: ValueId, v: ValueId, width: Option<u64>) -> Result<Option<Self>, NodeId> {
+        let mut c =
+            Self { base: Base::Given, points: Vec::new(), raws: Vec::new(), given: None, nodes: BTreeSet::new() };
+        match c.walk(graph, factor, v, width) {
+            Walked::Amax => return Ok(Some(c)),
+            Walked::Stopped(at) if width.is_some() => return Err(at),
+            Walked::Stopped(_) | Walked::Open => {}
+        }
+        // One factor for all values that is no function of their magnitudes: it is given, or its reciprocal is.
+        let mut given = Self {
+            base: Base::Given,
+            points: vec![Point { value: factor, steps: 0 }],
+            raws: Vec::new(),
+            given: Some(factor),
+            nodes: BTreeSet::new(),
+        };
+        if let Some((id, Raw::Step(Step::Over(c), d), x)) = c.first_step(graph, factor)
+            && c.get() == 1.0
+            && graph.value(x).as_const().is_none_or(|t| t.len() == 1)
+        {
+            given.given = Some(x);
+            given.raws = vec![Raw::Step(Step::Over(c), d)];
+            given.points = vec![Point { value: x, steps: 0 }, Point { value: factor, steps: 1 }];
+            given.nodes.insert(id);
+        }
+        Ok(Some(given))
+    }
+
+    fn first_step(&self, graph: &Graph, value: ValueId) -> Option<(NodeId, Raw, ValueId)> {
+        let mut given = None;
+        let (id, raws, x) = step(graph, value, &mut given)?;
+        match raws[..] {
+            [raw] => Some((id, raw, x)),
+            _ => None,
+        }
+    }
+
+    fn walk(&mut self, graph: &Graph, factor: ValueId, v: ValueId, width: Option<u64>) -> Walked {
+        // From the factor to the base, so in reverse; turned round at the end.
+        let mut value = factor;
+        let mut reversed: Vec<(ValueId, usize)> = Vec::new();
+        let mut raws: Vec<Raw> = Vec::new();
+        for _ in 0..MAX_LENGTH {
+            reversed.push((value, raws.len()));
+            let Some((id, op)) = producer_op(graph, value) else { return Walked::Open };
+            if let Some(nodes) = amax(graph, id, v, width) {
+                self.nodes.extend(nodes);
+                self.base = Base::Amax(width);
+                let total = raws.len();
+                self.points =
+                    reversed.iter().rev().map(|(value, n)| Point { value: *value, steps: total - n }).collect();
+                raws.reverse();
+                self.raws = raws;
+                return Walked::Amax;
+            }
+            if is_view(op) {
+                self.nodes.insert(id);
+                let Some(x) = graph.node(id).input(0) else { return Walked::Stopped(id) };
+                value = x;
+                continue;
+            }
+            let before = self.given;
+            let Some((_, found, x)) = step(graph, value, &mut self.given) else { return Walked::Stopped(id) };
+            if before.is_some() && self.given != before {
+                return Walked::Stopped(id);
+            }
+            self.nodes.insert(id);
+            if let Some(inner) = inner_node(graph, id) {
+                self.nodes.extend(inner);
+            }
+            raws.extend(found.iter().rev());
+            value = x;
+        }
+        Walked::Open
+    }
+
+    /// The steps to a point.
+    pub fn steps(&self, point: usize, compute: DType) -> Vec<Step> {
+        forward(&self.raws[..self.points[point].steps], compute)
+    }
+
+    /// A storage form of a point that a user of it begins: further steps that end in a cast to u8, f8e8m0 or f8e4m3fn.
+    pub fn stored(&self, graph: &Graph, point: usize, user: NodeId) -> Option<(ValueId, Vec<Raw>, BTreeSet<NodeId>)> {
+        let mut raws = self.raws[..self.points[point].steps].to_vec();
+        let mut nodes = BTreeSet::new();
+        let mut id = user;
+        for _ in 0..8 {
+            let node = graph.node(id);
+            let out = *node.outputs.first()?;
+            if let Op::Cast { to, .. } = node.op
+                && matches!(to, DType::U8 | DType::F8E8M0 | DType::F8E4M3FN)
+                && typed(graph, node.input(0)?)?.0.is_arithmetic_float()
+            {
+                nodes.insert(id);
+                return Some((out, raws, nodes));
+            }
+            if !is_view(&node.op) {
+                let mut given = None;
+                let (_, found, _) = step(graph, out, &mut given)?;
+                if given.is_some() {
+                    return None;
+                }
+                raws.extend(found);
+            }
+            nodes.insert(id);
+            // What others read on the way stays what it is.
+            let [(next, 0)] = graph.users(out)[..] else { return None };
+            if graph.is_output(out) {
+                return None;
+            }
+            id = next;
+        }
+        None
+    }
+}
+
+enum Walked {
+    /// Reached the magnitudes.
+    Amax,
+    /// A node that is no step.
+    Stopped(NodeId),
+    /// The edge of the graph, or too long.
+    Open,
+}
+
+/// Further nodes that a step consists of: the comparison and the quotient of a guarded division.
+fn inner_node(graph: &Graph, id: NodeId) -> Option<Vec<NodeId>> {
+    let node = graph.node(id);
+    if !matches!(node.op, Op::Where) {
+        return None;
+    }
+    let of = |port: usize| node.input(port).and_then(|v| graph.producer(v)).map(|(n, _)| n);
+    Some([of(0), of(2)].into_iter().flatten().filter(|n| !is_view(&graph.node(*n).op)).collect())
+}
+
+/// A constant of one element as an f32, exact in every dtype that quantisers compute in.
+fn constant(graph: &Graph, value: ValueId) -> Option<F32> {
+    let v = scalar(graph, value)?.value();
+    (f64::from(v as f32) == v || v.is_nan()).then(|| F32::new(v as f32))
+}
+
+/// The op that makes a value as scalar steps on one operand; a second operand of one element that is no constant
+/// becomes `given`.
+pub fn step(graph: &Graph, value: ValueId, given: &mut Option<ValueId>) -> Option<(NodeId, Vec<Raw>, ValueId)> {
+    let (id, op) = producer_op(graph, value)?;
+    let node = graph.node(id);
+    let (dtype, _) = typed(graph, value)?;
+    let x = node.input(0)?;
+    let one = |v: ValueId| typed(graph, v).is_some_and(|(_, s)| s.numel().as_const() == Some(1));
+    let numel = |v: ValueId| typed(graph, v).map(|(_, s)| s.numel());
+    // The other operand must not blow the value up.
+    let same_size = |v: ValueId| numel(v) == numel(value);
+    let done = |steps: Vec<Step>, x: ValueId| {
+        Some((id, steps.into_iter().map(|s| Raw::Step(s, dtype)).collect::<Vec<_>>(), x))
+    };
+    match op {
+        Op::Cast { to, saturate } => {
+            let (from, _) = typed(graph, x)?;
+            let widens = from.is_narrow_float() && from.embeds_in(*to) && to.is_arithmetic_float();
+            if widens {
+                // The value of a code; the arithmetic's dtype shows in the next step.
+                return Some((id, Vec::new(), x));
+            }
+            let known = from.is_arithmetic_float()
+                && (to.is_narrow_float() || matches!(to, DType::F32 | DType::F16 | DType::BF16));
+            known.then(|| (id, vec![Raw::Cast(*to, *saturate)], x))
+        }
+        Op::Unary(op) => {
+            let s = match op {
+                UnaryOp::Reciprocal => Step::Over(F32::new(1.0)),
+                UnaryOp::Log => Step::Log,
+                UnaryOp::Log2 => Step::Log2,
+                UnaryOp::Exp2 => Step::Exp2,
+                UnaryOp::Floor => Step::Floor,
+                UnaryOp::Ceil => Step::Ceil,
+                UnaryOp::Round => Step::Round,
+                _ => return None,
+            };
+            done(vec![s], x)
+        }
+        Op::Clip => {
+            let mut steps = Vec::new();
+            if let Some(low) = node.input(1) {
+                steps.push(Step::Max(constant(graph, low)?));
+            }
+            if let Some(high) = node.input(2) {
+                steps.push(Step::Min(constant(graph, high)?));
+            }
+            done(steps, x)
+        }
+        Op::Binary(op) => {
+            let y = node.input(1)?;
+            let (a, b) = (constant(graph, x), constant(graph, y));
+            match (op, a, b) {
+                (BinaryOp::Max, _, Some(c)) if same_size(x) => done(vec![Step::Max(c)], x),
+                (BinaryOp::Max, Some(c), _) if same_size(y) => done(vec![Step::Max(c)], y),
+                (BinaryOp::Min, _, Some(c)) if same_size(x) => done(vec![Step::Min(c)], x),
+                (BinaryOp::Min, Some(c), _) if same_size(y) => done(vec![Step::Min(c)], y),
+                (BinaryOp::Add, _, Some(c)) if same_size(x) => done(vec![Step::Add(c)], x),
+                (BinaryOp::Add, Some(c), _) if same_size(y) => done(vec![Step::Add(c)], y),
+                // x - c and x + (-c) are one function of the bits.
+                (BinaryOp::Sub, _, Some(c)) if same_size(x) => done(vec![Step::Add(F32::new(-c.get()))], x),
+                (BinaryOp::Mul, _, Some(c)) if same_size(x) => done(vec![Step::Mul(c)], x),
+                (BinaryOp::Mul, Some(c), _) if same_size(y) => done(vec![Step::Mul(c)], y),
+                (BinaryOp::Div, _, Some(c)) if same_size(x) => done(vec![Step::Div(c)], x),
+                (BinaryOp::Div, Some(c), _) if same_size(y) => done(vec![Step::Over(c)], y),
+                (BinaryOp::Pow, Some(c), None) if same_size(y) && typed(graph, y)?.0 == dtype => {
+                    done(vec![Step::Power(c)], y)
+                }
+                (BinaryOp::Mul, None, None) if one(y) && same_size(x) => {
+                    *given = Some(y);
+                    done(vec![Step::MulGiven], x)
+                }
+                (BinaryOp::Mul, None, None) if one(x) && same_size(y) => {
+                    *given = Some(x);
+                    done(vec![Step::MulGiven], y)
+                }
+                (BinaryOp::Div, None, None) if one(y) && same_size(x) => {
+                    *given = Some(y);
+                    done(vec![Step::DivGiven], x)
+                }
+                (BinaryOp::Div, None, None) if one(x) && same_size(y) => {
+                    *given = Some(x);
+                    done(vec![Step::GivenOver], y)
+                }
+                _ => None,
+            }
+        }
+        Op::Where => guarded(graph, id, given).and_then(|(s, x)| done(vec![s], x)),
+        _ => None,
+    }
+}
+
+/// `where(x == 0, 0, given / x)` and `where(x == 0, c, x)`.
+fn guarded(graph: &Graph, id: NodeId, given: &mut Option<ValueId>) -> Option<(Step, ValueId)> {
+    let node = graph.node(id);
+    let (condition, then, other) = (node.input(0)?, node.input(1)?, node.input(2)?);
+    let (eq, Op::Binary(BinaryOp::Equal)) = producer_op(graph, condition)? else { return None };
+    let (a, b) = (graph.node(eq).input(0)?, graph.node(eq).input(1)?);
+    let x = match (constant(graph, a), constant(graph, b)) {
+        (None, Some(z)) if z.get() == 0.0 => a,
+        (Some(z), None) if z.get() == 0.0 => b,
+        _ => return None,
+    };
+    let then = constant(graph, then)?;
+    if other == x {
+        return Some((Step::IfZero(then), x));
+    }
+    let (div, Op::Binary(BinaryOp::Div)) = producer_op(graph, other)? else { return None };
+    let (numerator, denominator) = (graph.node(div).input(0)?, graph.node(div).input(1)?);
+    let one = typed(graph, numerator)?.1.numel().as_const() == Some(1);
+    (one && denominator == x && then.get().to_bits() == 0).then(|| {
+        *given = Some(numerator);
+        (Step::GivenOverOrZero, x)
+    })
+}
+
+/// The nodes from `v` to a node that takes the largest magnitude of each `width` consecutive values of it (of all, if
+/// `None`).
+fn amax(graph: &Graph, id: NodeId, v: ValueId, width: Option<u64>) -> Option<BTreeSet<NodeId>> {
+    let node = graph.node(id);
+    match &node.op {
+        Op::Reduce { op: ReduceOp::Max, .. } => {
+            reduces(graph, id, width).then_some(())?;
+            let mut nodes = magnitude(graph, node.input(0)?, v, true)?;
+            nodes.insert(id);
+            Some(nodes)
+        }
+        // max(max(v), -min(v))
+        Op::Binary(BinaryOp::Max) => {
+            let side = |value: ValueId| {
+                let (n, op) = producer_op(graph, value)?;
+                Some((n, matches!(op, Op::Unary(UnaryOp::Neg))))
+            };
+            let ((a, na), (b, nb)) = (side(node.input(0)?)?, side(node.input(1)?)?);
+            let (high, neg) = if nb && !na { (a, b) } else { (b, a) };
+            let (low, op) = producer_op(graph, graph.node(neg).input(0)?)?;
+            let is_high = matches!(graph.node(high).op, Op::Reduce { op: ReduceOp::Max, .. });
+            let is_low = matches!(op, Op::Reduce { op: ReduceOp::Min, .. }) && (na != nb);
+            if !is_high || !is_low || !reduces(graph, high, width) || !reduces(graph, low, width) {
+                return None;
+            }
+            let mut nodes = magnitude(graph, graph.node(high).input(0)?, v, false)?;
+            nodes.extend(magnitude(graph, graph.node(low).input(0)?, v, false)?);
+            nodes.extend([id, high, neg, low]);
+            Some(nodes)
+        }
+        _ => None,
+    }
+}
+
+/// True for a reduction of runs of `width` along the last axis, or of everything.
+fn reduces(graph: &Graph, id: NodeId, width: Option<u64>) -> bool {
+    let node = graph.node(id);
+    let Some((_, shape)) = node.input(0).and_then(|v| typed(graph, v)) else { return false };
+    let Op::Reduce { axes, .. } = &node.op else { return false };
+    let all = axes.as_ref().is_none_or(|a| a.len() == shape.rank());
+    match width {
+        None => all,
+        Some(w) => last_axis_width(graph, id) == i64::try_from(w).ok(),
+    }
+}
+
+/// The nodes between `v` and its magnitudes (or itself, where `abs` is not asked for): views, casts that hold every
+/// value of `v`, and a magnitude.
+fn magnitude(graph: &Graph, value: ValueId, v: ValueId, abs: bool) -> Option<BTreeSet<NodeId>> {
+    let (held, _) = typed(graph, v)?;
+    let mut nodes = BTreeSet::new();
+    let mut at = value;
+    let mut seen = false;
+    for _ in 0..MAX_LENGTH {
+        if at == v {
+            return (seen == abs).then_some(nodes);
+        }
+        let (id, op) = producer_op(graph, at)?;
+        match op {
+            Op::Unary(UnaryOp::Abs) if abs => seen = true,
+            Op::Cast { to, .. } if held.embeds_in(*to) => {}
+            op if is_view(op) => {}
+            _ => return None,
+        }
+        nodes.insert(id);
+        at = graph.node(id).input(0)?;
+    }
+    None
+}

@@ -1,0 +1,254 @@
+//! Quantisers: read off the graph backwards, from the node that makes the codes to the value that is quantised.
+//!
+//! ```text
+//! codes <- encode <- post steps <- v / factor or v * factor
+//!                                        factor <- steps <- amax of v, or a given scale
+//! ```
+//! Nothing is matched by name or as a whole: every scalar op between is a [`normfuse_ir::scheme::Step`] of the scheme, in
+//! the order in which the graph has it, so quantisers that give other bits get other schemes.
+
+mod chain;
+mod codes;
+mod e2m1;
+
+use std::collections::BTreeSet;
+
+use normfuse_ir::{
+    Granularity, Graph, NodeId, Op, Scheme, ValueId,
+    op::UnaryOp,
+    scheme::{Origin, ScaleLayout, ScaleOutput, ZeroPoint},
+};
+
+pub(crate) use chain::strip;
+use chain::{Base, Chain};
+use codes::Codes;
+
+use crate::{candidate::Refusal, region::typed};
+
+/// A quantiser of the graph.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quant {
+    /// The node that makes the codes.
+    pub anchor: NodeId,
+    /// All that decides its bits, with the granularity that the last axis of [`Self::v`] suggests.
+    pub scheme: Scheme,
+    /// How many consecutive values share a computed scale; `None` for a given scale or the whole tensor.
+    pub width: Option<u64>,
+    /// What is quantised, before views and lossless casts.
+    pub v: ValueId,
+    /// The given scale, inverse scale or global scale.
+    pub given: Option<ValueId>,
+    /// The given zero point.
+    pub zero: Option<ValueId>,
+    /// Codes.
+    pub q: ValueId,
+    /// Computed scales.
+    pub scale: Option<ValueId>,
+    /// Computed zero point.
+    pub zero_out: Option<ValueId>,
+    /// Nodes between [`Self::v`] and the results.
+    pub nodes: BTreeSet<NodeId>,
+}
+
+/// Why an anchor is no quantiser that fuses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Miss {
+    /// It is none, and nobody would take it for one.
+    None,
+    /// It looks like one: what is missing.
+    Nearest(Refusal),
+    /// It is one, but stands in its own way.
+    Refused(Refusal),
+}
+
+/// True for nodes that may be the last one of a quantiser.
+pub fn is_anchor(graph: &Graph, id: NodeId) -> bool {
+    let node = graph.node(id);
+    match &node.op {
+        Op::Cast { to, .. } => {
+            to.is_quantised()
+                && node.input(0).is_some_and(|v| {
+                    // Casts of constants are weights on their way; casts between narrow types quantise nothing.
+                    graph.producer(v).is_some() && typed(graph, v).is_none_or(|(d, _)| d.is_arithmetic_float())
+                })
+        }
+        Op::QuantizeLinear { .. } => node.input(0).is_some_and(|v| graph.value(v).as_const().is_none()),
+        Op::DynamicQuantizeLinear => true,
+        _ => e2m1::packed(graph, id).is_some(),
+    }
+}
+
+/// Reads the quantiser that ends in a node.
+///
+/// # Errors
+/// Why it is none.
+pub fn find(graph: &Graph, anchor: NodeId) -> Result<Quant, Miss> {
+    if matches!(graph.node(anchor).op, Op::DynamicQuantizeLinear) {
+        return dynamic_linear(graph, anchor).ok_or(Miss::None);
+    }
+    let codes = Codes::read(graph, anchor)?;
+    let base = strip(graph, codes.v, codes.scheme.compute);
+    let read = |f, width| Chain::read(graph, f, base.value, width);
+    // With one row, the one scale may be that of the row.
+    let row = codes.factor.zip(codes.only_row).and_then(|(f, width)| read(f, Some(width)).ok().flatten());
+    let mut chain = match codes.factor {
+        None => None,
+        Some(_) if row.is_some() => row,
+        Some(f) => read(f, codes.factor_width).map_err(|at| {
+            let hint = format!("`{}` is no step from the largest magnitude to a scale", graph.node(at).op.name());
+            Miss::Nearest(Refusal { rule: "quant_group", precondition: "scheme", node: Some(at), hint })
+        })?,
+    };
+    let mut q = Quant {
+        anchor,
+        scheme: codes.scheme,
+        width: None,
+        v: base.value,
+        given: None,
+        zero: codes.zero,
+        q: codes.q,
+        scale: None,
+        zero_out: None,
+        nodes: codes.nodes,
+    };
+    q.nodes.extend(base.nodes);
+    if let Some(c) = &mut chain {
+        q.nodes.append(&mut c.nodes);
+        q.given = c.given;
+        q.scheme.given = c.given.and_then(|g| typed(graph, g)).map(|(d, _)| d);
+        q.scheme.factor = c.steps(c.points.len() - 1, q.scheme.compute);
+        match c.base {
+            Base::Given => {
+                q.scheme.origin = Origin::Given;
+                if q.scheme.granularity != Granularity::Channel {
+                    q.scheme.granularity = Granularity::Tensor;
+                }
+            }
+            Base::Amax(width) => {
+                q.scheme.origin = Origin::Amax;
+                q.width = width;
+                let row = typed(graph, q.v).and_then(|(_, s)| s.last()?.as_const());
+                q.scheme.granularity = match width {
+                    None => Granularity::Tensor,
+                    Some(w) if row == i64::try_from(w).ok() => Granularity::Token,
+                    Some(w) => Granularity::Group(u32::try_from(w).map_err(|_| Miss::None)?),
+                };
+                tap(graph, &mut q, c)?;
+            }
+        }
+    }
+    let results = [Some(q.q), q.scale];
+    views_behind(graph, results.into_iter().flatten(), &mut q.nodes);
+    q.scheme.check().map_err(|hint| {
+        Miss::Nearest(Refusal { rule: "quant_static", precondition: "scheme", node: Some(anchor), hint })
+    })?;
+    Ok(q)
+}
+
+/// ONNX DynamicQuantizeLinear.
+fn dynamic_linear(graph: &Graph, anchor: NodeId) -> Option<Quant> {
+    let node = graph.node(anchor);
+    let (dtype, _) = typed(graph, node.input(0)?)?;
+    let [q, scale, zero] = node.outputs[..] else { return None };
+    let base = strip(graph, node.input(0)?, dtype);
+    let steps = vec![normfuse_ir::scheme::Step::Div(255.0.into())];
+    let round = vec![normfuse_ir::scheme::Step::Round];
+    let scheme = Scheme::dynamic(normfuse_ir::DType::U8, Granularity::Tensor, steps);
+    let scheme = Scheme { origin: Origin::Range, post: round, zero_point: ZeroPoint::Range, ..scheme };
+    let mut nodes = base.nodes;
+    nodes.insert(anchor);
+    views_behind(graph, [q, scale, zero].into_iter(), &mut nodes);
+    Some(Quant {
+        anchor,
+        scheme,
+        width: None,
+        v: base.value,
+        given: None,
+        zero: None,
+        q,
+        scale: Some(scale),
+        zero_out: Some(zero),
+        nodes,
+    })
+}
+
+/// Which point of the chain is the scale that others read: the one, directly or cast to a storage type.
+fn tap(graph: &Graph, q: &mut Quant, chain: &Chain) -> Result<(), Miss> {
+    let mut taps: Vec<(ValueId, ScaleOutput, BTreeSet<NodeId>)> = Vec::new();
+    let compute = q.scheme.compute;
+    // The first point is the origin itself: an amax that others read is a scale like any other.
+    for i in 0..chain.points.len() {
+        let value = chain.points[i].value;
+        let mut direct = graph.is_output(value);
+        for (user, _) in graph.users(value) {
+            if q.nodes.contains(&user) {
+                continue;
+            }
+            match chain.stored(graph, i, user) {
+                Some((value, raws, nodes)) => {
+                    let (dtype, _) = typed(graph, value).ok_or(Miss::None)?;
+                    let steps = chain::forward(&raws, compute);
+                    taps.push((value, ScaleOutput { steps, dtype }, nodes));
+                }
+                // Views of a point are points in another shape.
+                None if is_copy(graph, user)
+                    && chain.points.iter().any(|p| graph.node(user).outputs.contains(&p.value)) => {}
+                None => direct = true,
+            }
+        }
+        if direct {
+            let (dtype, _) = typed(graph, value).ok_or(Miss::None)?;
+            taps.push((value, ScaleOutput { steps: chain.steps(i, compute), dtype }, BTreeSet::new()));
+        }
+    }
+    // The same function of the origin in several shapes, or spelled once a reader, is one scale.
+    let first = taps.first().map(|t| t.1.clone());
+    if let Some(other) = taps.iter().find(|t| Some(&t.1) != first.as_ref()) {
+        let name = &graph.value(other.0).name;
+        let at = taps[0].0;
+        return Err(Miss::Refused(Refusal {
+            rule: crate::rules::quantiser_rule(q),
+            precondition: "no_escape",
+            node: graph.producer(at).map(|(n, _)| n),
+            hint: format!(
+                "others read both `{}` and `{name}` of the quantiser, and only one scale is handed out",
+                graph.value(at).name
+            ),
+        }));
+    }
+    if let Some((value, output, nodes)) = taps.into_iter().next() {
+        q.nodes.extend(nodes);
+        q.scale = Some(value);
+        q.scheme.scale = Some(output);
+    } else {
+        q.scheme.scale = None;
+    }
+    Ok(())
+}
+
+/// The views that results are seen through: they are said anew behind the fused op.
+fn views_behind(graph: &Graph, of: impl Iterator<Item = ValueId>, nodes: &mut BTreeSet<NodeId>) {
+    let mut queue: Vec<ValueId> = of.collect();
+    while let Some(v) = queue.pop() {
+        for (user, port) in graph.users(v) {
+            if port == 0 && is_copy(graph, user) && nodes.insert(user) {
+                queue.extend(&graph.node(user).outputs);
+            }
+        }
+    }
+}
+
+fn is_copy(graph: &Graph, id: NodeId) -> bool {
+    let op = &graph.node(id).op;
+    crate::region::is_view(op) || matches!(op, Op::Unary(UnaryOp::Identity))
+}
+
+/// A scheme with nothing in it yet.
+fn blank(element: normfuse_ir::DType, compute: normfuse_ir::DType) -> Scheme {
+    Scheme {
+        compute,
+        given: None,
+        layout: ScaleLayout::RowMajor,
+        ..Scheme::fixed(element, normfuse_ir::scheme::Apply::Divide)
+    }
+}

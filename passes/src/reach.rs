@@ -1,0 +1,86 @@
+//! Which value depends on which, also after fusions that are decided but not yet made.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use normfuse_ir::{Graph, NodeId, Result, ValueId};
+
+/// A topological order, and the fusions that have been decided.
+///
+/// A fused op reads all its operands before it gives any result. So once it is decided, whatever one of its results
+/// reaches depends on all of its operands, and a second fusion must be checked against that, not against the source.
+#[derive(Debug)]
+pub struct Order {
+    position: BTreeMap<NodeId, usize>,
+    /// The fusion that a node vanishes into.
+    owner: BTreeMap<NodeId, usize>,
+    fusions: Vec<Fusion>,
+}
+
+#[derive(Debug)]
+struct Fusion {
+    operands: Vec<ValueId>,
+    first: usize,
+    last: usize,
+}
+
+impl Order {
+    /// The order of a graph, with nothing decided.
+    ///
+    /// # Errors
+    /// The graph has a cycle.
+    pub fn new(graph: &Graph) -> Result<Self> {
+        let position = graph.topo_order()?.into_iter().enumerate().map(|(i, n)| (n, i)).collect();
+        Ok(Self { position, owner: BTreeMap::new(), fusions: Vec::new() })
+    }
+
+    /// Where a node stands.
+    pub fn position(&self, id: NodeId) -> usize {
+        self.position.get(&id).copied().unwrap_or(usize::MAX)
+    }
+
+    /// Nodes in order.
+    pub fn sorted(&self, nodes: impl IntoIterator<Item = NodeId>) -> Vec<NodeId> {
+        let mut nodes: Vec<NodeId> = nodes.into_iter().collect();
+        nodes.sort_unstable_by_key(|n| self.position(*n));
+        nodes.dedup();
+        nodes
+    }
+
+    /// Decides that nodes vanish into one op with these operands.
+    pub fn fuse(&mut self, nodes: &BTreeSet<NodeId>, operands: Vec<ValueId>) {
+        let positions = || nodes.iter().map(|n| self.position(*n));
+        let (Some(first), Some(last)) = (positions().min(), positions().max()) else { return };
+        for n in nodes {
+            self.owner.insert(*n, self.fusions.len());
+        }
+        self.fusions.push(Fusion { operands, first, last });
+    }
+
+    /// True if one of the values depends on one of the nodes.
+    pub fn depend(&self, graph: &Graph, values: &[ValueId], nodes: &BTreeSet<NodeId>) -> bool {
+        let Some(mut first) = nodes.iter().map(|n| self.position(*n)).min() else { return false };
+        // What stands before all of them cannot depend on them, unless a fusion leads back past it.
+        while let Some(f) = self.fusions.iter().find(|f| f.first < first && first <= f.last) {
+            first = f.first;
+        }
+        let mut queue = values.to_vec();
+        let mut seen = BTreeSet::new();
+        let mut entered = BTreeSet::new();
+        while let Some(v) = queue.pop() {
+            let Some((id, _)) = graph.producer(v) else { continue };
+            if nodes.contains(&id) {
+                return true;
+            }
+            if self.position(id) < first || !seen.insert(id) {
+                continue;
+            }
+            queue.extend(graph.node(id).operands().map(|(_, v)| v));
+            if let Some(f) = self.owner.get(&id)
+                && entered.insert(*f)
+            {
+                queue.extend(&self.fusions[*f].operands);
+            }
+        }
+        false
+    }
+}

@@ -1,0 +1,48 @@
+//! Quantisers whose scales are powers of two, or have a scale of their own: UE8M0, the MX formats, NVFP4.
+
+use normfuse_ir::{
+    Scheme,
+    scheme::{Origin, Step},
+};
+
+use super::{Rule, none};
+
+const PRECONDITIONS: &[&str] = &[
+    "scheme: every step from the largest magnitude to the scale, and from the value to the code, is one that a scheme has",
+    "rounding: comparisons that make f4e2m1 codes have the thresholds of rounding to nearest, ties to even",
+    "packing: two codes share a byte with the even index in the low nibble",
+    "groups: the groups divide the norm's row",
+    "fed_by_norm: the quantised value is the norm's result, through views and exact casts only",
+    "no_escape: nobody outside reads a value inside the quantiser other than its scale",
+    "supported: the runtime has a kernel for it",
+];
+
+/// True if the factor is a power of two by construction.
+pub(super) fn power_of_two(s: &Scheme) -> bool {
+    s.factor.iter().any(|s| matches!(s, Step::Exp2 | Step::Power(_)))
+}
+
+/// Powers of two.
+pub const RULE: Rule = Rule {
+    name: "quant_mx",
+    summary: "A quantiser with power-of-two scales (UE8M0, MXFP8, MXFP4) becomes an epilogue of the norm that feeds it.",
+    picture: "
+y -> view [.., G, 32] -> |.| -> max of group -> log2 -> floor or ceil -> [- emax] -> 2^ -> s
+                     |                                             '-> + 127 -> cast u8 -> scale
+                     '-> / s -> [clip] -> cast f8, or f4e2m1 by comparisons and two in a byte -> q",
+    preconditions: PRECONDITIONS,
+    rewrites: none,
+    schemes: |s| s.origin != Origin::Given && s.given.is_none() && power_of_two(s),
+};
+
+/// A scale of scales.
+pub const NVFP4: Rule = Rule {
+    name: "quant_nvfp4",
+    summary: "A quantiser whose scales are themselves scaled by a given number (NVFP4) becomes an epilogue of its norm.",
+    picture: "
+y -> view [.., G, 16] -> |.| -> max of group -> * 1/6 -> * global -> [clip] -> cast f8 -> scale
+                     '-> * (global / scale, 0 where it is 0) -> [clip] -> f4e2m1, two in a byte -> q",
+    preconditions: PRECONDITIONS,
+    rewrites: none,
+    schemes: |s| s.origin != Origin::Given && s.given.is_some(),
+};

@@ -1,0 +1,17 @@
+# A 16-bit sum is rounded before it is divided; a mean is not.
+graph "sum_over_count_bf16"
+opset "" 20
+input %x: bf16[batch, seq, 24]
+const %w: bf16[24] = fill(1.25)
+const %eps: bf16[] = 1e-3
+const %n: bf16[] = 24.0
+%sq = mul(%x, %x)
+%sm = reduce_sum(%sq) {axes=[-1]}
+%ms = div(%sm, %n)
+%ve = add(%ms, %eps)
+%rt = sqrt(%ve)
+%r = reciprocal(%rt)
+%nn = mul(%x, %r)
+%y = mul(%nn, %w)
+
+output %y
