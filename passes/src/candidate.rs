@@ -38,6 +38,8 @@ pub struct Candidate {
     pub operands: Vec<(InPort, ValueId)>,
     /// Ports in order: every value of the graph that each stands for, and the port's shape.
     pub ports: Vec<(OutPort, Vec<ValueId>, Shape)>,
+    /// The rules that took part, each once: the norm's first, then the prologue's, then those of the quantisers.
+    pub rules: Vec<&'static str>,
     /// Source nodes that nobody needs afterwards.
     pub replaced: Vec<NodeId>,
     /// Last casts of the quantisers that the op takes in.
@@ -103,7 +105,7 @@ pub fn build(
         match quant {
             Some(i) => {
                 let q = b.quants.remove(i);
-                left_out.push((b.cast_of(q), refusal(rule_of(q, norm.width))));
+                left_out.push((b.cast_of(q), refusal(rule_for(b.granularity(q)))));
             }
             None => return Err(refusal("rms_norm")),
         }
@@ -130,13 +132,22 @@ pub fn build(
     Ok(candidate)
 }
 
-/// The rule that a quantiser belongs to.
-pub fn rule_of(q: &QuantMatch, width: u64) -> &'static str {
-    match q.width {
-        None => "quant_static",
-        Some(w) if w == width => "quant_token",
-        Some(_) => "quant_group",
+/// The rule of quantisers with this granularity.
+fn rule_for(granularity: Granularity) -> &'static str {
+    match granularity {
+        Granularity::Tensor => "quant_static",
+        Granularity::Token => "quant_token",
+        Granularity::Group(_) => "quant_group",
     }
+}
+
+/// The rule that a quantiser of rows of this width belongs to, where no norm says more.
+pub fn rule_of(q: &QuantMatch, width: u64) -> &'static str {
+    rule_for(match q.width {
+        None => Granularity::Tensor,
+        Some(w) if w == width => Granularity::Token,
+        Some(w) => Granularity::Group(w as u32),
+    })
 }
 
 /// A constant tensor by which a weightless norm's result is multiplied: a weight of a shape that the rule does not know.
@@ -155,6 +166,11 @@ pub fn asks_for_row_sizes(graph: &Graph, user: NodeId, rows: ValueId) -> bool {
     let node = graph.node(user);
     let shape = |v: ValueId| typed(graph, v).map(|(_, s)| s);
     matches!(node.op, Op::Shape { .. } | Op::Size) && node.input(0).is_some_and(|v| shape(v) == shape(rows))
+}
+
+/// The hint of a rule that is off.
+pub fn switched_off(why: &str) -> String {
+    format!("the rule is switched off by {why}")
 }
 
 fn value_name(graph: &Graph, v: ValueId) -> &str {
@@ -241,10 +257,10 @@ impl<'a> Builder<'a> {
         let mut chosen = Vec::new();
         for q in quants {
             let fed = (0..count).any(|r| reads(q, r));
-            let rule = rule_of(q, self.norm.width);
             if !fed {
                 continue;
             }
+            let rule = rule_for(self.granularity(q));
             let refuse = |precondition, hint: &str| Refusal {
                 rule,
                 precondition,
@@ -256,8 +272,8 @@ impl<'a> Builder<'a> {
                     self.cast_of(q),
                     refuse("fed_by_norm", "another quantiser reads the normed value in another dtype"),
                 ));
-            } else if !options.enabled(rule) {
-                left_out.push((self.cast_of(q), refuse("switched_on", "the rule is switched off")));
+            } else if let Some(why) = options.why_off(rule) {
+                left_out.push((self.cast_of(q), refuse("switched_on", &switched_off(why))));
             } else if q.width.is_some_and(|w| w == 0 || !self.norm.width.is_multiple_of(w)) {
                 left_out.push((self.cast_of(q), refuse("groups", "the groups do not divide the norm's row")));
             } else {
@@ -419,10 +435,16 @@ impl<'a> Builder<'a> {
             None => vec![(InPort::X, self.h)],
         };
         operands.extend(self.weight.map(|w| (InPort::Weight(0), w)));
+        let mut rules = vec!["rms_norm"];
+        rules.extend(self.add.map(|_| "residual_add"));
         let mut epilogues = Vec::new();
         for (e, q) in self.quants.iter().enumerate() {
             let mut scheme = q.scheme.clone();
             scheme.granularity = self.granularity(q);
+            let rule = rule_for(scheme.granularity);
+            if !rules.contains(&rule) {
+                rules.push(rule);
+            }
             epilogues.push(scheme);
             operands.extend(q.given.map(|g| (InPort::Scale(0, e), self.region.locals[g])));
         }
@@ -475,6 +497,7 @@ impl<'a> Builder<'a> {
             descriptor,
             operands,
             ports: out,
+            rules,
             replaced,
             quantisers: self.quants.iter().map(|q| self.cast_of(q)).collect(),
             left_out: Vec::new(),

@@ -9,6 +9,7 @@
 //! - [`rules`]: one file a rule; [`solve`] saturates and reads off norms and quantisers;
 //! - [`candidate`]: which values are operands and ports, what is replaced, what stands in the way;
 //! - [`rewrite`]: the patch, applied at once or not at all; [`body`] keeps the replaced subgraph;
+//! - [`switches`]: which rules are on, and who says so;
 //! - [`diagnose`]: the first failing precondition of what was not recognised; [`report`] is what users read.
 #![forbid(unsafe_code)]
 
@@ -22,16 +23,17 @@ pub mod report;
 pub mod rewrite;
 pub mod rules;
 pub mod solve;
+pub mod switches;
 pub mod term;
 mod views;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     rc::Rc,
 };
 
 use normfuse_ir::{FusedNorm, Graph, NodeId, infer};
-pub use report::{Fused, Kind, Outcome, Report, Site, Summary};
+pub use report::{Fused, Kind, Outcome, Report, RuleUse, Site, Summary};
 
 use crate::{
     anchor::Anchor,
@@ -45,8 +47,9 @@ use crate::{
 /// What the caller may choose.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Names of rules that are switched off.
-    pub disabled: BTreeSet<String>,
+    /// Names of rules that are switched off, each with who says so: a flag or variable of [`switches`], or a host's own
+    /// words.
+    pub disabled: BTreeMap<String, String>,
     /// What the runtime that will execute the graph has kernels for; the reason if it has none.
     pub supports: fn(&FusedNorm) -> Result<(), String>,
     /// Compare each distinct fused op with its body on hostile data, bit for bit.
@@ -55,14 +58,14 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { disabled: BTreeSet::new(), supports: |_| Ok(()), verify: false }
+        Self { disabled: BTreeMap::new(), supports: |_| Ok(()), verify: false }
     }
 }
 
 impl Options {
-    /// True if a rule is on.
-    pub fn enabled(&self, rule: &str) -> bool {
-        !self.disabled.contains(rule)
+    /// Who switched a rule off; `None` if it is on.
+    pub fn why_off(&self, rule: &str) -> Option<&str> {
+        self.disabled.get(rule).map(String::as_str)
     }
 }
 
@@ -72,7 +75,7 @@ impl Options {
 /// The graph is not legal (as inference or the verifier says), an unknown rule is switched off, or with
 /// [`Options::verify`] a fused op differs from its body.
 pub fn run(graph: &mut Graph, options: &Options) -> normfuse_ir::Result<Report> {
-    if let Some(unknown) = options.disabled.iter().find(|d| rules::ALL.iter().all(|r| r.name != **d)) {
+    if let Some(unknown) = options.disabled.keys().find(|d| rules::ALL.iter().all(|r| r.name != **d)) {
         let known: Vec<&str> = rules::ALL.iter().map(|r| r.name).collect();
         let message = format!("there is no rule `{unknown}`");
         return Err(normfuse_ir::Error::new(normfuse_ir::ErrorKind::Value, message)
@@ -106,35 +109,23 @@ pub fn verify_bodies(graph: &Graph) -> normfuse_ir::Result<usize> {
     normfuse_ir::body::check_all(graph)
 }
 
-struct Pass<'o> {
-    options: &'o Options,
+/// Saturation under some of the rules, with a memory: a region that repeats in every layer is solved once.
+struct Solver {
     rewrites: Rewrites,
     memo: HashMap<Vec<Expr>, Rc<Solution>>,
-    names: Names,
-    report: Report,
-    /// Casts of quantisers that a norm's site has spoken of.
-    quantisers_done: BTreeSet<NodeId>,
 }
 
-impl<'o> Pass<'o> {
-    fn new(graph: &Graph, options: &'o Options) -> Self {
+impl Solver {
+    fn new(on: impl Fn(&rules::Rule) -> bool) -> Self {
         let mut rewrites = rules::always();
         let mut names = BTreeSet::new();
-        for rule in rules::ALL.iter().filter(|r| options.enabled(r.name)) {
+        for rule in rules::ALL.iter().filter(|r| on(r)) {
             // Rules may share rewrites; each is applied once.
             rewrites.extend((rule.rewrites)().into_iter().filter(|r| names.insert(r.name.to_string())));
         }
-        Self {
-            options,
-            rewrites,
-            memo: HashMap::new(),
-            names: Names::of(graph),
-            report: Report::default(),
-            quantisers_done: BTreeSet::new(),
-        }
+        Self { rewrites, memo: HashMap::new() }
     }
 
-    /// Solves a region, or remembers: a region that repeats in every layer is solved once.
     fn solve(&mut self, region: &Region) -> Rc<Solution> {
         if let Some(s) = self.memo.get(&region.exprs) {
             return Rc::clone(s);
@@ -143,6 +134,42 @@ impl<'o> Pass<'o> {
         self.memo.insert(region.exprs.clone(), Rc::clone(&s));
         s
     }
+}
+
+struct Pass<'o> {
+    options: &'o Options,
+    solver: Solver,
+    /// Every rule, to tell what is recognised by none from what a switch keeps from being; `None` if all are on.
+    all_on: Option<Solver>,
+    names: Names,
+    report: Report,
+    /// Casts of quantisers that a norm's site has spoken of.
+    quantisers_done: BTreeSet<NodeId>,
+}
+
+impl<'o> Pass<'o> {
+    fn new(graph: &Graph, options: &'o Options) -> Self {
+        let used = |r: &&rules::Rule| {
+            let why_off = options.why_off(r.name).map(str::to_owned);
+            RuleUse { name: r.name.into(), on: why_off.is_none(), why_off, matched: 0 }
+        };
+        Self {
+            options,
+            solver: Solver::new(|r| options.why_off(r.name).is_none()),
+            all_on: (!options.disabled.is_empty()).then(|| Solver::new(|_| true)),
+            names: Names::of(graph),
+            report: Report { rules: rules::ALL.iter().map(used).collect(), ..Report::default() },
+            quantisers_done: BTreeSet::new(),
+        }
+    }
+
+    /// The refusal of something that is recognised only with every rule on: by `rule`, or with the help of another.
+    fn switched_off(&self, rule: &'static str, node: NodeId) -> Refusal {
+        let off = |name| self.options.why_off(name).map(|why| (name, why));
+        let (rule, why) =
+            off(rule).or_else(|| rules::ALL.iter().find_map(|r| off(r.name))).unwrap_or((rule, "the caller"));
+        Refusal { rule, precondition: "switched_on", node: Some(node), hint: candidate::switched_off(why) }
+    }
 
     fn norm(&mut self, graph: &mut Graph, anchor: &Anchor) {
         // An earlier patch may have taken the anchor in.
@@ -150,16 +177,19 @@ impl<'o> Pass<'o> {
             return;
         }
         let region = region::around_norm(graph, anchor.node);
-        let solution = self.solve(&region);
+        let solution = self.solver.solve(&region);
         let own: Vec<&NormMatch> = solution.norms.iter().filter(|m| is_of(graph, &region, m, anchor.node)).collect();
         let refused = diagnose::centred_row(graph, anchor.node);
         let norm = match (own.as_slice(), refused) {
             ([norm], None) => *norm,
             ([], _) | (_, Some(_)) => {
-                let (outcome, refusal) = if self.options.enabled("rms_norm") {
-                    diagnose::norm(graph, anchor.node)
+                let all_on = self.all_on.as_mut().map(|s| s.solve(&region));
+                let known = all_on.is_some_and(|s| s.norms.iter().any(|m| is_of(graph, &region, m, anchor.node)));
+                let (outcome, refusal) = if known && refused.is_none() {
+                    self.report.summary.norms += 1;
+                    (Outcome::Rejected, self.switched_off("rms_norm", anchor.node))
                 } else {
-                    (Outcome::Rejected, off("rms_norm", anchor.node))
+                    diagnose::norm(graph, anchor.node)
                 };
                 return self.reject(graph, anchor.node, Kind::Norm, outcome, &refusal);
             }
@@ -205,14 +235,9 @@ impl<'o> Pass<'o> {
         }
         summary.launches_saved += applied.replaced.len().saturating_sub(1);
         summary.bytes_saved_per_token += applied.bytes_saved;
-        let rule = c.descriptor.siblings.iter().flat_map(|s| &s.epilogues).next().map_or(
-            if c.descriptor.prologue == normfuse_ir::fused::Prologue::None { "rms_norm" } else { "residual_add" },
-            |s| match s.granularity {
-                normfuse_ir::Granularity::Tensor => "quant_static",
-                normfuse_ir::Granularity::Token => "quant_token",
-                normfuse_ir::Granularity::Group(_) => "quant_group",
-            },
-        );
+        for rule in &c.rules {
+            self.report.matched(rule);
+        }
         let (name, provenance, _) = graph.node_meta_mut(applied.node);
         // Commuted operands are bookkeeping; the others are the steps of the argument.
         provenance.rules = solution.fired.iter().filter(|r| !r.starts_with("commute")).cloned().collect();
@@ -220,7 +245,7 @@ impl<'o> Pass<'o> {
             anchor: anchor.name.clone(),
             kind,
             outcome: Outcome::Fused,
-            rule: rule.into(),
+            rule: c.rules.last().copied().unwrap_or_default().into(),
             op: Some(name.clone()),
             replaced: applied.replaced.clone(),
             schemes,
@@ -241,23 +266,31 @@ impl<'o> Pass<'o> {
             return;
         }
         let region = region::before_quantiser(graph, anchor.node);
-        let solution = self.solve(&region);
+        let solution = self.solver.solve(&region);
+        let all_on = self.all_on.as_mut().map(|s| s.solve(&region));
         let out = graph.node(anchor.node).outputs[0];
-        let found = region.local(out).and_then(|i| solution.quants.iter().find(|q| q.q.contains(&i)));
-        let (outcome, refusal) = match found {
+        let known = |s: &Solution| region.local(out).and_then(|i| s.quants.iter().find(|q| q.q.contains(&i))).cloned();
+        let (on, any) = (known(&solution), all_on.and_then(|s| known(&s)));
+        let recognised = on.is_some();
+        let (outcome, refusal) = match on.or(any) {
             Some(q) => {
                 self.report.summary.quants += 1;
                 let of = q.of.first().map(|i| region.locals[*i]);
                 let source = of.and_then(|v| graph.producer(v)).map(|(n, _)| n);
                 let width = of.and_then(|v| region::typed(graph, v)).and_then(|(_, s)| s.last()?.as_const());
-                let refusal = Refusal {
-                    rule: candidate::rule_of(q, width.map_or(u64::MAX, i64::unsigned_abs)),
-                    precondition: "fed_by_norm",
-                    node: source.or(Some(anchor.node)),
-                    hint: format!(
-                        "the quantised value comes from {}, not from a fused norm",
-                        source.map_or("outside the graph".into(), |n| format!("`{}`", graph.node(n).op.name()))
-                    ),
+                let rule = candidate::rule_of(&q, width.map_or(u64::MAX, i64::unsigned_abs));
+                let refusal = if recognised && self.options.why_off(rule).is_none() {
+                    Refusal {
+                        rule,
+                        precondition: "fed_by_norm",
+                        node: source.or(Some(anchor.node)),
+                        hint: format!(
+                            "the quantised value comes from {}, not from a fused norm",
+                            source.map_or("outside the graph".into(), |n| format!("`{}`", graph.node(n).op.name()))
+                        ),
+                    }
+                } else {
+                    self.switched_off(rule, anchor.node)
                 };
                 (Outcome::Rejected, refusal)
             }
@@ -295,10 +328,6 @@ impl<'o> Pass<'o> {
         self.report.summary.nodes_after = graph.node_count();
         self.report
     }
-}
-
-fn off(rule: &'static str, node: NodeId) -> Refusal {
-    Refusal { rule, precondition: "switched_on", node: Some(node), hint: "the rule is switched off".into() }
 }
 
 /// A native norm that stands alone is one launch already.
