@@ -152,6 +152,9 @@ pub struct Verify {
     /// Inputs by name, as for `run` [default: random ones of several small sizes]
     #[arg(long, value_name = "FILE")]
     pub inputs: Option<PathBuf>,
+    /// Where outputs differ, switch fused sites of REWRITTEN off until the ones are found that make the difference
+    #[arg(long)]
+    pub bisect: bool,
     #[command(flatten)]
     pub random: Random,
 }
