@@ -4,7 +4,7 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::{Done, model, normfuse};
+use common::{Done, model, normfuse, onnx};
 use tempfile::TempDir;
 
 fn s(path: &Path) -> &str {
@@ -99,6 +99,22 @@ fn given_inputs_and_json_files_are_bisected_too() {
     let done = case.bisect(&json, &["--inputs", s(&inputs)]).code(1);
     assert!(done.stdout.starts_with("inputs of "), "{}", done.stdout);
     assert_eq!(named(&done), ["fused_norm/node_mean: node__to_copy_4"]);
+}
+
+#[test]
+fn a_weight_with_other_contents_under_its_name_is_found_at_the_site_that_reads_it() {
+    let case = Case::new();
+    let mut m = onnx::load(&case.source);
+    let weights = &mut m.graph.as_mut().unwrap().initializer;
+    let weight = weights.iter_mut().find(|t| t.name().ends_with("kv_a_layernorm.weight")).expect("a norm's weight");
+    let mut bytes = weight.raw_data().to_vec();
+    bytes[1] ^= 0x01; // the second byte of a bf16: sign and most of the exponent
+    weight.raw_data = Some(bytes.into());
+    let changed = case.folder.path().join("source.onnx");
+    onnx::save(&m, &changed);
+    let rewritten = case.tampered(&[]);
+    let done = normfuse(["verify", s(&changed), s(&rewritten), "--bisect"]).code(1);
+    assert_eq!(named(&done), ["fused_norm/node_mean_2: node__to_copy_29"], "{}", done.stdout);
 }
 
 #[test]
