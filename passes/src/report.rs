@@ -105,6 +105,19 @@ pub struct Summary {
     pub verified: Option<usize>,
 }
 
+/// A rule, whether it was on, and what came of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleUse {
+    /// Name of the rule.
+    pub name: String,
+    /// True if it was on.
+    pub on: bool,
+    /// Who switched it off, as [`crate::Options::disabled`] says.
+    pub why_off: Option<String>,
+    /// Fused sites in which it took part.
+    pub matched: usize,
+}
+
 /// The report of one run.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Report {
@@ -112,12 +125,22 @@ pub struct Report {
     pub summary: Summary,
     /// One entry an anchor, in the order of the graph.
     pub sites: Vec<Site>,
+    /// One entry a rule, in the order of [`crate::rules::ALL`].
+    #[serde(default)]
+    pub rules: Vec<RuleUse>,
     /// What the reader and the pass want the user to know.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
 }
 
 impl Report {
+    /// Counts a fused site for a rule that took part in it.
+    pub(crate) fn matched(&mut self, rule: &str) {
+        if let Some(used) = self.rules.iter_mut().find(|r| r.name == rule) {
+            used.matched += 1;
+        }
+    }
+
     /// How many sites of a kind fused, as `--require` counts them.
     pub fn count(&self, kind: Kind) -> usize {
         match kind {

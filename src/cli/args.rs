@@ -58,6 +58,9 @@ pub enum Command {
     /// Run two graphs on the same inputs and compare every output bit for bit
     #[command(after_help = EXIT_CODES)]
     Verify(Verify),
+    /// List the rules: what each looks for, its preconditions, its switch, and whether it is on
+    #[command(after_help = EXIT_CODES)]
+    Rules(Rules),
 }
 
 #[derive(Debug, Args)]
@@ -76,9 +79,8 @@ pub struct Compile {
     /// Allow a named departure from the source's bits (may be repeated)
     #[arg(long, value_name = "NAME")]
     pub relax: Vec<String>,
-    /// Switch a rule off (may be repeated)
-    #[arg(long, value_name = "RULE")]
-    pub disable: Vec<String>,
+    #[command(flatten)]
+    pub switches: Switches,
     /// Fail unless so many sites fused: KIND=N or KIND>=N, of norm, norm_quant, sibling_norm, quant (may be repeated)
     #[arg(long, value_name = "KIND=N|KIND>=N")]
     pub require: Vec<Requirement>,
@@ -97,6 +99,31 @@ pub struct Explain {
     /// Only what concerns this node of the model
     #[arg(long, value_name = "NAME")]
     pub node: Option<String>,
+    #[command(flatten)]
+    pub switches: Switches,
+}
+
+#[derive(Debug, Args)]
+pub struct Rules {
+    /// How the list is written to standard output
+    #[arg(long, value_name = "FORM", default_value = "text")]
+    pub report: ReportForm,
+    /// Write docs/environment_variables.md instead: the switches, whatever is on
+    #[arg(long, hide = true, conflicts_with = "report")]
+    pub markdown: bool,
+    #[command(flatten)]
+    pub switches: Switches,
+}
+
+/// Which rules are on, whatever the environment says.
+#[derive(Debug, Args)]
+pub struct Switches {
+    /// Switch a rule off (may be repeated); `normfuse rules` lists rules and the variables that switch them
+    #[arg(long, value_name = "RULE")]
+    pub disable: Vec<String>,
+    /// Switch a rule on that the environment switches off (may be repeated)
+    #[arg(long, value_name = "RULE")]
+    pub enable: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -125,6 +152,9 @@ pub struct Verify {
     /// Inputs by name, as for `run` [default: random ones of several small sizes]
     #[arg(long, value_name = "FILE")]
     pub inputs: Option<PathBuf>,
+    /// Where outputs differ, switch fused sites of REWRITTEN off until the ones are found that make the difference
+    #[arg(long)]
+    pub bisect: bool,
     #[command(flatten)]
     pub random: Random,
 }

@@ -1,12 +1,12 @@
 //! `normfuse compile`: read, fuse, check, report, write.
 
-use std::{collections::BTreeSet, fmt::Write, path::Path};
+use std::{fmt::Write, path::Path};
 
 use normfuse::{
-    Format, cpu,
+    Format,
     formats::onnx::WriteOptions,
     ir::{Data, Def, Graph},
-    passes::{self, Kind, Outcome, Report},
+    passes::{self, Kind, Outcome, Report, Site},
 };
 
 use super::{
@@ -14,7 +14,8 @@ use super::{
     failure::{Failure, Result},
     output,
     progress::Progress,
-    report::{Document, Verification},
+    report::{self, Document, Verification},
+    switches,
     verify::Pair,
 };
 
@@ -26,13 +27,14 @@ const WHOLE_GRAPH_BYTES: u64 = 1 << 30;
 
 pub fn main(args: &args::Compile) -> Result<()> {
     check_relaxations(&args.relax)?;
+    let switches = switches::read(&args.switches)?;
     let mut progress = Progress::new();
     progress.step("reading");
     let source = normfuse::open(&args.model)?;
     let target = args.output.as_deref().map(|out| target(args, out, &source)).transpose()?;
     progress.step("fusing");
     let mut graph = source.clone();
-    let mut report = passes::run(&mut graph, &options(&args.disable)?).map_err(Failure::of_graph(&args.model))?;
+    let mut report = passes::run(&mut graph, &switches::options(&switches)).map_err(Failure::of_graph(&args.model))?;
     let mut failed = unmet(&args.require, &report);
     let mut verification = None;
     if args.verify {
@@ -52,28 +54,12 @@ pub fn main(args: &args::Compile) -> Result<()> {
         normfuse::save(&graph, out, *format, &WriteOptions { copy_weights: args.copy_weights })?;
     }
     drop(progress);
-    let document = Document::new(&args.model, &report, verification.as_ref());
+    let document = Document::new(&args.model, &report, &switches.settings, verification.as_ref());
     match args.report {
         args::ReportForm::Text => output::print(&document.text())?,
         args::ReportForm::Json => output::print(&document.json())?,
     }
     failed.map_or(Ok(()), |why| Err(Failure::Check(why)))
-}
-
-/// The pass's options under `--disable`.
-///
-/// # Errors
-/// A rule that does not exist.
-pub fn options(disable: &[String]) -> Result<passes::Options> {
-    let known: Vec<&str> = passes::rules::ALL.iter().map(|r| r.name).collect();
-    if let Some(unknown) = disable.iter().find(|d| !known.contains(&d.as_str())) {
-        return Err(Failure::Usage(format!("--disable {unknown}: no such rule; rules: {}", known.join(", "))));
-    }
-    Ok(passes::Options {
-        disabled: disable.iter().cloned().collect::<BTreeSet<_>>(),
-        supports: cpu::supports,
-        ..passes::Options::default()
-    })
 }
 
 fn check_relaxations(relax: &[String]) -> Result<()> {
@@ -115,22 +101,44 @@ fn target<'a>(args: &args::Compile, out: &'a Path, source: &Graph) -> Result<(&'
     Ok((out, format))
 }
 
-/// What `--require` asked for and did not get, with the sites that did not fuse.
+/// What `--require` asked for and did not get: for each, the sites that did not fuse so, or the ones too many.
 fn unmet(required: &[args::Requirement], report: &Report) -> Option<String> {
-    let missed: Vec<String> = required
-        .iter()
-        .filter(|r| !r.holds(report.count(r.kind)))
-        .map(|r| format!("--require {r}: found {}", report.count(r.kind)))
-        .collect();
-    if missed.is_empty() {
-        return None;
+    let mut text = String::new();
+    for r in required {
+        let found = report.count(r.kind);
+        if r.holds(found) {
+            continue;
+        }
+        let too_few = found < r.count;
+        let which = if too_few { "sites that did not" } else { "sites that did" };
+        let separator = if text.is_empty() { "" } else { "\n" };
+        let _ = write!(text, "{separator}--require {r}: found {found}; {which}:");
+        let before = text.len();
+        for site in report.sites.iter().filter(|s| may_be(s, r.kind) && is(s, r.kind) != too_few) {
+            let _ = write!(text, "\n  {}", report::line(site));
+        }
+        if text.len() == before {
+            text.push_str(" none");
+        }
     }
-    let mut text = missed.join("; ");
-    for site in report.sites.iter().filter(|s| s.outcome != Outcome::Fused || s.kind == Kind::Norm) {
-        let why = site.precondition.as_deref().unwrap_or("no quantiser in its op");
-        let _ = write!(text, "\n  {} ({}): {} {why}", site.anchor, site.kind.name(), site.rule);
+    (!text.is_empty()).then_some(text)
+}
+
+/// True if a site is one of those that [`Report::count`] counts for this kind.
+fn is(site: &Site, kind: Kind) -> bool {
+    match kind {
+        Kind::Quant => site.kind == Kind::NormQuant || site.kind == Kind::Quant && site.outcome == Outcome::Rejected,
+        _ => site.kind == kind && site.outcome == Outcome::Fused,
     }
-    Some(text)
+}
+
+/// True if a site could be one of this kind: a quantiser is no norm, and only what quantises is a quantiser.
+fn may_be(site: &Site, kind: Kind) -> bool {
+    match kind {
+        Kind::Norm | Kind::SiblingNorm => site.kind != Kind::Quant,
+        Kind::NormQuant => true,
+        Kind::Quant => matches!(site.kind, Kind::NormQuant | Kind::Quant),
+    }
 }
 
 /// Compares each distinct fused op with what it replaced, and the whole graphs where they run here.

@@ -8,17 +8,18 @@ use normfuse::{
 };
 
 use super::{
-    args, compile,
+    args,
     failure::{Failure, Result},
     output,
     progress::Progress,
-    report,
+    report, switches,
 };
 
 /// How many near names an error lists.
 const NEAR: usize = 5;
 
 pub fn main(args: &args::Explain) -> Result<()> {
+    let options = switches::options(&switches::read(&args.switches)?);
     let mut progress = Progress::new();
     progress.step("reading");
     let source = normfuse::open(&args.model)?;
@@ -27,7 +28,7 @@ pub fn main(args: &args::Explain) -> Result<()> {
     }
     progress.step("fusing");
     let mut graph = source.clone();
-    let report = passes::run(&mut graph, &compile::options(&[])?).map_err(Failure::of_graph(&args.model))?;
+    let report = passes::run(&mut graph, &options).map_err(Failure::of_graph(&args.model))?;
     drop(progress);
     let mut text = String::new();
     for site in report.sites.iter().filter(|s| args.node.as_ref().is_none_or(|n| concerns(s, n))) {
@@ -58,11 +59,10 @@ fn concerns(site: &Site, node: &str) -> bool {
 }
 
 fn explain(site: &Site) -> String {
+    let mut text = report::line(site) + "\n";
     if site.outcome != Outcome::Fused {
-        return report::not_fused(site) + "\n";
+        return text;
     }
-    let op = site.op.as_deref().unwrap_or("?");
-    let mut text = format!("{} ({}): fused by {} into {op}\n", site.anchor, site.kind.name(), site.rule);
     if !site.schemes.is_empty() {
         let _ = writeln!(text, "  quantises to {}", site.schemes.join(", "));
     }

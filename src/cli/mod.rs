@@ -9,7 +9,9 @@ mod inputs;
 mod output;
 mod progress;
 mod report;
+mod rules;
 mod run;
+mod switches;
 mod table;
 mod verify;
 
@@ -28,6 +30,7 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => explain::main(args),
         Command::Run(args) => run::main(args),
         Command::Verify(args) => verify::main(args),
+        Command::Rules(args) => rules::main(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,7 +4,7 @@ use std::{fmt::Write, path::Path};
 
 use normfuse::{
     Format,
-    passes::{Kind, Outcome, Report, Site, Summary},
+    passes::{Kind, Outcome, Report, RuleUse, Site, Summary, switches::Setting},
 };
 use serde::Serialize;
 
@@ -29,6 +29,8 @@ pub struct Document<'a> {
     relax: [&'static str; 0],
     summary: &'a Summary,
     sites: &'a [Site],
+    rules: &'a [RuleUse],
+    switches: &'a [Setting],
     notes: &'a [String],
     #[serde(skip_serializing_if = "Option::is_none")]
     verify: Option<&'a Verification>,
@@ -36,13 +38,15 @@ pub struct Document<'a> {
 
 impl<'a> Document<'a> {
     /// The report of one model.
-    pub fn new(model: &Path, report: &'a Report, verify: Option<&'a Verification>) -> Self {
+    pub fn new(model: &Path, report: &'a Report, switches: &'a [Setting], verify: Option<&'a Verification>) -> Self {
         Self {
             model: model.file_name().unwrap_or(model.as_os_str()).to_string_lossy().into_owned(),
             format: Format::of(model).map_or("", Format::name),
             relax: [],
             summary: &report.summary,
             sites: &report.sites,
+            rules: &report.rules,
+            switches,
             notes: &report.notes,
             verify,
         }
@@ -79,6 +83,7 @@ impl<'a> Document<'a> {
             );
             rows.push(row("verified", format!("{} distinct fused ops, bit for bit; {whole}", v.bodies)));
         }
+        rows.extend(rule_rows(self.rules));
         text.push_str(&table::columns(&rows));
         let (fused, rest): (Vec<&Site>, Vec<&Site>) = self.sites.iter().partition(|s| s.outcome == Outcome::Fused);
         if !fused.is_empty() {
@@ -99,7 +104,7 @@ impl<'a> Document<'a> {
         if !rest.is_empty() {
             let _ = writeln!(text, "\nnot fused");
             for site in rest {
-                let _ = writeln!(text, "  {}", not_fused(site));
+                let _ = writeln!(text, "  {}", line(site));
             }
         }
         for note in self.notes {
@@ -113,14 +118,40 @@ impl<'a> Document<'a> {
     }
 }
 
+/// Rules that are on and fused nothing, and rules that are off and who says so.
+fn rule_rows(rules: &[RuleUse]) -> Vec<Vec<String>> {
+    let mut rows = Vec::new();
+    let unmatched: Vec<&str> = rules.iter().filter(|r| r.on && r.matched == 0).map(|r| r.name.as_str()).collect();
+    if !unmatched.is_empty() {
+        rows.push(row("unmatched", format!("{} (on, and in no fused op)", unmatched.join(", "))));
+    }
+    let mut off: Vec<(&str, Vec<&str>)> = Vec::new();
+    for rule in rules.iter().filter(|r| !r.on) {
+        let why = rule.why_off.as_deref().unwrap_or_default();
+        match off.iter_mut().find(|(w, _)| *w == why) {
+            Some((_, names)) => names.push(&rule.name),
+            None => off.push((why, vec![&rule.name])),
+        }
+    }
+    rows.extend(off.iter().map(|(why, names)| row("off", format!("{} (by {why})", names.join(", ")))));
+    rows
+}
+
 fn row(name: &str, value: String) -> Vec<String> {
     vec![name.into(), value]
 }
 
-/// `X (norm): rejected by rms_norm: no_escape fails at Y: hint`.
-pub fn not_fused(site: &Site) -> String {
-    let outcome = if site.outcome == Outcome::Nearest { "nearest rule is" } else { "rejected by" };
+/// `X (norm): rejected by rms_norm: no_escape fails at Y: hint`, or `X (norm): fused by rms_norm into Z`.
+pub fn line(site: &Site) -> String {
+    let outcome = match site.outcome {
+        Outcome::Fused => "fused by",
+        Outcome::Rejected => "rejected by",
+        Outcome::Nearest => "nearest rule is",
+    };
     let mut text = format!("{} ({}): {outcome} {}", site.anchor, site.kind.name(), site.rule);
+    if let Some(op) = &site.op {
+        let _ = write!(text, " into {op}");
+    }
     if let Some(precondition) = &site.precondition {
         let _ = write!(text, ": {precondition} fails");
     }

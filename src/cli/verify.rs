@@ -16,6 +16,8 @@ use super::{
     run, table,
 };
 
+mod bisect;
+
 /// Random runs that a comparison makes where no file gives inputs.
 const RUNS: usize = 3;
 /// Small and mostly odd: no kernel's vector width divides them all.
@@ -36,8 +38,15 @@ pub fn main(args: &args::Verify) -> Result<()> {
         }
         None => pair.compare_random(&args.random, &progress)?,
     };
+    let mut text = outcome.text();
+    if args.bisect
+        && let Some(run) = outcome.runs.iter().find(|r| r.differs())
+    {
+        progress.step("bisecting");
+        text.push_str(&bisect::text(&pair, run).map_err(Failure::of_graph(&args.rewritten))?);
+    }
     drop(progress);
-    output::print(&outcome.text())?;
+    output::print(&text)?;
     outcome.check()
 }
 
@@ -57,6 +66,8 @@ pub struct Pair<'g> {
 /// One run of both.
 pub struct Run {
     label: String,
+    /// Inputs, in the original's order.
+    given: Vec<Tensor>,
     outputs: Vec<(String, Tensor, bits::Compared)>,
     /// Where the graphs part, if they do.
     parting: Option<String>,
@@ -146,7 +157,7 @@ impl<'g> Pair<'g> {
             .rewritten_plan
             .run(&self.for_rewritten(given))
             .map_err(|e| Failure::Check(format!("the original runs and the rewritten graph does not: {e}")))?;
-        let mut run = Run { label, outputs: Vec::new(), parting: None };
+        let mut run = Run { label, given: given.to_vec(), outputs: Vec::new(), parting: None };
         for ((out, want), at) in self.original.outputs().iter().zip(want).zip(&self.output_order) {
             let compared = bits::compare(want, &found[*at])
                 .map_err(|e| Failure::Check(format!("output `{}` changed its type: {e}", out.name)))?;

@@ -20,9 +20,21 @@ pub struct Done {
     pub peak_kib: u64,
 }
 
-/// Runs the program to its end.
+/// Runs the program to its end, under no switches but the defaults.
 pub fn normfuse<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Done {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_normfuse"))
+    normfuse_with(&[], args)
+}
+
+/// Runs the program to its end with these variables, and without the switches that whoever runs the tests may have set.
+pub fn normfuse_with<S: AsRef<OsStr>>(variables: &[(&str, &str)], args: impl IntoIterator<Item = S>) -> Done {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_normfuse"));
+    for (name, _) in std::env::vars_os() {
+        if ["NORMFUSE_", "ATOM_"].iter().any(|p| name.to_string_lossy().starts_with(p)) {
+            command.env_remove(name);
+        }
+    }
+    let mut child = command
+        .envs(variables.iter().copied())
         .args(args)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
