@@ -27,6 +27,8 @@
 //! # Ok::<(), ir::Error>(())
 //! ```
 
+pub mod testing;
+
 use std::path::Path;
 
 pub use normfuse_formats as formats;

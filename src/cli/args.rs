@@ -8,7 +8,17 @@ use normfuse::{Format, passes::Kind};
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done
-  1  a check failed: outputs differ, --require is not met, --verify found a difference
+  1  a check failed: outputs differ, --require is not met, --verify found a difference, a snapshot differs
+  2  bad input or usage
+
+Results go to standard output; messages, the log and progress go to standard error.";
+
+const TEST_EXIT_CODES: &str = "\
+The snapshot of NAME.onnx is NAME.onnx.snap, of NAME.nf NAME.nf.snap. Folders in DIR are tested too.
+
+Exit codes:
+  0  every graph compiles to its snapshot, or --update wrote them
+  1  a check failed: a snapshot differs, is missing, or has no graph
   2  bad input or usage
 
 Results go to standard output; messages, the log and progress go to standard error.";
@@ -58,6 +68,9 @@ pub enum Command {
     /// Run two graphs on the same inputs and compare every output bit for bit
     #[command(after_help = EXIT_CODES)]
     Verify(Verify),
+    /// Compile every graph of a folder and compare what comes out with the snapshots beside them
+    #[command(after_help = TEST_EXIT_CODES)]
+    Test(Test),
 }
 
 #[derive(Debug, Args)]
@@ -127,6 +140,19 @@ pub struct Verify {
     pub inputs: Option<PathBuf>,
     #[command(flatten)]
     pub random: Random,
+}
+
+#[derive(Debug, Args)]
+pub struct Test {
+    /// The folder of graphs: .onnx, .nf or .json
+    #[arg(value_name = "DIR")]
+    pub folder: PathBuf,
+    /// Write the snapshots that differ or are missing, and remove those that have no graph
+    #[arg(long)]
+    pub update: bool,
+    /// Switch a rule off (may be repeated)
+    #[arg(long, value_name = "RULE")]
+    pub disable: Vec<String>,
 }
 
 /// How inputs are made up where no file gives them.

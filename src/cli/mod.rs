@@ -11,6 +11,7 @@ mod progress;
 mod report;
 mod run;
 mod table;
+mod test;
 mod verify;
 
 use std::process::ExitCode;
@@ -28,6 +29,7 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => explain::main(args),
         Command::Run(args) => run::main(args),
         Command::Verify(args) => verify::main(args),
+        Command::Test(args) => test::main(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
