@@ -3,8 +3,7 @@
 //! A snapshot says what became of every anchor, what was saved, and the rewritten graph. It depends on what the source
 //! computes and on nothing else: nodes come in an order of their own and are named after what they do (`mul_7` is a
 //! product and the seventh node), so neither an exporter's counters nor the order of its file are seen. Inputs, outputs
-//! and weights keep their names, since users know them by those. Contents of weights, metadata, files and paths are left
-//! out.
+//! and weights keep their names, since users know them by those. Contents of weights, metadata and paths are left out.
 //!
 //! ```
 //! use normfuse::{ir, passes::Options, testing};
@@ -114,8 +113,8 @@ fn canonical(graph: &Graph, rename: bool) -> Graph {
     c.made
 }
 
-/// Nodes, producers first: depth-first from the results in order, each node's operands in port order; then what no result
-/// depends on.
+/// Nodes, producers first: depth-first from the results in order, each node's operands in port order; then those that no
+/// result depends on.
 fn order(graph: &Graph) -> Vec<NodeId> {
     let mut order = Vec::with_capacity(graph.node_count());
     let mut seen = BTreeSet::new();

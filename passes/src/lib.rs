@@ -10,6 +10,10 @@
 //! - [`candidate`]: which values are operands and ports, what is replaced, what stands in the way;
 //! - [`rewrite`]: the patch, applied at once or not at all; [`body`] keeps the replaced subgraph;
 //! - [`diagnose`]: the first failing precondition of what was not recognised; [`report`] is what users read.
+//!
+//! A host takes the rewritten graph ([`run`]) or a list of edits to its own IR ([`edits()`]), hears of progress
+//! ([`Observer`]), and says in the [`Options`] what it has kernels for, which nodes are not ours to touch, and which
+//! spellings of its own the recogniser should know.
 #![forbid(unsafe_code)]
 
 pub mod anchor;
@@ -17,6 +21,9 @@ pub mod body;
 pub mod candidate;
 mod consts;
 pub mod diagnose;
+pub mod edits;
+mod observe;
+mod opaque;
 pub mod region;
 pub mod report;
 pub mod rewrite;
@@ -27,35 +34,72 @@ mod views;
 
 use std::{
     collections::{BTreeSet, HashMap},
+    fmt,
     rc::Rc,
+    sync::Arc,
 };
 
-use normfuse_ir::{FusedNorm, Graph, NodeId, infer};
+/// The rewriting library whose patterns rules are made of, for hosts that bring [rules](Options::extra_rules).
+pub use egg;
+use normfuse_ir::{Error, ErrorKind, FusedNorm, Graph, Node, NodeId, infer};
+
+pub use edits::{Edits, edits, edits_with};
+pub use observe::Observer;
 pub use report::{Fused, Kind, Outcome, Report, Site, Summary};
+pub use rules::Rule;
 
 use crate::{
     anchor::Anchor,
     candidate::{Candidate, Refusal},
+    opaque::Hidden,
     region::{Expr, Region},
     rules::Rewrites,
     solve::{NormMatch, Solution},
     views::Names,
 };
 
+/// Says what there are kernels for: the reason if there is none.
+pub type Supports = Arc<dyn Fn(&FusedNorm) -> Result<(), String> + Send + Sync>;
+
+/// Marks nodes.
+pub type Marks = Arc<dyn Fn(&Node) -> bool + Send + Sync>;
+
 /// What the caller may choose.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Options {
     /// Names of rules that are switched off.
     pub disabled: BTreeSet<String>,
-    /// What the runtime that will execute the graph has kernels for; the reason if it has none.
-    pub supports: fn(&FusedNorm) -> Result<(), String>,
+    /// What the runtime that will execute the graph has kernels for.
+    pub supports: Supports,
     /// Compare each distinct fused op with its body on hostile data, bit for bit.
     pub verify: bool,
+    /// Nodes that the pass neither looks into nor replaces. Their operands are taken to be all that they depend on.
+    pub opaque: Option<Marks>,
+    /// Rules of the host, beside [`rules::ALL`]: spellings that it knows to have the same bits. A rewrite that is wrong
+    /// makes fused ops wrong; [`Options::verify`] finds out.
+    pub extra_rules: Vec<Rule>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { disabled: BTreeSet::new(), supports: |_| Ok(()), verify: false }
+        Self {
+            disabled: BTreeSet::new(),
+            supports: Arc::new(|_| Ok(())),
+            verify: false,
+            opaque: None,
+            extra_rules: Vec::new(),
+        }
+    }
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rules: Vec<&str> = self.extra_rules.iter().map(|r| r.name).collect();
+        f.debug_struct("Options")
+            .field("disabled", &self.disabled)
+            .field("verify", &self.verify)
+            .field("extra_rules", &rules)
+            .finish_non_exhaustive()
     }
 }
 
@@ -64,31 +108,66 @@ impl Options {
     pub fn enabled(&self, rule: &str) -> bool {
         !self.disabled.contains(rule)
     }
+
+    /// Every rule, ours and the host's, on or off.
+    pub fn rules(&self) -> impl Iterator<Item = &Rule> {
+        rules::ALL.into_iter().chain(&self.extra_rules)
+    }
+
+    /// # Errors
+    /// A name that no rule has, or that two have.
+    fn check(&self) -> normfuse_ir::Result<()> {
+        let bad = |message: String| Error::new(ErrorKind::Value, message);
+        if let Some(unknown) = self.disabled.iter().find(|d| self.rules().all(|r| r.name != **d)) {
+            let known: Vec<&str> = self.rules().map(|r| r.name).collect();
+            return Err(bad(format!("there is no rule `{unknown}`")).hint(format!("rules: {}", known.join(", "))));
+        }
+        let mut names = BTreeSet::new();
+        if let Some(twice) = self.rules().find(|r| !names.insert(r.name)) {
+            return Err(bad(format!("two rules have the name `{}`", twice.name)));
+        }
+        // Ours may share rewrites; the name of a host's must be its own, or it would be taken for one of those.
+        let ours = rules::ALL.iter().flat_map(|r| (r.rewrites)()).chain(rules::always());
+        let mut names: BTreeSet<_> = ours.map(|r| r.name).collect();
+        for rule in &self.extra_rules {
+            if let Some(twice) = (rule.rewrites)().into_iter().find(|r| !names.insert(r.name)) {
+                return Err(bad(format!("rule `{}`: another rewrite has the name `{}`", rule.name, twice.name)));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Runs the pass: types are inferred, every anchor is tried, the result is verified.
 ///
 /// # Errors
-/// The graph is not legal (as inference or the verifier says), an unknown rule is switched off, or with
-/// [`Options::verify`] a fused op differs from its body.
+/// The graph is not legal (as inference or the verifier says), the options name a rule that does not exist or two by one
+/// name, or with [`Options::verify`] a fused op differs from its body.
 pub fn run(graph: &mut Graph, options: &Options) -> normfuse_ir::Result<Report> {
-    if let Some(unknown) = options.disabled.iter().find(|d| rules::ALL.iter().all(|r| r.name != **d)) {
-        let known: Vec<&str> = rules::ALL.iter().map(|r| r.name).collect();
-        let message = format!("there is no rule `{unknown}`");
-        return Err(normfuse_ir::Error::new(normfuse_ir::ErrorKind::Value, message)
-            .hint(format!("rules: {}", known.join(", "))));
-    }
+    run_with(graph, options, &mut ())
+}
+
+/// As [`run`], and the observer hears of it.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with(graph: &mut Graph, options: &Options, observer: &mut dyn Observer) -> normfuse_ir::Result<Report> {
+    fuse(graph, options, observer).map(|(report, _)| report)
+}
+
+fn fuse(
+    graph: &mut Graph,
+    options: &Options,
+    observer: &mut dyn Observer,
+) -> normfuse_ir::Result<(Report, Vec<Patch>)> {
+    options.check()?;
     infer::infer(graph)?;
     graph.verify()?;
-    let mut pass = Pass::new(graph, options);
-    pass.report.notes.clone_from(&graph.info.notes);
-    pass.report.summary.nodes_before = graph.node_count();
-    for anchor in anchor::norms(graph)? {
-        pass.norm(graph, &anchor);
-    }
-    for anchor in anchor::quantisers(graph)? {
-        pass.quantiser(graph, &anchor);
-    }
+    let hidden = Hidden::hide(graph, options);
+    let mut pass = Pass::new(graph, options, observer);
+    let tried = pass.all(graph);
+    hidden.restore(graph);
+    tried?;
     graph.remove_unused_consts();
     graph.verify()?;
     if options.verify {
@@ -106,32 +185,67 @@ pub fn verify_bodies(graph: &Graph) -> normfuse_ir::Result<usize> {
     normfuse_ir::body::check_all(graph)
 }
 
+/// One fused op: what was to be done, and what was done.
+struct Patch {
+    candidate: Candidate,
+    applied: rewrite::Applied,
+}
+
 struct Pass<'o> {
     options: &'o Options,
+    observer: &'o mut dyn Observer,
     rewrites: Rewrites,
     memo: HashMap<Vec<Expr>, Rc<Solution>>,
     names: Names,
     report: Report,
+    patches: Vec<Patch>,
     /// Casts of quantisers that a norm's site has spoken of.
     quantisers_done: BTreeSet<NodeId>,
 }
 
 impl<'o> Pass<'o> {
-    fn new(graph: &Graph, options: &'o Options) -> Self {
+    fn new(graph: &Graph, options: &'o Options, observer: &'o mut dyn Observer) -> Self {
         let mut rewrites = rules::always();
         let mut names = BTreeSet::new();
-        for rule in rules::ALL.iter().filter(|r| options.enabled(r.name)) {
+        for rule in options.rules().filter(|r| options.enabled(r.name)) {
             // Rules may share rewrites; each is applied once.
             rewrites.extend((rule.rewrites)().into_iter().filter(|r| names.insert(r.name.to_string())));
         }
         Self {
             options,
+            observer,
             rewrites,
             memo: HashMap::new(),
             names: Names::of(graph),
             report: Report::default(),
+            patches: Vec::new(),
             quantisers_done: BTreeSet::new(),
         }
+    }
+
+    /// Tries every anchor.
+    fn all(&mut self, graph: &mut Graph) -> normfuse_ir::Result<()> {
+        self.report.notes.clone_from(&graph.info.notes);
+        self.report.summary.nodes_before = graph.node_count();
+        let norms = anchor::norms(graph)?;
+        self.observer.anchors(Kind::Norm, norms.len());
+        for anchor in norms {
+            self.observer.trying(&anchor.name);
+            self.norm(graph, &anchor);
+        }
+        let mut quantisers = anchor::quantisers(graph)?;
+        quantisers.retain(|a| !self.quantisers_done.contains(&a.node));
+        self.observer.anchors(Kind::Quant, quantisers.len());
+        for anchor in quantisers {
+            self.observer.trying(&anchor.name);
+            self.quantiser(graph, &anchor);
+        }
+        Ok(())
+    }
+
+    fn site(&mut self, site: Site) {
+        self.observer.decided(&site);
+        self.report.sites.push(site);
     }
 
     /// Solves a region, or remembers: a region that repeats in every layer is solved once.
@@ -181,7 +295,10 @@ impl<'o> Pass<'o> {
             Ok((c, applied))
         });
         match built {
-            Ok((c, applied)) => self.fused(graph, anchor, &c, &applied, &solution),
+            Ok((candidate, applied)) => {
+                self.fused(graph, anchor, &candidate, &applied, &solution);
+                self.patches.push(Patch { candidate, applied });
+            }
             Err(refusal) => self.reject(graph, anchor.node, Kind::Norm, Outcome::Rejected, &refusal),
         }
     }
@@ -215,13 +332,14 @@ impl<'o> Pass<'o> {
         );
         let (name, provenance, _) = graph.node_meta_mut(applied.node);
         // Commuted operands are bookkeeping; the others are the steps of the argument.
+        let op = name.clone();
         provenance.rules = solution.fired.iter().filter(|r| !r.starts_with("commute")).cloned().collect();
-        self.report.sites.push(Site {
+        self.site(Site {
             anchor: anchor.name.clone(),
             kind,
             outcome: Outcome::Fused,
             rule: rule.into(),
-            op: Some(name.clone()),
+            op: Some(op),
             replaced: applied.replaced.clone(),
             schemes,
             precondition: None,
@@ -237,9 +355,6 @@ impl<'o> Pass<'o> {
     }
 
     fn quantiser(&mut self, graph: &Graph, anchor: &Anchor) {
-        if self.quantisers_done.contains(&anchor.node) {
-            return;
-        }
         let region = region::before_quantiser(graph, anchor.node);
         let solution = self.solve(&region);
         let out = graph.node(anchor.node).outputs[0];
@@ -277,7 +392,7 @@ impl<'o> Pass<'o> {
     fn reject(&mut self, graph: &Graph, anchor: NodeId, kind: Kind, outcome: Outcome, refusal: &Refusal) {
         let name = |n: NodeId| graph.try_node(n).map(|n| n.name.clone());
         self.report.summary.rejected += 1;
-        self.report.sites.push(Site {
+        self.site(Site {
             anchor: name(anchor).unwrap_or_default(),
             kind,
             outcome,
@@ -291,9 +406,9 @@ impl<'o> Pass<'o> {
         });
     }
 
-    fn finish(mut self, graph: &Graph) -> Report {
+    fn finish(mut self, graph: &Graph) -> (Report, Vec<Patch>) {
         self.report.summary.nodes_after = graph.node_count();
-        self.report
+        (self.report, self.patches)
     }
 }
 

@@ -23,6 +23,10 @@ pub struct Applied {
     pub replaced: Vec<String>,
     /// See [`crate::Summary::bytes_saved_per_token`].
     pub bytes_saved: u64,
+    /// Values that were read, and what their readers read now.
+    pub moved: Vec<(ValueId, ValueId)>,
+    /// Nodes that ask for a shape, the operand, and the rows that they ask now.
+    pub shape_readers: Vec<(NodeId, usize, ValueId)>,
 }
 
 fn port_type(descriptor: &FusedNorm, port: OutPort, shape: &Shape) -> Type {
@@ -76,7 +80,7 @@ pub fn apply(graph: &mut Graph, names: &mut Names, anchor: NodeId, c: &Candidate
     if !shapes_can_be_said(graph, c) {
         return Err(refuse("no_escape", "a view of a result has a shape that cannot be said in terms of the rows"));
     }
-    move_shape_readers(graph, c);
+    let shape_readers = move_shape_readers(graph, c);
     let bytes_saved = bytes_saved(graph, c);
     let mut operands: Vec<Option<ValueId>> = c.operands.iter().map(|(_, v)| Some(*v)).collect();
     for ((port, value), slot) in c.operands.iter().zip(&mut operands) {
@@ -91,6 +95,7 @@ pub fn apply(graph: &mut Graph, names: &mut Names, anchor: NodeId, c: &Candidate
         .map_err(|e| refuse("supported", &e.to_string()))?;
 
     let mut dead: Vec<NodeId> = Vec::new();
+    let mut moved = Vec::new();
     let outputs = graph.node(node).outputs.clone();
     for ((port, values, shape), out) in c.ports.iter().zip(&outputs) {
         *graph.type_mut(*out) = port_type(&c.descriptor, *port, shape);
@@ -109,6 +114,7 @@ pub fn apply(graph: &mut Graph, names: &mut Names, anchor: NodeId, c: &Candidate
             };
             if let Some(new) = new {
                 graph.replace_uses(*v, new);
+                moved.push((*v, new));
             }
         }
     }
@@ -125,7 +131,7 @@ pub fn apply(graph: &mut Graph, names: &mut Names, anchor: NodeId, c: &Candidate
     let (_, provenance, slot) = graph.node_meta_mut(node);
     provenance.replaced.clone_from(&replaced);
     *slot = Some(Arc::new(body));
-    Ok(Applied { node, replaced, bytes_saved })
+    Ok(Applied { node, replaced, bytes_saved, moved, shape_readers })
 }
 
 /// True if every value that stays and has another shape than its port can be made from it.
@@ -140,16 +146,19 @@ fn shapes_can_be_said(graph: &Graph, c: &Candidate) -> bool {
 }
 
 /// Who only asks a replaced value for its shape asks the rows: nothing must be kept or written for that.
-fn move_shape_readers(graph: &mut Graph, c: &Candidate) {
-    let Some((_, rows)) = c.operands.first() else { return };
+fn move_shape_readers(graph: &mut Graph, c: &Candidate) -> Vec<(NodeId, usize, ValueId)> {
+    let mut moved = Vec::new();
+    let Some((_, rows)) = c.operands.first() else { return moved };
     let gone: Vec<ValueId> = c.replaced.iter().flat_map(|n| graph.node(*n).outputs.iter().copied()).collect();
     for v in gone {
         for (user, port) in graph.users(v) {
             if asks_for_row_sizes(graph, user, *rows) {
                 graph.set_input(user, port, Some(*rows));
+                moved.push((user, port, *rows));
             }
         }
     }
+    moved
 }
 
 /// True if a value is made by an op that computes, not by a view with a shape of its own.

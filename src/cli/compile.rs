@@ -1,6 +1,6 @@
 //! `normfuse compile`: read, fuse, check, report, write.
 
-use std::{collections::BTreeSet, fmt::Write, path::Path};
+use std::{collections::BTreeSet, fmt::Write, path::Path, sync::Arc};
 
 use normfuse::{
     Format, cpu,
@@ -32,7 +32,8 @@ pub fn main(args: &args::Compile) -> Result<()> {
     let target = args.output.as_deref().map(|out| target(args, out, &source)).transpose()?;
     progress.step("fusing");
     let mut graph = source.clone();
-    let mut report = passes::run(&mut graph, &options(&args.disable)?).map_err(Failure::of_graph(&args.model))?;
+    let options = options(&args.disable)?;
+    let mut report = passes::run_with(&mut graph, &options, &mut progress).map_err(Failure::of_graph(&args.model))?;
     let mut failed = unmet(&args.require, &report);
     let mut verification = None;
     if args.verify {
@@ -71,7 +72,7 @@ pub fn options(disable: &[String]) -> Result<passes::Options> {
     }
     Ok(passes::Options {
         disabled: disable.iter().cloned().collect::<BTreeSet<_>>(),
-        supports: cpu::supports,
+        supports: Arc::new(cpu::supports),
         ..passes::Options::default()
     })
 }
