@@ -40,7 +40,7 @@ fn from_ir(graph: &Graph, source: &Program, known: &BTreeMap<ValueId, usize>) ->
         let node = graph.node(id);
         let args: Vec<usize> = node.operands().map(|(_, v)| place[&v]).collect();
         if let Op::FusedNorm(descriptor) = &node.op {
-            fused(&mut program, graph, node, descriptor, args, &mut place)?;
+            fused(&mut program, graph, node, descriptor, &args, &mut place)?;
             continue;
         }
         let old = known.get(&node.outputs[0]).ok_or_else(|| format!("the pass made the node `{}`", node.name))?;
@@ -55,10 +55,10 @@ fn fused(
     graph: &Graph,
     node: &Node,
     descriptor: &Arc<FusedNorm>,
-    args: Vec<usize>,
+    args: &[usize],
     place: &mut BTreeMap<ValueId, usize>,
 ) -> Result<(), Box<dyn Error>> {
-    let op = program.push(&node.name, Kind::Fused(Box::new((**descriptor).clone())), &args, DType::F32, &[]);
+    let op = program.push(&node.name, Kind::Fused(Box::new((**descriptor).clone())), args, DType::F32, &[]);
     for (port, value) in descriptor.out_ports().into_iter().zip(&node.outputs) {
         let def = graph.value(*value);
         let (dtype, shape) = def.ty.dtype.zip(def.ty.shape.as_ref()).ok_or("the pass types what it makes")?;
