@@ -6,7 +6,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use normfuse::{cpu, passes};
 
 fn pass(c: &mut Criterion) {
-    let options = passes::Options { supports: cpu::supports, ..passes::Options::default() };
+    let options = passes::Options { supports: std::sync::Arc::new(cpu::supports), ..passes::Options::default() };
     for name in ["deepseek_v3_fp8", "llama_ts", "llama_native"] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/models/{name}.onnx"));
         let source = normfuse::open(&path).expect("a model of tests/models");

@@ -12,7 +12,7 @@
 //! let source = ir::text::parse(text, &mut |w| panic!("{} is in another file", w.name))?;
 //!
 //! let mut fused = source.clone();
-//! let options = passes::Options { supports: cpu::supports, ..passes::Options::default() };
+//! let options = passes::Options { supports: std::sync::Arc::new(cpu::supports), ..passes::Options::default() };
 //! let report = passes::run(&mut fused, &options)?;
 //! assert_eq!(report.summary.fused.norm_quant, 1);
 //!
@@ -26,6 +26,8 @@
 //! }
 //! # Ok::<(), ir::Error>(())
 //! ```
+
+pub mod testing;
 
 use std::path::Path;
 

@@ -4,8 +4,9 @@
 //! `fuse/`: everything in it must fuse. `reject/`: looks alike and must not. `partial/`: the norm fuses, its quantiser
 //! must not. `apart/`: all norms fuse, but no two of them into one op.
 
-use std::{fmt::Write as _, fs, path::Path};
+use std::{fs, path::Path};
 
+use normfuse::testing;
 use normfuse_ir::{
     DType, Graph, Tensor,
     body::{bits_equal, hostile},
@@ -29,30 +30,12 @@ fn parse(source: &str) -> Graph {
     text::parse(source, &mut |r| panic!("no weight files here: {r:?}")).unwrap()
 }
 
-/// One line a site, then the rewritten graph.
-fn snapshot(report: &Report, graph: &Graph) -> String {
-    let mut out = String::new();
-    for s in &report.sites {
-        write!(out, "{:?} {} at {}: rule {}", s.outcome, s.kind.name(), s.anchor, s.rule).unwrap();
-        if let Some(op) = &s.op {
-            write!(out, " -> {op} replaces {}", s.replaced.join(", ")).unwrap();
-        }
-        if let (Some(p), Some(n)) = (&s.precondition, &s.node) {
-            write!(out, ", {p} fails at {n}: {}", s.hint.as_deref().unwrap_or("")).unwrap();
-        }
-        out.push('\n');
-    }
-    let s = &report.summary;
-    writeln!(out, "saves {} launches, {} bytes a token\n", s.launches_saved, s.bytes_saved_per_token).unwrap();
-    out + &text::print(graph)
-}
-
 fn check(folder: &str, judge: impl Fn(&str, &Report)) {
     for (name, source) in graphs(folder) {
         let before = parse(&source);
         let mut after = before.clone();
-        let report = normfuse_passes::run(&mut after, &Options { verify: true, ..Options::default() })
-            .unwrap_or_else(|e| panic!("{name}: {e}"));
+        let options = Options { verify: true, ..Options::default() };
+        let report = normfuse_passes::run(&mut after, &options).unwrap_or_else(|e| panic!("{name}: {e}"));
         judge(&name, &report);
         for gone in report.sites.iter().flat_map(|s| &s.replaced) {
             assert!(after.nodes().all(|(_, n)| n.name != *gone), "{name}: `{gone}` was replaced and is still there");
@@ -61,7 +44,7 @@ fn check(folder: &str, judge: impl Fn(&str, &Report)) {
         settings.set_snapshot_path(format!("snapshots/{folder}"));
         settings.set_prepend_module_to_snapshot(false);
         settings.set_omit_expression(true);
-        settings.bind(|| insta::assert_snapshot!(name.as_str(), snapshot(&report, &after)));
+        settings.bind(|| insta::assert_snapshot!(name.as_str(), testing::snapshot(&before, &options).unwrap()));
         same_bits(&name, &before, &after);
     }
 }

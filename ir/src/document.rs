@@ -196,17 +196,19 @@ impl Document {
 }
 
 impl Document {
-    /// Leaves out what only the source format wants back: model fields and metadata, and each node's metadata and free
-    /// text. What rewrites recorded stays.
+    /// Leaves out what says where a graph came from: names and metadata of graphs and nodes, and provenance.
     #[must_use]
-    pub fn brief(mut self) -> Self {
+    pub fn outline(mut self) -> Self {
+        self.files.clear();
+        self.graph.name.clear();
+        for body in &mut self.bodies {
+            body.name = "body".into();
+        }
         for graph in self.bodies.iter_mut().chain([&mut self.graph]) {
-            graph.info.fields.clear();
-            graph.info.metadata.clear();
+            graph.info = ModelInfo { opsets: std::mem::take(&mut graph.info.opsets), ..ModelInfo::default() };
             for line in &mut graph.lines {
                 if let Line::Node(node) = line {
-                    node.provenance.metadata.clear();
-                    node.provenance.doc.clear();
+                    node.provenance = Provenance::default();
                 }
             }
         }

@@ -105,7 +105,8 @@ pub struct FusedNorm {
 }
 
 /// An operand of a fused norm.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum InPort {
     /// The rows, or the first operand of the residual add: shape `[..., N]`.
     X,
@@ -122,7 +123,8 @@ pub enum InPort {
 }
 
 /// A result of a fused norm.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum OutPort {
     /// The sum of the prologue: shape and dtype of X.
     Sum,

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use normfuse_ir::{
     Dim, FusedNorm, Granularity, Graph, NodeId, Op, Scheme, Shape, ValueId,
     fused::{InPort, OutPort, Prologue, Sibling, Source, Weight},
-    op::{BinaryOp, ReduceOp},
+    op::BinaryOp,
     scheme::F32,
 };
 
@@ -15,7 +15,7 @@ use crate::{
     norms::Norm,
     quant::Quant,
     reach::Order,
-    region::{is_view, last_axis_width, typed},
+    region::{is_view, typed},
     rules,
 };
 
@@ -45,10 +45,21 @@ pub struct Candidate {
     pub replaced: Vec<NodeId>,
     /// All nodes between the operands and the ports.
     pub core: BTreeSet<NodeId>,
-    /// Anchors of the norms that the op takes in, and of the quantisers of each.
-    pub anchors: Vec<(NodeId, Vec<NodeId>)>,
+    /// The norms that the op takes in.
+    pub parts: Vec<Part>,
     /// Quantisers of the norms that stay outside, and why.
     pub left_out: Vec<(NodeId, Refusal)>,
+}
+
+/// What one norm brings into an op.
+#[derive(Debug, Clone)]
+pub struct Part {
+    /// The norm's anchor.
+    pub anchor: NodeId,
+    /// Anchors of its quantisers.
+    pub quantisers: Vec<NodeId>,
+    /// Its nodes and those of its quantisers.
+    pub nodes: BTreeSet<NodeId>,
 }
 
 impl Candidate {
@@ -141,7 +152,7 @@ pub fn build(
             Some(e) => {
                 let gone = b.members[k].epilogues.remove(e);
                 for q in gone.quants {
-                    left_out.push((q.anchor, refusal(rules::quantiser_rule(q))));
+                    left_out.push((q.anchor, refusal(rules::scheme_rule(&gone.scheme))));
                 }
                 b.collect();
             }
@@ -156,11 +167,12 @@ pub fn build(
         }
         _ => None,
     }) {
-        for q in b.members[k].epilogues.remove(e).quants {
+        let gone = b.members[k].epilogues.remove(e);
+        for q in gone.quants {
             left_out.push((
                 q.anchor,
                 Refusal {
-                    rule: rules::quantiser_rule(q),
+                    rule: rules::scheme_rule(&gone.scheme),
                     precondition: "independent",
                     node: graph.producer(v).map(|(n, _)| n),
                     hint: format!("its scale `{}` depends on the norm", value_name(graph, v)),
@@ -177,7 +189,7 @@ pub fn build(
         let hint = dependent
             .map_or_else(String::new, |v| format!("operand `{}` depends on what the op makes", value_name(graph, *v)));
         let node = dependent.and_then(|v| graph.producer(*v)).map(|(n, _)| n);
-        let rule = if norms.len() > 1 { "sibling_norms" } else { "rms_norm" };
+        let rule = if norms.len() > 1 { "sibling_norm" } else { "rms_norm" };
         let precondition = if norms.len() > 1 { "no_path" } else { "no_escape" };
         return Err((0, Refusal { rule, precondition, node, hint }));
     }
@@ -205,6 +217,11 @@ pub fn asks_for_row_sizes(graph: &Graph, user: NodeId, rows: ValueId) -> bool {
     let node = graph.node(user);
     let shape = |v: ValueId| typed(graph, v).map(|(_, s)| s);
     matches!(node.op, Op::Shape { .. } | Op::Size) && node.input(0).is_some_and(|v| shape(v) == shape(rows))
+}
+
+/// The hint of a rule that is off.
+pub fn switched_off(why: &str) -> String {
+    format!("the rule is switched off by {why}")
 }
 
 fn value_name(graph: &Graph, v: ValueId) -> &str {
@@ -255,6 +272,15 @@ impl<'a> Member<'a> {
             });
         }
         Ok(Self { norm, h, add, weight, result: 0, epilogues: Vec::new() })
+    }
+
+    fn part(&self) -> Part {
+        let quants = || self.epilogues.iter().flat_map(|e| &e.quants);
+        Part {
+            anchor: self.norm.anchor,
+            quantisers: quants().map(|q| q.anchor).collect(),
+            nodes: self.norm.nodes.iter().chain(quants().flat_map(|q| &q.nodes)).copied().collect(),
+        }
     }
 }
 
@@ -315,7 +341,8 @@ impl<'a> Builder<'a> {
         let result = quantised.or(narrowed).unwrap_or(0);
         let mut epilogues: Vec<Epilogue<'a>> = Vec::new();
         for q in quants.iter().filter(|q| (0..count).any(|r| reads(q, r))) {
-            let rule = rules::quantiser_rule(q);
+            let on_rows = self.scheme_on_rows(q, k);
+            let rule = rules::scheme_rule(on_rows.as_ref().unwrap_or(&q.scheme));
             let refuse =
                 |precondition, hint: &str| Refusal { rule, precondition, node: Some(q.anchor), hint: hint.to_owned() };
             if !reads(q, result) {
@@ -323,11 +350,11 @@ impl<'a> Builder<'a> {
                 left_out.push((q.anchor, refuse("fed_by_norm", hint)));
                 continue;
             }
-            if !options.enabled(rule) {
-                left_out.push((q.anchor, refuse("switched_on", "the rule is switched off")));
+            if let Some(why) = options.why_off(rule) {
+                left_out.push((q.anchor, refuse("switched_on", &switched_off(why))));
                 continue;
             }
-            let Some(scheme) = self.scheme_on_rows(q, k) else {
+            let Some(scheme) = on_rows else {
                 left_out.push((q.anchor, refuse("groups", "the groups do not divide the norm's row")));
                 continue;
             };
@@ -352,27 +379,13 @@ impl<'a> Builder<'a> {
             // One a channel of what was quantised, which must be the norm's own row.
             (_, Granularity::Channel) if last(q.q) != Some(width as i64) => return None,
             (None, _) => {}
-            (Some(w), _) if w == width => {
-                let token = !self.seen_as_group(q, k, w);
-                scheme.granularity = if token { Granularity::Token } else { Granularity::Group(w as u32) };
-            }
+            // Rows of the same width: a token or the one group of a row, as the quantiser saw it.
+            (Some(w), _) if w == width && last(q.v) == Some(width as i64) => {}
+            (Some(w), _) if w == width => scheme.granularity = Granularity::Token,
             (Some(w), _) if w > 0 && width.is_multiple_of(w) => scheme.granularity = Granularity::Group(w as u32),
             _ => return None,
         }
         Some(scheme)
-    }
-
-    /// One scale a row: a group if the quantiser looked at it through a group axis of size 1, else a token.
-    fn seen_as_group(&self, q: &Quant, k: usize, width: u64) -> bool {
-        let second_last = |s: &Shape| s.rank().checked_sub(2).and_then(|i| s.0[i].as_const());
-        let own = typed(self.graph, self.members[k].h).and_then(|(_, s)| second_last(s));
-        own != Some(1)
-            && q.nodes.iter().any(|n| {
-                let node = self.graph.node(*n);
-                matches!(node.op, Op::Reduce { op: ReduceOp::Max, .. })
-                    && last_axis_width(self.graph, *n) == Some(width as i64)
-                    && node.input(0).and_then(|v| typed(self.graph, v)).is_some_and(|(_, s)| second_last(s) == Some(1))
-            })
     }
 
     /// Every value that a port stands for.
@@ -607,11 +620,7 @@ impl<'a> Builder<'a> {
             ports: out,
             replaced,
             core,
-            anchors: self
-                .members
-                .iter()
-                .map(|m| (m.norm.anchor, m.epilogues.iter().flat_map(|e| &e.quants).map(|q| q.anchor).collect()))
-                .collect(),
+            parts: self.members.iter().map(Member::part).collect(),
             left_out: Vec::new(),
         }
     }

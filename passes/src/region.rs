@@ -118,7 +118,11 @@ fn is_light(graph: &Graph, id: NodeId) -> bool {
         && match &node.op {
             Op::Unary(UnaryOp::Sqrt | UnaryOp::Rsqrt | UnaryOp::Reciprocal)
             | Op::Binary(BinaryOp::Add | BinaryOp::Mul | BinaryOp::Div | BinaryOp::Pow) => true,
-            // A quantiser's business.
+            // What is done to one number a row is part of a norm, or a rule of the host's may know it.
+            Op::Unary(_) | Op::Binary(_) | Op::Clip => {
+                typed(graph, node.outputs[0]).is_some_and(|(_, s)| s.last().is_none_or(|d| d.as_const() == Some(1)))
+            }
+            // Casts to other types are a quantiser's business.
             Op::Cast { to, .. } => to.is_arithmetic_float() || graph.value(node.outputs[0]).as_const().is_some(),
             Op::Reduce { op: ReduceOp::Mean | ReduceOp::Sum | ReduceOp::SumSquare, .. } | Op::RmsNorm { .. } => {
                 last_axis_width(graph, id).is_some()
@@ -370,11 +374,23 @@ impl Region {
                     BinaryOp::Mul => "mul".into(),
                     BinaryOp::Div => "div".into(),
                     BinaryOp::Pow => "pow".into(),
+                    BinaryOp::Max => "max".into(),
+                    BinaryOp::Min => "min".into(),
                     other => format!("op:{other:?}"),
                 };
                 let args =
                     vec![self.broadcast(graph, x, out_shape)?, self.broadcast(graph, node.input(1)?, out_shape)?];
                 Some(Expr::Op(head, args))
+            }
+            Op::Clip => {
+                // NaN passes and zeros order the same way, so a clip is a maximum and a minimum.
+                let mut e = Expr::Local(self.operand(graph, x));
+                for (port, head) in [(1, "max"), (2, "min")] {
+                    if let Some(bound) = node.input(port) {
+                        e = Expr::Op(head.into(), vec![e, Expr::Local(self.operand(graph, bound))]);
+                    }
+                }
+                Some(e)
             }
             Op::Reduce { op, .. } => {
                 let width = Expr::Int(last_axis_width(graph, id)?);

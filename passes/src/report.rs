@@ -22,7 +22,7 @@ pub enum Kind {
     Norm,
     /// A norm with at least one quantiser in its op.
     NormQuant,
-    /// At least two norms in one op.
+    /// At least two norms in one op: what `--require` counts, the kind of no site.
     SiblingNorm,
     /// A quantiser that no norm took in.
     Quant,
@@ -56,7 +56,10 @@ pub struct Site {
     pub rule: String,
     /// Name of the fused node, where there is one.
     pub op: Option<String>,
-    /// Names of the source nodes that the fused op replaced.
+    /// How many norms share that node: more than one for sibling norms, 0 where nothing fused.
+    #[serde(default)]
+    pub siblings: usize,
+    /// Names of the source nodes that the fused op replaced: of this norm and its quantisers.
     pub replaced: Vec<String>,
     /// Schemes of the quantisers in the op.
     #[serde(default)]

@@ -26,6 +26,10 @@ pub struct Applied {
     pub replaced: Vec<String>,
     /// See [`crate::Summary::bytes_saved_per_token`].
     pub bytes_saved: u64,
+    /// Values that were read, and what their readers read now.
+    pub moved: Vec<(ValueId, ValueId)>,
+    /// Nodes that ask for a shape, the operand, and the rows that they ask now.
+    pub shape_readers: Vec<(NodeId, usize, ValueId)>,
 }
 
 fn port_type(descriptor: &FusedNorm, port: OutPort, shape: &Shape) -> Type {
@@ -60,7 +64,7 @@ pub fn apply(
     moved: &mut BTreeMap<ValueId, ValueId>,
     c: &Candidate,
 ) -> Result<Applied, Refusal> {
-    let anchor = c.anchors[0].0;
+    let anchor = c.parts[0].anchor;
     let mut c = c.clone();
     for (_, v) in &mut c.operands {
         while let Some(new) = moved.get(v) {
@@ -95,7 +99,7 @@ pub fn apply(
     if !shapes_can_be_said(graph, c) {
         return Err(refuse("no_escape", "a view of a result has a shape that cannot be said in terms of the rows"));
     }
-    move_shape_readers(graph, c);
+    let shape_readers = move_shape_readers(graph, c);
     let bytes_saved = bytes_saved(graph, c);
     let mut operands: Vec<Option<ValueId>> = c.operands.iter().map(|(_, v)| Some(*v)).collect();
     for ((port, value), slot) in c.operands.iter().zip(&mut operands) {
@@ -110,6 +114,7 @@ pub fn apply(
         .map_err(|e| refuse("supported", &e.to_string()))?;
 
     let mut dead: Vec<NodeId> = Vec::new();
+    let mut own_moves = Vec::new();
     let outputs = graph.node(node).outputs.clone();
     for ((port, values, shape), out) in c.ports.iter().zip(&outputs) {
         *graph.type_mut(*out) = port_type(&c.descriptor, *port, shape);
@@ -129,6 +134,7 @@ pub fn apply(
             if let Some(new) = new {
                 graph.replace_uses(*v, new);
                 moved.insert(*v, new);
+                own_moves.push((*v, new));
             }
         }
     }
@@ -145,7 +151,7 @@ pub fn apply(
     let (_, provenance, slot) = graph.node_meta_mut(node);
     provenance.replaced.clone_from(&replaced);
     *slot = Some(Arc::new(body));
-    Ok(Applied { node, replaced, bytes_saved })
+    Ok(Applied { node, replaced, bytes_saved, moved: own_moves, shape_readers })
 }
 
 /// True if every value that stays and has another shape than its port can be made from it.
@@ -168,16 +174,19 @@ fn sibling_of(port: OutPort) -> usize {
 }
 
 /// Who only asks a replaced value for its shape asks the rows: nothing must be kept or written for that.
-fn move_shape_readers(graph: &mut Graph, c: &Candidate) {
+fn move_shape_readers(graph: &mut Graph, c: &Candidate) -> Vec<(NodeId, usize, ValueId)> {
+    let mut moved = Vec::new();
     let rows: Vec<ValueId> = (0..c.descriptor.siblings.len()).filter_map(|k| c.rows(k)).collect();
     let gone: Vec<ValueId> = c.replaced.iter().flat_map(|n| graph.node(*n).outputs.iter().copied()).collect();
     for v in gone {
         for (user, port) in graph.users(v) {
             if let Some(rows) = rows.iter().find(|r| asks_for_row_sizes(graph, user, **r)) {
                 graph.set_input(user, port, Some(*rows));
+                moved.push((user, port, *rows));
             }
         }
     }
+    moved
 }
 
 /// True if a value is made by an op that computes, not by a view with a shape of its own.

@@ -140,6 +140,10 @@ define_language! {
         "div" = Div([Id; 2]),
         // `(pow x exponent)`.
         "pow" = Pow([Id; 2]),
+        // `(max a b)`: the larger.
+        "max" = Max([Id; 2]),
+        // `(min a b)`: the smaller.
+        "min" = Min([Id; 2]),
         // IEEE square root.
         "sqrt" = Sqrt([Id; 1]),
         // IEEE `1/x`.
@@ -250,6 +254,8 @@ impl Analysis<Term> for Analyse {
             | Term::Mul([a, b])
             | Term::Div([a, b])
             | Term::Pow([a, b])
+            | Term::Max([a, b])
+            | Term::Min([a, b])
             | Term::Residual([a, b]) => Facts { dtype: of(a).dtype, one: of(a).one && of(b).one, ..Facts::default() },
             Term::Sqrt([x]) | Term::Recip([x]) | Term::Rsqrt([x]) => like(x),
             Term::Cast([t, x]) => {

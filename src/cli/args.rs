@@ -8,7 +8,17 @@ use normfuse::{Format, passes::Kind};
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done
-  1  a check failed: outputs differ, --require is not met, --verify found a difference
+  1  a check failed: outputs differ, --require is not met, --verify found a difference, a snapshot differs
+  2  bad input or usage
+
+Results go to standard output; messages, the log and progress go to standard error.";
+
+const TEST_EXIT_CODES: &str = "\
+The snapshot of NAME.onnx is NAME.onnx.snap, of NAME.nf NAME.nf.snap. Folders in DIR are tested too.
+
+Exit codes:
+  0  every graph compiles to its snapshot, or --update wrote them
+  1  a check failed: a snapshot differs, is missing, or has no graph
   2  bad input or usage
 
 Results go to standard output; messages, the log and progress go to standard error.";
@@ -61,6 +71,9 @@ pub enum Command {
     /// List the rules: what each looks for, its preconditions, its switch, and whether it is on
     #[command(after_help = EXIT_CODES)]
     Rules(Rules),
+    /// Compile every graph of a folder and compare what comes out with the snapshots beside them
+    #[command(after_help = TEST_EXIT_CODES)]
+    Test(Test),
 }
 
 #[derive(Debug, Args)]
@@ -157,6 +170,18 @@ pub struct Verify {
     pub bisect: bool,
     #[command(flatten)]
     pub random: Random,
+}
+
+#[derive(Debug, Args)]
+pub struct Test {
+    /// The folder of graphs: .onnx, .nf or .json
+    #[arg(value_name = "DIR")]
+    pub folder: PathBuf,
+    /// Write the snapshots that differ or are missing, and remove those that have no graph
+    #[arg(long)]
+    pub update: bool,
+    #[command(flatten)]
+    pub switches: Switches,
 }
 
 /// How inputs are made up where no file gives them.

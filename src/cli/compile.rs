@@ -34,7 +34,8 @@ pub fn main(args: &args::Compile) -> Result<()> {
     let target = args.output.as_deref().map(|out| target(args, out, &source)).transpose()?;
     progress.step("fusing");
     let mut graph = source.clone();
-    let mut report = passes::run(&mut graph, &switches::options(&switches)).map_err(Failure::of_graph(&args.model))?;
+    let mut report = passes::run_with(&mut graph, &switches::options(&switches), &mut progress)
+        .map_err(Failure::of_graph(&args.model))?;
     let mut failed = unmet(&args.require, &report);
     let mut verification = None;
     if args.verify {
@@ -128,6 +129,7 @@ fn unmet(required: &[args::Requirement], report: &Report) -> Option<String> {
 fn is(site: &Site, kind: Kind) -> bool {
     match kind {
         Kind::Quant => site.kind == Kind::NormQuant || site.kind == Kind::Quant && site.outcome == Outcome::Rejected,
+        Kind::SiblingNorm => site.siblings > 1,
         _ => site.kind == kind && site.outcome == Outcome::Fused,
     }
 }

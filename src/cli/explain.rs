@@ -28,7 +28,7 @@ pub fn main(args: &args::Explain) -> Result<()> {
     }
     progress.step("fusing");
     let mut graph = source.clone();
-    let report = passes::run(&mut graph, &options).map_err(Failure::of_graph(&args.model))?;
+    let report = passes::run_with(&mut graph, &options, &mut progress).map_err(Failure::of_graph(&args.model))?;
     drop(progress);
     let mut text = String::new();
     for site in report.sites.iter().filter(|s| args.node.as_ref().is_none_or(|n| concerns(s, n))) {

@@ -13,6 +13,7 @@ mod rules;
 mod run;
 mod switches;
 mod table;
+mod test;
 mod verify;
 
 use std::process::ExitCode;
@@ -31,6 +32,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::main(args),
         Command::Verify(args) => verify::main(args),
         Command::Rules(args) => rules::main(args),
+        Command::Test(args) => test::main(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use tracing::{Level, debug};
+use normfuse::passes::{Kind, Observer, Site};
+use tracing::{Level, debug, trace};
 
 use super::args;
 
@@ -23,6 +24,8 @@ pub fn start_log(log: &args::Log) {
 pub struct Progress {
     bar: ProgressBar,
     step: Option<(String, Instant)>,
+    /// Anchors tried so far, and how many there are.
+    anchors: (usize, usize),
 }
 
 impl Progress {
@@ -32,7 +35,7 @@ impl Progress {
         if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {elapsed}") {
             bar.set_style(style);
         }
-        Self { bar, step: None }
+        Self { bar, step: None, anchors: (0, 0) }
     }
 
     /// A step begins, and the one before it has ended.
@@ -55,6 +58,22 @@ impl Progress {
         if let Some((what, since)) = self.step.take() {
             debug!(seconds = since.elapsed().as_secs_f64(), "{what}");
         }
+    }
+}
+
+/// The pass, anchor by anchor.
+impl Observer for Progress {
+    fn anchors(&mut self, _kind: Kind, count: usize) {
+        self.anchors.1 += count;
+    }
+
+    fn trying(&mut self, _anchor: &str) {
+        self.anchors.0 += 1;
+        self.at(self.anchors.0, self.anchors.1);
+    }
+
+    fn decided(&mut self, site: &Site) {
+        trace!(rule = site.rule, outcome = ?site.outcome, "{}", site.anchor);
     }
 }
 

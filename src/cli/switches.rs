@@ -1,5 +1,7 @@
 //! Which rules are on: the flags and the environment, handed to the pass's table of switches.
 
+use std::sync::Arc;
+
 use normfuse::{
     cpu,
     passes::{
@@ -32,5 +34,9 @@ pub fn read(flags: &args::Switches) -> Result<Resolution> {
 
 /// The pass's options under these switches, for what runs here.
 pub fn options(switches: &Resolution) -> passes::Options {
-    passes::Options { disabled: switches.disabled.clone(), supports: cpu::supports, ..passes::Options::default() }
+    passes::Options {
+        disabled: switches.disabled.clone(),
+        supports: Arc::new(cpu::supports),
+        ..passes::Options::default()
+    }
 }

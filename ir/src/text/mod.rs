@@ -41,7 +41,7 @@ mod print;
 pub(crate) mod tests;
 
 use crate::{
-    Graph, Result,
+    Data, Graph, Result, Tensor,
     document::{Document, Identify, Resolve},
 };
 
@@ -57,10 +57,17 @@ pub fn print_with(graph: &Graph, identify: Identify) -> String {
     print::document(&Document::of(graph, identify))
 }
 
-/// The text of a graph without what only its source format wants back (metadata of model and nodes): for people and
-/// for snapshots. It parses to a graph that computes the same.
-pub fn print_brief(graph: &Graph) -> String {
-    print::document(&Document::of(graph, &mut |_| None).brief())
+/// The text of what a graph computes and nothing else, for people and for snapshots: no provenance, no metadata, no name of
+/// the graph, and weights by name and type alone. It does not parse where it leaves contents out.
+pub fn print_outline(graph: &Graph) -> String {
+    print::outline(&Document::of(graph, &mut |_| None).outline())
+}
+
+/// True for a constant that is data of the model and no parameter of an op, so that its name and type say enough: kept in
+/// another file, of several floats, or long.
+pub fn is_weight(tensor: &Tensor) -> bool {
+    let many = if tensor.dtype().is_float() { 1 } else { literal::MAX_LISTED };
+    matches!(tensor.data(), Data::External(_)) || tensor.len() > many
 }
 
 /// Parses a graph; `resolve` turns weight references into bytes.

@@ -20,7 +20,17 @@ use crate::{
 pub(super) const FILL_BUDGET: usize = 64 << 20;
 
 pub(super) fn document(doc: &Document) -> String {
-    let mut p = Printer { out: String::new(), schemes: schemes(doc), labels: Vec::new(), fill_left: FILL_BUDGET };
+    print(doc, false)
+}
+
+/// A document without the contents of its weights.
+pub(super) fn outline(doc: &Document) -> String {
+    print(doc, true)
+}
+
+fn print(doc: &Document, outline: bool) -> String {
+    let mut p =
+        Printer { out: String::new(), schemes: schemes(doc), labels: Vec::new(), fill_left: FILL_BUDGET, outline };
     for (file, id) in &doc.files {
         p.line(format_args!("file {} size {} hash {}", quote(file), id.size, quote(&id.hash)));
     }
@@ -38,7 +48,10 @@ pub(super) fn document(doc: &Document) -> String {
         p.line(format_args!("end"));
         p.labels.push(label);
     }
-    p.line(format_args!("graph {}", quote(&doc.graph.name)));
+    match doc.graph.name.as_str() {
+        "" if outline => p.line(format_args!("graph")),
+        graph => p.line(format_args!("graph {}", quote(graph))),
+    }
     p.graph(&doc.graph, "");
     p.out
 }
@@ -100,6 +113,7 @@ struct Printer {
     /// `&name` of each body.
     labels: Vec<String>,
     fill_left: usize,
+    outline: bool,
 }
 
 impl Printer {
@@ -196,15 +210,23 @@ impl Printer {
     }
 
     fn constant(&mut self, c: &ConstDoc, name: &str) {
+        let left_out = self.outline
+            && match &c.payload {
+                Payload::Inline(t) => super::is_weight(t),
+                Payload::Region { .. } => true,
+            };
         let keyword = match c.payload {
-            Payload::Inline(_) => "const",
-            Payload::Region { .. } => "weight",
+            Payload::Inline(_) if !left_out => "const",
+            _ => "weight",
         };
         let shape: Vec<String> = c.shape.iter().map(ToString::to_string).collect();
         let _ = write!(self.out, "{keyword} {name}: {}[{}]", c.dtype, shape.join(", "));
         if let Some(scheme) = &c.scheme {
             self.put(" scheme ");
             self.attrs(&value(&**scheme));
+        }
+        if left_out {
+            return;
         }
         self.put(" = ");
         match &c.payload {

@@ -14,8 +14,8 @@ mod e2m1;
 use std::collections::BTreeSet;
 
 use normfuse_ir::{
-    Granularity, Graph, NodeId, Op, Scheme, ValueId,
-    op::UnaryOp,
+    Granularity, Graph, NodeId, Op, Scheme, Shape, ValueId,
+    op::{ReduceOp, UnaryOp},
     scheme::{Origin, ScaleLayout, ScaleOutput, ZeroPoint},
 };
 
@@ -23,7 +23,10 @@ pub(crate) use chain::strip;
 use chain::{Base, Chain};
 use codes::Codes;
 
-use crate::{candidate::Refusal, region::typed};
+use crate::{
+    candidate::Refusal,
+    region::{last_axis_width, typed},
+};
 
 /// A quantiser of the graph.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -130,7 +133,7 @@ pub fn find(graph: &Graph, anchor: NodeId) -> Result<Quant, Miss> {
                 let row = typed(graph, q.v).and_then(|(_, s)| s.last()?.as_const());
                 q.scheme.granularity = match width {
                     None => Granularity::Tensor,
-                    Some(w) if row == i64::try_from(w).ok() => Granularity::Token,
+                    Some(w) if row == i64::try_from(w).ok() && !seen_as_group(graph, &q, w) => Granularity::Token,
                     Some(w) => Granularity::Group(u32::try_from(w).map_err(|_| Miss::None)?),
                 };
                 tap(graph, &mut q, c)?;
@@ -143,6 +146,19 @@ pub fn find(graph: &Graph, anchor: NodeId) -> Result<Quant, Miss> {
         Miss::Nearest(Refusal { rule: "quant_static", precondition: "scheme", node: Some(anchor), hint })
     })?;
     Ok(q)
+}
+
+/// One scale a row: the one group of it, if the quantiser looked at the rows through a group axis of size 1.
+fn seen_as_group(graph: &Graph, q: &Quant, width: u64) -> bool {
+    let second_last = |s: &Shape| s.rank().checked_sub(2).and_then(|i| s.0[i].as_const());
+    let own = typed(graph, q.v).and_then(|(_, s)| second_last(s));
+    let reduces = |n: &NodeId| {
+        let node = graph.node(*n);
+        matches!(node.op, Op::Reduce { op: ReduceOp::Max, .. })
+            && last_axis_width(graph, *n) == i64::try_from(width).ok()
+            && node.input(0).and_then(|v| typed(graph, v)).is_some_and(|(_, s)| second_last(s) == Some(1))
+    };
+    own != Some(1) && q.nodes.iter().any(reduces)
 }
 
 /// ONNX DynamicQuantizeLinear.

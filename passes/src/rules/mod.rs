@@ -14,7 +14,7 @@ pub mod quant_mx;
 pub mod quant_static;
 pub mod residual_add;
 pub mod rms_norm;
-pub mod sibling_norms;
+pub mod sibling_norm;
 
 use egg::{Id, Rewrite, Subst, Var};
 use normfuse_ir::Scheme;
@@ -44,6 +44,11 @@ pub struct Rule {
     pub schemes: fn(&Scheme) -> bool,
 }
 
+/// Governs no quantisers: a rule that only rewrites.
+pub fn no_schemes(_: &Scheme) -> bool {
+    false
+}
+
 /// No rewrites.
 fn none() -> Rewrites {
     Vec::new()
@@ -53,7 +58,7 @@ fn none() -> Rewrites {
 pub const ALL: [&Rule; 9] = [
     &rms_norm::RULE,
     &residual_add::RULE,
-    &sibling_norms::RULE,
+    &sibling_norm::RULE,
     &quant_static::RULE,
     &quant_dynamic::TENSOR,
     &quant_dynamic::TOKEN,

@@ -2,7 +2,7 @@
 
 use egg::rewrite;
 
-use super::{Rewrites, Rule, both, facts, var};
+use super::{Rewrites, Rule, both, facts, no_schemes, var};
 use crate::term::Eg;
 
 /// The rule.
@@ -14,7 +14,7 @@ a --+--> h -> norm
 b --'    '--> (sum, where somebody reads it)",
     preconditions: &["same_shape: both operands are row tensors of one shape and dtype, none is a constant"],
     rewrites,
-    schemes: |_| false,
+    schemes: no_schemes,
 };
 
 fn rewrites() -> Rewrites {

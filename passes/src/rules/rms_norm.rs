@@ -3,7 +3,7 @@
 
 use egg::{Id, Subst, rewrite};
 
-use super::{Rewrites, Rule, any_const, both, facts, find, is_const, var};
+use super::{Rewrites, Rule, any_const, both, facts, find, is_const, no_schemes, var};
 use crate::term::{Eg, Term};
 
 /// The rule.
@@ -26,7 +26,7 @@ x -> [cast] -> square -> mean -> + eps -> sqrt -> 1/ ---.
         "supported: the runtime has a kernel for it",
     ],
     rewrites,
-    schemes: |_| false,
+    schemes: no_schemes,
 };
 
 /// Condition: `p` is a normalised row of `n`, or a cast of one.

@@ -47,8 +47,11 @@ fn is_narrow(dtype: DType) -> bool {
     matches!(dtype, DType::F32 | DType::F16 | DType::BF16)
 }
 
-/// Runs a fused norm: operands and results in the descriptor's port order.
-pub(super) fn run(norm: &FusedNorm, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>> {
+/// Runs a fused norm: operands and results in the descriptor's port order. For a host that runs the rest of the graph.
+///
+/// # Errors
+/// `Unsupported` for a descriptor that [`supports`] refuses, and operands that are missing or do not fit, by port.
+pub fn run(norm: &FusedNorm, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>> {
     supports(norm).map_err(|why| Error::new(ErrorKind::Unsupported, why))?;
     let operands = Operands::bind(norm, inputs)?;
     let mut results = Results::new(norm, &operands)?;

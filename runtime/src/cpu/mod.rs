@@ -21,5 +21,5 @@ mod quantise;
 mod rows;
 mod scheme;
 
-pub use fused_norm::supports;
+pub use fused_norm::{run as fused_norm, supports};
 pub use plan::{Executed, Plan};

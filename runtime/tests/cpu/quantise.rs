@@ -2,10 +2,7 @@
 
 use std::sync::Arc;
 
-use normfuse_ir::{
-    DType, ErrorKind, Granularity, Op, Scheme, Tensor,
-    scheme::ScaleLayout,
-};
+use normfuse_ir::{DType, ErrorKind, Granularity, Op, Scheme, Tensor, scheme::ScaleLayout};
 use normfuse_runtime::Plan;
 
 use crate::{

@@ -1,11 +1,11 @@
 //! Sibling norms (the dual norm of multi-head latent attention, the q and k norms of others): several norms of the same
 //! tokens become one op.
 
-use super::{Rule, none};
+use super::{Rule, no_schemes, none};
 
 /// The rule.
 pub const RULE: Rule = Rule {
-    name: "sibling_norms",
+    name: "sibling_norm",
     summary: "Norms over the same tokens with no path between them become one fused op, quantised each as it was.",
     picture: "
      .-> * Wq_a -------------> norm -> [quant] -> q_b
@@ -17,5 +17,5 @@ h ---|
         "supported: the runtime has a kernel for it",
     ],
     rewrites: none,
-    schemes: |_| false,
+    schemes: no_schemes,
 };

@@ -1,0 +1,19 @@
+//! What a host hears while the pass runs.
+
+use crate::report::{Kind, Site};
+
+/// Told of progress and outcomes, in the order of the report. Every method does nothing unless it is written.
+pub trait Observer {
+    /// So many anchors of a kind are tried next: norms (`Kind::Norm`), then the quantisers that no norm took in
+    /// (`Kind::Quant`).
+    fn anchors(&mut self, _kind: Kind, _count: usize) {}
+
+    /// One of them is about to be tried.
+    fn trying(&mut self, _anchor: &str) {}
+
+    /// What became of an anchor. A norm's site may be followed by those of quantisers that it could not take in.
+    fn decided(&mut self, _site: &Site) {}
+}
+
+/// Hears nothing.
+impl Observer for () {}

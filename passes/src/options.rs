@@ -1,0 +1,92 @@
+//! What the caller of the pass may choose.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
+
+use normfuse_ir::{Error, ErrorKind, FusedNorm, Node};
+
+use crate::rules::{self, Rule};
+
+/// Says what there are kernels for: the reason if there is none.
+pub type Supports = Arc<dyn Fn(&FusedNorm) -> Result<(), String> + Send + Sync>;
+
+/// Marks nodes.
+pub type Marks = Arc<dyn Fn(&Node) -> bool + Send + Sync>;
+
+/// What the caller may choose.
+#[derive(Clone)]
+pub struct Options {
+    /// Names of rules that are switched off, each with who says so: a flag or variable of [`crate::switches`], or a host's
+    /// own words.
+    pub disabled: BTreeMap<String, String>,
+    /// What the runtime that will execute the graph has kernels for.
+    pub supports: Supports,
+    /// Compare each distinct fused op with its body on hostile data, bit for bit.
+    pub verify: bool,
+    /// Nodes that the pass neither looks into nor replaces. Their operands are taken to be all that they depend on.
+    pub opaque: Option<Marks>,
+    /// Rules of the host, beside [`rules::ALL`]: spellings that it knows to have the same bits. A rewrite that is wrong
+    /// makes fused ops wrong; [`Options::verify`] finds out.
+    pub extra_rules: Vec<Rule>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            disabled: BTreeMap::new(),
+            supports: Arc::new(|_| Ok(())),
+            verify: false,
+            opaque: None,
+            extra_rules: Vec::new(),
+        }
+    }
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rules: Vec<&str> = self.extra_rules.iter().map(|r| r.name).collect();
+        f.debug_struct("Options")
+            .field("disabled", &self.disabled)
+            .field("verify", &self.verify)
+            .field("extra_rules", &rules)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Options {
+    /// Who switched a rule off; `None` if it is on.
+    pub fn why_off(&self, rule: &str) -> Option<&str> {
+        self.disabled.get(rule).map(String::as_str)
+    }
+
+    /// Every rule, ours and the host's, on or off.
+    pub fn rules(&self) -> impl Iterator<Item = &Rule> {
+        rules::ALL.into_iter().chain(&self.extra_rules)
+    }
+
+    /// # Errors
+    /// A name that no rule has, or that two have.
+    pub(crate) fn check(&self) -> normfuse_ir::Result<()> {
+        let bad = |message: String| Error::new(ErrorKind::Value, message);
+        if let Some(unknown) = self.disabled.keys().find(|d| self.rules().all(|r| r.name != **d)) {
+            let known: Vec<&str> = self.rules().map(|r| r.name).collect();
+            return Err(bad(format!("there is no rule `{unknown}`")).hint(format!("rules: {}", known.join(", "))));
+        }
+        let mut names = BTreeSet::new();
+        if let Some(twice) = self.rules().find(|r| !names.insert(r.name)) {
+            return Err(bad(format!("two rules have the name `{}`", twice.name)));
+        }
+        // Ours may share rewrites; the name of a host's must be its own, or it would be taken for one of those.
+        let ours = rules::ALL.iter().flat_map(|r| (r.rewrites)()).chain(rules::always());
+        let mut names: BTreeSet<_> = ours.map(|r| r.name).collect();
+        for rule in &self.extra_rules {
+            if let Some(twice) = (rule.rewrites)().into_iter().find(|r| !names.insert(r.name)) {
+                return Err(bad(format!("rule `{}`: another rewrite has the name `{}`", rule.name, twice.name)));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,413 @@
+//! One run: recognise everything in the source graph, decide what becomes one op, then rewrite.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    rc::Rc,
+};
+
+use normfuse_ir::{Graph, NodeId, Scheme, ValueId, fused::Prologue};
+
+use crate::{
+    Observer, Options, anchor,
+    candidate::{self, Candidate, Refusal},
+    diagnose,
+    norms::{self, Norm},
+    quant::{self, Miss, Quant},
+    reach::Order,
+    region::{self, Expr, Region},
+    report::{Kind, Outcome, Report, RuleUse, Site},
+    rewrite,
+    rules::{self, Rewrites, Rule},
+    siblings,
+    solve::{self, Solution},
+    views::Names,
+};
+
+/// What a graph holds.
+struct Found {
+    norms: Vec<Norm>,
+    quants: Vec<Quant>,
+    /// Quantisers by the value that they quantise.
+    readers: BTreeMap<ValueId, Vec<usize>>,
+}
+
+/// A candidate and the norms that it takes in.
+struct Decided {
+    candidate: Candidate,
+    norms: Vec<usize>,
+}
+
+/// One fused op: what was to be done, and what was done.
+pub(crate) struct Patch {
+    pub(crate) candidate: Candidate,
+    pub(crate) applied: rewrite::Applied,
+}
+
+/// Saturation under some of the rules, with a memory: a region that repeats in every layer is solved once.
+struct Solver {
+    rewrites: Rewrites,
+    memo: HashMap<Vec<Expr>, Rc<Solution>>,
+}
+
+impl Solver {
+    fn new(options: &Options, on: impl Fn(&Rule) -> bool) -> Self {
+        let mut rewrites = rules::always();
+        let mut names = BTreeSet::new();
+        for rule in options.rules().filter(|r| on(r)) {
+            // Rules may share rewrites; each is applied once.
+            rewrites.extend((rule.rewrites)().into_iter().filter(|r| names.insert(r.name.to_string())));
+        }
+        Self { rewrites, memo: HashMap::new() }
+    }
+
+    fn solve(&mut self, region: &Region) -> Rc<Solution> {
+        if let Some(s) = self.memo.get(&region.exprs) {
+            return Rc::clone(s);
+        }
+        let s = Rc::new(solve::solve(&region.exprs, &self.rewrites));
+        self.memo.insert(region.exprs.clone(), Rc::clone(&s));
+        s
+    }
+}
+
+pub(crate) struct Pass<'o> {
+    options: &'o Options,
+    observer: &'o mut dyn Observer,
+    solver: Solver,
+    /// Every rule, to tell what is recognised by none from what a switch keeps from being; `None` if all are on.
+    all_on: Option<Solver>,
+    names: Names,
+    order: Order,
+    /// Sites by kind (norms first) and place in the source.
+    sites: BTreeMap<(bool, usize), Site>,
+    report: Report,
+    patches: Vec<Patch>,
+    /// Names of anchors, which the rewrite removes.
+    anchor_names: BTreeMap<NodeId, String>,
+}
+
+impl<'o> Pass<'o> {
+    pub(crate) fn new(
+        graph: &Graph,
+        options: &'o Options,
+        observer: &'o mut dyn Observer,
+    ) -> normfuse_ir::Result<Self> {
+        let used = |r: &Rule| {
+            let why_off = options.why_off(r.name).map(str::to_owned);
+            RuleUse { name: r.name.into(), on: why_off.is_none(), why_off, matched: 0 }
+        };
+        Ok(Self {
+            options,
+            observer,
+            solver: Solver::new(options, |r| options.why_off(r.name).is_none()),
+            all_on: (!options.disabled.is_empty()).then(|| Solver::new(options, |_| true)),
+            names: Names::of(graph),
+            order: Order::new(graph)?,
+            sites: BTreeMap::new(),
+            report: Report { rules: options.rules().map(used).collect(), ..Report::default() },
+            patches: Vec::new(),
+            anchor_names: BTreeMap::new(),
+        })
+    }
+
+    /// Recognises, decides, rewrites.
+    pub(crate) fn all(&mut self, graph: &mut Graph) -> normfuse_ir::Result<()> {
+        self.report.notes.clone_from(&graph.info.notes);
+        self.report.summary.nodes_before = graph.node_count();
+        let found = self.recognise(graph)?;
+        let decided = self.decide(graph, &found);
+        self.apply(graph, &found, decided);
+        Ok(())
+    }
+
+    /// The refusal of something that is recognised only with every rule on: by `rule`, or with the help of another.
+    fn switched_off(&self, rule: &'static str, node: NodeId) -> Refusal {
+        let off = |name| self.options.why_off(name).map(|why| (name, why));
+        let (rule, why) =
+            off(rule).or_else(|| rules::ALL.iter().find_map(|r| off(r.name))).unwrap_or((rule, "the caller"));
+        Refusal { rule, precondition: "switched_on", node: Some(node), hint: candidate::switched_off(why) }
+    }
+
+    /// Every norm and quantiser of the source graph; what only looks like one gets its site.
+    fn recognise(&mut self, graph: &Graph) -> normfuse_ir::Result<Found> {
+        let mut norms = Vec::new();
+        let anchors = anchor::norms(graph)?;
+        self.observer.anchors(Kind::Norm, anchors.len());
+        for anchor in anchors {
+            self.observer.trying(&anchor.name);
+            self.anchor_names.insert(anchor.node, anchor.name);
+            norms.extend(self.norms_at(graph, anchor.node));
+        }
+        let mut quants = Vec::new();
+        let mut misses = Vec::new();
+        let anchors = anchor::quantisers(graph)?;
+        self.observer.anchors(Kind::Quant, anchors.len());
+        for anchor in anchors {
+            self.observer.trying(&anchor.name);
+            match quant::find(graph, anchor.node) {
+                Ok(q) => quants.push(q),
+                Err(miss) => misses.push((anchor.node, miss)),
+            }
+            self.anchor_names.insert(anchor.node, anchor.name);
+        }
+        // What casts the scale of a quantiser, or packs its codes, is part of that one.
+        let parts = |q: &Quant| q.nodes.iter().copied().filter(|n| *n != q.anchor).collect::<Vec<_>>();
+        let parts: BTreeSet<NodeId> = quants.iter().flat_map(parts).collect();
+        misses.retain(|(id, _)| !parts.contains(id));
+        quants.retain(|q| !parts.contains(&q.anchor));
+        for (id, miss) in misses {
+            match miss {
+                Miss::None => {}
+                Miss::Nearest(r) => self.reject(graph, id, Kind::Quant, Outcome::Nearest, &r),
+                Miss::Refused(r) => {
+                    self.report.summary.quants += 1;
+                    self.reject(graph, id, Kind::Quant, Outcome::Rejected, &r);
+                }
+            }
+        }
+        self.report.summary.norms += norms.iter().map(|n: &Norm| n.anchor).collect::<BTreeSet<_>>().len();
+        self.report.summary.quants += quants.len();
+        let mut readers: BTreeMap<ValueId, Vec<usize>> = BTreeMap::new();
+        for (i, q) in quants.iter().enumerate() {
+            readers.entry(q.v).or_default().push(i);
+        }
+        Ok(Found { norms, quants, readers })
+    }
+
+    /// The norms of an anchor: several where several weights scale one normalised row.
+    fn norms_at(&mut self, graph: &Graph, anchor: NodeId) -> Vec<Norm> {
+        let region = region::around_norm(graph, anchor);
+        let own = |s: &Solution| -> Vec<Norm> {
+            let of_anchor = s.norms.iter().filter(|m| norms::is_of(graph, &region, m));
+            of_anchor.map(|m| Norm::new(&region, m, &s.fired)).collect()
+        };
+        let centred = diagnose::centred_row(graph, anchor).is_some();
+        let found = own(&self.solver.solve(&region));
+        if !found.is_empty() && !centred {
+            return found;
+        }
+        let known = self.all_on.as_mut().is_some_and(|s| !own(&s.solve(&region)).is_empty());
+        let (outcome, refusal) = if known && !centred {
+            self.report.summary.norms += 1;
+            (Outcome::Rejected, self.switched_off("rms_norm", anchor))
+        } else {
+            diagnose::norm(graph, anchor)
+        };
+        self.reject(graph, anchor, Kind::Norm, outcome, &refusal);
+        Vec::new()
+    }
+
+    /// Which norms share an op, and what each op takes in.
+    fn decide(&mut self, graph: &Graph, found: &Found) -> Vec<Decided> {
+        let mut decided = Vec::new();
+        for group in siblings::groups(graph, &found.norms) {
+            self.decide_group(graph, found, &group, &mut decided);
+        }
+        // In the order of the source, so that names and reports do not depend on how groups were found.
+        decided.sort_by_key(|d| self.order.position(d.candidate.parts[0].anchor));
+        decided
+    }
+
+    fn decide_group(&mut self, graph: &Graph, found: &Found, group: &[usize], decided: &mut Vec<Decided>) {
+        // Norms join the first op that can take them.
+        let mut ops: Vec<(Vec<usize>, Candidate)> = Vec::new();
+        let merge = self.options.why_off("sibling_norm").is_none();
+        // Several weights on one normalised row are inseparable.
+        'rows: for unit in group.chunk_by(|a, b| found.norms[*a].anchor == found.norms[*b].anchor) {
+            for (members, candidate) in ops.iter_mut().filter(|_| merge) {
+                let with: Vec<usize> = members.iter().chain(unit).copied().collect();
+                if let Ok(c) = self.candidate(graph, found, &with) {
+                    *members = with;
+                    *candidate = c;
+                    continue 'rows;
+                }
+            }
+            match self.candidate(graph, found, unit) {
+                Ok(c) => ops.push((unit.to_vec(), c)),
+                Err((_, refusal)) => {
+                    self.reject(graph, found.norms[unit[0]].anchor, Kind::Norm, Outcome::Rejected, &refusal);
+                }
+            }
+        }
+        for (norms, candidate) in ops {
+            match worth_it(graph, &candidate) {
+                Ok(()) => {
+                    let operands = candidate.operands.iter().map(|(_, v)| *v).collect();
+                    self.order.fuse(&candidate.core, operands);
+                    decided.push(Decided { candidate, norms });
+                }
+                Err(refusal) => {
+                    self.reject(graph, candidate.parts[0].anchor, Kind::Norm, Outcome::Rejected, &refusal);
+                }
+            }
+        }
+    }
+
+    fn candidate(&self, graph: &Graph, found: &Found, norms: &[usize]) -> Result<Candidate, (usize, Refusal)> {
+        let members: Vec<&Norm> = norms.iter().map(|n| &found.norms[*n]).collect();
+        let results = members.iter().flat_map(|n| &n.results).flat_map(|(_, values)| values);
+        let readers: BTreeSet<usize> = results.filter_map(|v| found.readers.get(v)).flatten().copied().collect();
+        let quants: Vec<&Quant> = readers.into_iter().map(|i| &found.quants[i]).collect();
+        candidate::build(graph, &self.order, &members, &quants, self.options)
+    }
+
+    fn apply(&mut self, graph: &mut Graph, found: &Found, decided: Vec<Decided>) {
+        let mut moved = BTreeMap::new();
+        let mut spoken_of = BTreeSet::new();
+        for d in decided {
+            match rewrite::apply(graph, &mut self.names, &mut moved, &d.candidate) {
+                Ok(applied) => {
+                    self.fused(graph, found, &d, &applied);
+                    spoken_of.extend(d.candidate.parts.iter().flat_map(|p| &p.quantisers).copied());
+                    self.patches.push(Patch { candidate: d.candidate.clone(), applied });
+                }
+                Err(refusal) => {
+                    for part in &d.candidate.parts {
+                        self.reject(graph, part.anchor, Kind::Norm, Outcome::Rejected, &refusal);
+                    }
+                }
+            }
+            for (anchor, refusal) in &d.candidate.left_out {
+                if spoken_of.insert(*anchor) {
+                    self.reject(graph, *anchor, Kind::Quant, Outcome::Rejected, refusal);
+                }
+            }
+        }
+        for q in found.quants.iter().filter(|q| !spoken_of.contains(&q.anchor)) {
+            let rule = rules::quantiser_rule(q);
+            if self.options.why_off(rule).is_some() {
+                let refusal = self.switched_off(rule, q.anchor);
+                self.reject(graph, q.anchor, Kind::Quant, Outcome::Rejected, &refusal);
+                continue;
+            }
+            let source = graph.try_value(q.v).and_then(|_| graph.producer(q.v)).map(|(n, _)| n);
+            let refusal = Refusal {
+                rule,
+                precondition: "fed_by_norm",
+                node: source.or(Some(q.anchor)),
+                hint: format!(
+                    "the quantised value comes from {}, not from a fused norm",
+                    source.map_or("outside the graph".into(), |n| format!("`{}`", graph.node(n).op.name()))
+                ),
+            };
+            self.reject(graph, q.anchor, Kind::Quant, Outcome::Rejected, &refusal);
+        }
+    }
+
+    fn fused(&mut self, graph: &mut Graph, found: &Found, d: &Decided, applied: &rewrite::Applied) {
+        let descriptor = &d.candidate.descriptor;
+        let several = descriptor.siblings.len() > 1;
+        let summary = &mut self.report.summary;
+        summary.fused.sibling_norm += usize::from(several);
+        summary.launches_saved += applied.replaced.len().saturating_sub(1);
+        summary.bytes_saved_per_token += applied.bytes_saved;
+        if descriptor.prologue != Prologue::None {
+            self.report.matched("residual_add");
+        }
+        if several {
+            self.report.matched("sibling_norm");
+        }
+        let (op, provenance, _) = graph.node_meta_mut(applied.node);
+        let op = op.clone();
+        let rules: BTreeSet<&String> = d.norms.iter().flat_map(|n| &found.norms[*n].rules).collect();
+        provenance.rules = rules.into_iter().cloned().collect();
+        let mut seen = BTreeSet::new();
+        let mut told: BTreeSet<NodeId> = BTreeSet::new();
+        for (k, part) in d.candidate.parts.iter().enumerate() {
+            // Several weights on one row have one anchor and one site.
+            if !seen.insert(part.anchor) {
+                continue;
+            }
+            let of_anchor = |p: &candidate::Part| p.anchor == part.anchor;
+            let own = descriptor.siblings.iter().zip(&d.candidate.parts).filter(|(_, p)| of_anchor(p));
+            let schemes: Vec<&Scheme> = own.flat_map(|(s, _)| &s.epilogues).collect();
+            let prologue = k == 0 && descriptor.prologue != Prologue::None;
+            let rule = match schemes.first() {
+                Some(s) => rules::scheme_rule(s),
+                None if several => "sibling_norm",
+                None if prologue => "residual_add",
+                None => "rms_norm",
+            };
+            self.report.matched("rms_norm");
+            for rule in schemes.iter().map(|s| rules::scheme_rule(s)).collect::<BTreeSet<_>>() {
+                self.report.matched(rule);
+            }
+            if schemes.is_empty() {
+                self.report.summary.fused.norm += 1;
+            } else {
+                self.report.summary.fused.norm_quant += 1;
+            }
+            // A node that two norms of the op share is told of once.
+            let nodes: BTreeSet<NodeId> =
+                d.candidate.parts.iter().filter(|p| of_anchor(p)).flat_map(|p| &p.nodes).copied().collect();
+            let replaced = d.candidate.replaced.iter().zip(&applied.replaced);
+            let replaced = replaced.filter(|(id, _)| nodes.contains(id) && told.insert(**id));
+            let site = Site {
+                anchor: self.anchor_names.get(&part.anchor).cloned().unwrap_or_default(),
+                kind: if schemes.is_empty() { Kind::Norm } else { Kind::NormQuant },
+                outcome: Outcome::Fused,
+                rule: rule.into(),
+                op: Some(op.clone()),
+                siblings: descriptor.siblings.len(),
+                replaced: replaced.map(|(_, name)| name.clone()).collect(),
+                schemes: schemes.iter().map(ToString::to_string).collect(),
+                precondition: None,
+                node: None,
+                hint: None,
+            };
+            self.site(part.anchor, site);
+        }
+    }
+
+    fn reject(&mut self, graph: &Graph, anchor: NodeId, kind: Kind, outcome: Outcome, refusal: &Refusal) {
+        let name = |n: NodeId| graph.try_node(n).map(|n| n.name.clone());
+        let site = Site {
+            anchor: self.anchor_names.get(&anchor).cloned().or_else(|| name(anchor)).unwrap_or_default(),
+            kind,
+            outcome,
+            rule: refusal.rule.into(),
+            op: None,
+            siblings: 0,
+            replaced: Vec::new(),
+            schemes: Vec::new(),
+            precondition: Some(refusal.precondition.into()),
+            node: refusal.node.and_then(name),
+            hint: Some(refusal.hint.clone()),
+        };
+        self.site(anchor, site);
+    }
+
+    fn site(&mut self, anchor: NodeId, site: Site) {
+        let rejected = site.outcome != Outcome::Fused;
+        let key = (site.kind == Kind::Quant, self.order.position(anchor));
+        self.observer.decided(&site);
+        if self.sites.insert(key, site).is_none() && rejected {
+            self.report.summary.rejected += 1;
+        }
+    }
+
+    pub(crate) fn finish(mut self, graph: &Graph) -> (Report, Vec<Patch>) {
+        self.report.summary.nodes_after = graph.node_count();
+        self.report.sites = self.sites.into_values().collect();
+        (self.report, self.patches)
+    }
+
+    /// Says how many distinct bodies were compared.
+    pub(crate) fn verified(&mut self, bodies: usize) {
+        self.report.summary.verified = Some(bodies);
+    }
+}
+
+/// A native norm that stands alone is one launch already.
+fn worth_it(graph: &Graph, c: &Candidate) -> Result<(), Refusal> {
+    if c.replaced.len() > 1 {
+        return Ok(());
+    }
+    let anchor = c.parts[0].anchor;
+    Err(Refusal {
+        rule: "rms_norm",
+        precondition: "saves_something",
+        node: Some(anchor),
+        hint: format!("`{}` is one op already and feeds no quantiser", graph.node(anchor).op.name()),
+    })
+}
