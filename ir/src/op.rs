@@ -189,6 +189,28 @@ pub struct ForeignOp {
     pub reason: String,
 }
 
+/// Who wrote a quantiser down. The meaning is the same; only the name that it has in ONNX differs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Dialect {
+    /// `QuantizeLinear` and `DequantizeLinear` of ONNX itself.
+    #[default]
+    Onnx,
+    /// The same names in onnxruntime's domain `com.microsoft`, for types that ONNX had not yet.
+    Microsoft,
+    /// `trt::TRT_FP8QuantizeLinear` and `trt::TRT_FP8DequantizeLinear`, which ModelOpt exports for `TensorRT`: to
+    /// f8e4m3fn, saturating.
+    TensorRt,
+}
+
+impl Dialect {
+    /// True for ONNX's own, which text and JSON leave out.
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+    fn is_onnx(&self) -> bool {
+        *self == Self::Onnx
+    }
+}
+
 /// ONNX `Attention` (opset 23 and 24). Operands: Q, K, V, then optional `attn_mask`, `past_key`, `past_value`.
 /// Outputs: Y, then as many of `present_key`, `present_value`, `qk_matmul_output` as the node has.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -415,6 +437,7 @@ pub enum Op {
         upper: bool,
     },
     /// ONNX `QuantizeLinear`. Operands: x, scale, optional zero point. `q = saturate(round_even(x / scale) + zero)`.
+    /// The quotient is rounded to `precision`; before that, x and the scale are.
     QuantizeLinear {
         /// Axis of the scale where it is not a scalar.
         axis: i64,
@@ -424,13 +447,25 @@ pub enum Op {
         to: DType,
         /// Saturate FP8 targets.
         saturate: bool,
+        /// Dtype of the quotient; `None` is the scale's.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        precision: Option<DType>,
+        /// Its name in ONNX.
+        #[serde(default, skip_serializing_if = "Dialect::is_onnx")]
+        dialect: Dialect,
     },
-    /// ONNX `DequantizeLinear`. Operands: q, scale, optional zero point. `(q - zero) * scale` in the scale's dtype.
+    /// ONNX `DequantizeLinear`. Operands: q, scale, optional zero point. `(q - zero) * scale`, rounded once, to `to`.
     DequantizeLinear {
         /// Axis of the scale where it is not a scalar.
         axis: i64,
         /// Values a scale along the axis; 0 is per tensor or per axis.
         block_size: u64,
+        /// Result dtype; `None` is the scale's.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to: Option<DType>,
+        /// Its name in ONNX.
+        #[serde(default, skip_serializing_if = "Dialect::is_onnx")]
+        dialect: Dialect,
     },
     /// ONNX `DynamicQuantizeLinear`. Operand: x (f32). Outputs: q (u8), scale (f32), zero point (u8).
     DynamicQuantizeLinear,

@@ -23,7 +23,7 @@ pub use elementwise::{binary, clip, unary};
 pub use fused::fused_norm;
 pub use matmul::{gemm, matmul, matmul_integer};
 pub use normalise::{layer_norm, rms_norm, softmax};
-pub use quantise::{dequantize_linear, dynamic_quantize_linear, quantize, quantize_linear};
+pub use quantise::{dequantize_linear, dynamic_quantize_linear, quantize, quantize_linear, quotient_dtype};
 pub(crate) use reduce::int_limits;
 pub use reduce::{arg_reduce, cum_sum, reduce, top_k};
 pub use run::run;
@@ -102,11 +102,11 @@ fn dispatch(op: &Op, x: &Operands) -> Result<Vec<Tensor>> {
         }
         Op::MatMulInteger => one(matmul_integer(x.get(0)?, x.get(1)?, x.opt(2), x.opt(3))),
         Op::Attention(a) => attention(a, x.0),
-        Op::QuantizeLinear { axis, block_size, to, saturate } => {
-            one(quantize_linear(x.get(0)?, x.get(1)?, x.opt(2), (*axis, *block_size), *to, *saturate))
+        Op::QuantizeLinear { axis, block_size, to, saturate, precision, .. } => {
+            one(quantize_linear(x.get(0)?, x.get(1)?, x.opt(2), (*axis, *block_size), *to, *saturate, *precision))
         }
-        Op::DequantizeLinear { axis, block_size } => {
-            one(dequantize_linear(x.get(0)?, x.get(1)?, x.opt(2), (*axis, *block_size)))
+        Op::DequantizeLinear { axis, block_size, to, .. } => {
+            one(dequantize_linear(x.get(0)?, x.get(1)?, x.opt(2), (*axis, *block_size), *to))
         }
         Op::DynamicQuantizeLinear => dynamic_quantize_linear(x.get(0)?).map(Vec::from),
         Op::Quantize(s) => quantize(s, x.get(0)?, x.opt(1)),

@@ -237,7 +237,9 @@ fn types(args: &Args<'_>) -> Result<Vec<Type>> {
         Op::NonZero => one(Ok(index::non_zero(args))),
         Op::Trilu { .. } => one(index::trilu(args)),
         Op::QuantizeLinear { axis, block_size, to, .. } => one(quant::quantize_linear(args, *axis, *block_size, *to)),
-        Op::DequantizeLinear { axis, block_size } => one(quant::dequantize_linear(args, *axis, *block_size)),
+        Op::DequantizeLinear { axis, block_size, to, .. } => {
+            one(quant::dequantize_linear(args, *axis, *block_size, *to))
+        }
         Op::DynamicQuantizeLinear => quant::dynamic_quantize_linear(args),
         Op::Quantize(scheme) => quant::quantize(args, scheme),
         Op::FusedNorm(f) => quant::fused_norm(args, f),

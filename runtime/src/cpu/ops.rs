@@ -31,11 +31,12 @@ pub(super) fn execute(op: &Op, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>
             }
             None
         }
-        Op::QuantizeLinear { axis, block_size, to, saturate } => {
-            quantise::quantize_linear(port(0)?, port(1)?, optional(2), (*axis, *block_size), *to, *saturate)?
+        Op::QuantizeLinear { axis, block_size, to, saturate, precision, .. } => {
+            let given = (*axis, *block_size);
+            quantise::quantize_linear(port(0)?, port(1)?, optional(2), given, *to, *saturate, *precision)?
         }
-        Op::DequantizeLinear { axis, block_size } => {
-            quantise::dequantize_linear(port(0)?, port(1)?, optional(2), (*axis, *block_size))?
+        Op::DequantizeLinear { axis, block_size, to, .. } => {
+            quantise::dequantize_linear(port(0)?, port(1)?, optional(2), (*axis, *block_size), *to)?
         }
         Op::DynamicQuantizeLinear => {
             if let Some(outputs) = quantise::dynamic_quantize_linear(port(0)?)? {

@@ -53,7 +53,8 @@ fn to_int(v: f32, zero: i64, (low, high): (i64, i64)) -> i64 {
     (v.round_ties_even() as i64).saturating_add(zero).clamp(low, high)
 }
 
-/// ONNX `QuantizeLinear` of one scale or one along an axis, to 8-bit types; `None` for the rest.
+/// ONNX `QuantizeLinear` of one scale or one along an axis, to 8-bit types, in the scale's precision; `None` for the
+/// rest.
 pub(super) fn quantize_linear(
     x: &Tensor,
     scale: &Tensor,
@@ -61,7 +62,11 @@ pub(super) fn quantize_linear(
     (axis, block): (i64, u64),
     to: DType,
     saturate: bool,
+    precision: Option<DType>,
 ) -> Result<Option<Tensor>> {
+    if precision.is_some_and(|p| p != scale.dtype()) {
+        return Ok(None);
+    }
     let Some(shape) = scale_shape(x, scale, axis, block) else { return Ok(None) };
     let limits = match to {
         DType::I8 => Some((-128, 127)),
@@ -85,13 +90,17 @@ pub(super) fn quantize_linear(
     }, _ => Ok(None)), _ => Ok(None))
 }
 
-/// ONNX `DequantizeLinear` of one scale or one along an axis; `None` for the rest.
+/// ONNX `DequantizeLinear` of one scale or one along an axis, to the scale's dtype; `None` for the rest.
 pub(super) fn dequantize_linear(
     q: &Tensor,
     scale: &Tensor,
     zero: Option<&Tensor>,
     (axis, block): (i64, u64),
+    to: Option<DType>,
 ) -> Result<Option<Tensor>> {
+    if to.is_some_and(|to| to != scale.dtype()) {
+        return Ok(None);
+    }
     let Some(shape) = scale_shape(q, scale, axis, block) else { return Ok(None) };
     let walk = Walk::new([q.shape(), &shape, &shape])?;
     with_narrow!(scale.dtype(), S => {

@@ -1,4 +1,4 @@
-//! One node of the default domain to one op: the dispatch, elementwise ops, casts and reductions.
+//! One node to one op: the dispatch, elementwise ops, casts and reductions.
 //!
 //! The rule for all: an attribute, operand or spelling that is not known keeps the node foreign. It is never dropped.
 
@@ -12,13 +12,13 @@ use normfuse_ir::{
 use super::{
     attrs::{Attrs, port},
     build::{Builder, Reject, foreign},
-    functions::label,
+    functions::{domain, label},
     tensor,
 };
 use crate::{
     FormatError, Result,
     map::DataFolder,
-    onnx::{dtype, ops as table, proto::NodeProto},
+    onnx::{MICROSOFT, TENSOR_RT, dtype, ops as table, proto::NodeProto},
 };
 
 /// What a node becomes.
@@ -43,9 +43,12 @@ pub struct Cx<'b, 'm, 'n> {
 impl Cx<'_, '_, '_> {
     /// The op, or why the node stays foreign.
     pub fn map(mut self) -> Result<Mapped, Reject> {
-        let op = match self.node.op_type() {
-            name @ ("Max" | "Min" | "Sum" | "Mean") => self.variadic(name)?,
-            name => self.op(name)?,
+        let op = match (domain(self.node.domain()), self.node.op_type()) {
+            ("", name @ ("Max" | "Min" | "Sum" | "Mean")) => self.variadic(name)?,
+            ("", name) => self.op(name)?,
+            (MICROSOFT, name) => self.microsoft_op(name)?,
+            (TENSOR_RT, name) => self.tensor_rt_op(name)?,
+            _ => return foreign("an operator set that normfuse does not know"),
         };
         if let Some(name) = self.attrs.unknown() {
             return foreign(format!("attribute `{name}` is not known at opset {}", self.b.opset));

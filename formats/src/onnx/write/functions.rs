@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use normfuse_ir::{FusedNorm, Node};
+use normfuse_ir::{FusedNorm, Graph, Node};
 use prost::Message;
 
 use super::{nodes::Writer, scope::Scope};
@@ -53,8 +53,8 @@ impl Functions {
             input: ins,
             output: outs,
             attribute: vec!["descriptor".into()],
+            opset_import: self.imports(body, &writer),
             node: writer.into_function_nodes(),
-            opset_import: vec![OperatorSetIdProto { domain: Some(String::new()), version: Some(self.opset) }],
             ..FunctionProto::default()
         };
         let content = proto.encode_to_vec();
@@ -71,6 +71,16 @@ impl Functions {
         self.by_content.insert(content, name.clone());
         self.by_name.insert(name.clone(), proto);
         Ok(name)
+    }
+
+    /// The operator sets of a body's nodes, at the versions that the source imports.
+    fn imports(&self, body: &Graph, writer: &Writer<'_>) -> Vec<OperatorSetIdProto> {
+        let version = |domain: &str| body.info.opsets.get(domain).copied().unwrap_or(1);
+        let others = writer.domains().iter().map(|d| (d.clone(), version(d)));
+        std::iter::once((String::new(), self.opset))
+            .chain(others)
+            .map(|(domain, version)| OperatorSetIdProto { domain: Some(domain), version: Some(version) })
+            .collect()
     }
 
     /// The functions, by name.

@@ -3,6 +3,7 @@
 mod functions;
 mod nodes;
 mod ops;
+mod ops_quant;
 mod scope;
 mod types;
 mod weights;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, collections::BTreeSet};
 
-use normfuse_ir::{DType, Def, Graph, Node, Op, Tensor, Type, ValueId};
+use normfuse_ir::{DType, Def, Graph, Node, Op, Tensor, Type, ValueId, op::Dialect};
 
 use super::{functions::Functions, scope, scope::Scope, types, weights};
 use crate::{
@@ -111,6 +111,7 @@ impl<'g> Writer<'g> {
             }
             _ => {
                 self.spell(node, &mut proto)?;
+                self.domains.extend(proto.domain.clone());
                 while proto.input.last().is_some_and(String::is_empty) {
                     proto.input.pop();
                 }
@@ -173,11 +174,26 @@ impl<'g> Writer<'g> {
             .filter(|(_, v)| matches!(v.def, Def::Node { .. }))
             .map(|(id, v)| (self.scope.name(id), &v.ty))
             .collect();
+        let codes: BTreeSet<&str> = self
+            .graph
+            .nodes()
+            .filter(|(_, n)| matches!(n.op, Op::QuantizeLinear { dialect: Dialect::TensorRt, .. }))
+            .flat_map(|(_, n)| &n.outputs)
+            .filter(|v| self.graph.users(**v).iter().all(|(n, _)| dequantises(self.graph.node(*n))))
+            .map(|v| self.scope.name(*v))
+            .collect();
         let names = self.nodes.iter().flat_map(|n| &n.output).filter(move |n| !outputs.contains(n.as_str()));
-        names.filter_map(move |n| types.get(n.as_str()).and_then(|ty| types::declaration(n, ty)))
+        names.filter_map(move |n| {
+            let ty = *types.get(n.as_str())?;
+            if codes.contains(n.as_str()) && ty.dtype.is_some() {
+                // As ModelOpt declares them: its opsets know no FP8. The reader knows them by their readers.
+                return types::declaration(n, &Type { dtype: Some(DType::U8), ..ty.clone() });
+            }
+            types::declaration(n, ty)
+        })
     }
 
-    /// Domains of foreign ops.
+    /// Domains of the nodes, our own and the default one apart.
     pub fn domains(&self) -> &BTreeSet<String> {
         &self.domains
     }
@@ -202,6 +218,10 @@ impl<'g> Writer<'g> {
         });
         constants.chain(self.nodes.iter().cloned()).collect()
     }
+}
+
+fn dequantises(node: &Node) -> bool {
+    matches!(node.op, Op::DequantizeLinear { dialect: Dialect::TensorRt, .. })
 }
 
 fn metadata(node: &Node) -> Vec<StringStringEntryProto> {

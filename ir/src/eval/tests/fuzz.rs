@@ -5,7 +5,7 @@ use crate::{
     DType, Op, Tensor,
     body::hostile::{Rng, Row, rows},
     eval::eval_node,
-    op::{BinaryOp, ReduceOp, ScatterReduction, UnaryOp},
+    op::{BinaryOp, Dialect, ReduceOp, ScatterReduction, UnaryOp},
     scheme::F32,
 };
 
@@ -119,8 +119,20 @@ fn ops(rng: &mut Rng) -> Vec<Op> {
         Op::OneHot { axis },
         Op::NonZero,
         Op::Trilu { upper: flag },
-        Op::QuantizeLinear { axis, block_size: rng.below(3) as u64, to: dtype, saturate: flag },
-        Op::DequantizeLinear { axis, block_size: rng.below(3) as u64 },
+        Op::QuantizeLinear {
+            axis,
+            block_size: rng.below(3) as u64,
+            to: dtype,
+            saturate: flag,
+            precision: flag.then_some(DType::F16),
+            dialect: Dialect::Onnx,
+        },
+        Op::DequantizeLinear {
+            axis,
+            block_size: rng.below(3) as u64,
+            to: flag.then_some(dtype),
+            dialect: Dialect::Onnx,
+        },
         Op::DynamicQuantizeLinear,
     ]
 }

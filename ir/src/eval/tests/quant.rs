@@ -16,7 +16,7 @@ fn bytes(dtype: DType, shape: &[usize], v: &[u8]) -> Tensor {
 fn quantize_linear_in_all_granularities() {
     let x = f(&[2, 4], &[0.5, 1.5, 2.5, -1e9, 3.0, 4.0, f32::NAN, 1e9]);
     let q = |scale: &Tensor, zero: Option<&Tensor>, axis, block, to| {
-        quantize_linear(&x, scale, zero, (axis, block), to, true).map(|t| t.bytes().to_vec())
+        quantize_linear(&x, scale, zero, (axis, block), to, true, None).map(|t| t.bytes().to_vec())
     };
     let zero = bytes(DType::U8, &[], &[10]);
     let got = q(&f(&[], &[1.0]), Some(&zero), 1, 0, DType::U8).unwrap();
@@ -30,11 +30,11 @@ fn quantize_linear_in_all_granularities() {
     assert!(q(&f(&[], &[1.0]), Some(&bytes(DType::I8, &[], &[0])), 1, 0, DType::U8).is_err());
     let fp8 = q(&f(&[], &[1.0]), None, 1, 0, DType::F8E4M3FN).unwrap();
     assert_eq!((fp8[0], fp8[3], fp8[7]), (0x30, 0xfe, 0x7e));
-    let open = quantize_linear(&x, &f(&[], &[1.0]), None, (1, 0), DType::F8E4M3FN, false).unwrap();
+    let open = quantize_linear(&x, &f(&[], &[1.0]), None, (1, 0), DType::F8E4M3FN, false, None).unwrap();
     assert_eq!((open.bytes()[3], open.bytes()[7]), (0xff, 0x7f));
     // The quotient is rounded to the scale's dtype first: 1/3 * 1.5 differs in f16.
     let half = |v: &[f32]| from_floats(DType::F16, &[v.len()], v).unwrap();
-    let y = quantize_linear(&half(&[100.06]), &half(&[66.7]), None, (0, 0), DType::I8, true).unwrap();
+    let y = quantize_linear(&half(&[100.06]), &half(&[66.7]), None, (0, 0), DType::I8, true, None).unwrap();
     let quotient = num::round_to(DType::F16, floats(&half(&[100.06])).unwrap()[0] / floats(&half(&[66.7])).unwrap()[0]);
     assert_eq!(int_values(&y), [quotient.round_ties_even() as i128]);
 }
@@ -43,13 +43,13 @@ fn quantize_linear_in_all_granularities() {
 fn dequantize_linear_undoes_it() {
     let q = bytes(DType::U8, &[2, 2], &[0, 255, 7, 8]);
     let zero = bytes(DType::U8, &[2], &[128, 7]);
-    let y = dequantize_linear(&q, &f(&[2], &[0.5, 2.0]), Some(&zero), (0, 0)).unwrap();
+    let y = dequantize_linear(&q, &f(&[2], &[0.5, 2.0]), Some(&zero), (0, 0), None).unwrap();
     assert_eq!(floats(&y).unwrap(), [-64.0, 63.5, 0.0, 2.0]);
     let scale = from_floats(DType::BF16, &[], &[0.1]).unwrap();
-    let y = dequantize_linear(&bytes(DType::F8E4M3FN, &[1], &[0x7e]), &scale, None, (0, 0)).unwrap();
+    let y = dequantize_linear(&bytes(DType::F8E4M3FN, &[1], &[0x7e]), &scale, None, (0, 0), None).unwrap();
     assert_eq!(y.dtype(), DType::BF16);
     assert_eq!(floats(&y).unwrap(), [num::round_to(DType::BF16, 448.0 * floats(&scale).unwrap()[0])]);
-    assert!(dequantize_linear(&f(&[1], &[1.0]), &scale, None, (0, 0)).is_err());
+    assert!(dequantize_linear(&f(&[1], &[1.0]), &scale, None, (0, 0), None).is_err());
 }
 
 #[test]
