@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DType, FusedNorm, Scheme, scheme::F32};
+use crate::{DType, FusedNorm, Scheme, fused::Root, scheme::F32};
 
 /// One-operand elementwise ops; result has the operand's shape and dtype, except for the predicates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -189,6 +189,24 @@ pub struct ForeignOp {
     pub reason: String,
 }
 
+/// Where a norm's value goes from the dtype of stage one to the result's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CastBack {
+    /// `cast[dtype of x](n) * scale`.
+    #[default]
+    BeforeScale,
+    /// `cast[dtype of scale](n * scale)`, the product in the dtype of stage one.
+    AfterScale,
+}
+
+impl CastBack {
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+    fn is_before_scale(&self) -> bool {
+        *self == Self::BeforeScale
+    }
+}
+
 /// Who wrote a quantiser down. The meaning is the same; only the name that it has in ONNX differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -305,8 +323,13 @@ pub enum Op {
         /// Dtype of stage one.
         stash: DType,
     },
-    /// ONNX `RMSNormalization`: `cast[dtype of x](x / sqrt(mean(x*x) + eps)) * scale`, stage one in `stash`.
-    /// Operands: x, scale. The product, and so the result, has the scale's dtype.
+    /// Rows over their root mean square, times a scale. Stage one, `n = x / sqrt(mean(x*x) + eps)` as `root` says,
+    /// runs in `stash`; `cast` says where the scale comes in. Operands: x, scale. The result has the scale's dtype.
+    ///
+    /// ONNX `RMSNormalization` divides by the root and casts before the scale; the two must have one dtype.
+    /// onnxruntime's `SimplifiedLayerNormalization` multiplies by the reciprocal of the root, all in f32, and casts
+    /// last. That is what its CPU kernel (1.32) computes on rows of 16 or more; shorter ones it divides, and a node is
+    /// not to mean different things for different rows.
     RmsNorm {
         /// First normalised axis.
         axis: i64,
@@ -314,6 +337,21 @@ pub enum Op {
         eps: F32,
         /// Dtype of stage one.
         stash: DType,
+        /// How the row is divided by its root mean square.
+        #[serde(default, skip_serializing_if = "Root::divides")]
+        root: Root,
+        /// Where the value leaves `stash`.
+        #[serde(default, skip_serializing_if = "CastBack::is_before_scale")]
+        cast: CastBack,
+    },
+    /// onnxruntime's `SkipSimplifiedLayerNormalization`, as its CPU kernel computes it. Operands: x, skip, scale,
+    /// optional bias, all of one dtype (f32, f16 or bf16); skip and bias broadcast to x. Outputs: y and the sum.
+    ///
+    /// In f32: `h = (x + skip) + bias`, `y = cast((h / sqrt(mean(h*h) + eps)) * scale)` over the last axis, and
+    /// `sum = cast(h)`. The norm reads h before it is rounded to 16 bits, so this is an add and a norm only in f32.
+    SkipRmsNorm {
+        /// Added to the mean square.
+        eps: F32,
     },
     /// Operands: a, b; numpy semantics.
     #[serde(rename = "matmul")]
@@ -482,7 +520,7 @@ impl Op {
     /// Number of outputs.
     pub fn num_outputs(&self) -> usize {
         match self {
-            Self::TopK { .. } => 2,
+            Self::TopK { .. } | Self::SkipRmsNorm { .. } => 2,
             Self::DynamicQuantizeLinear => 3,
             Self::Split { outputs, .. } => *outputs,
             Self::Attention(a) => a.outputs,
@@ -512,6 +550,7 @@ impl Op {
             Self::Where | Self::Range | Self::ScatterElements { .. } | Self::ScatterNd { .. } | Self::OneHot { .. } => {
                 (3, Some(3))
             }
+            Self::SkipRmsNorm { .. } => (3, Some(4)),
             Self::Clip => (1, Some(3)),
             Self::LayerNorm { .. }
             | Self::Gemm { .. }
@@ -556,6 +595,7 @@ impl Op {
     pub fn output_names(&self) -> Vec<String> {
         match self {
             Self::TopK { .. } => vec!["values".into(), "indices".into()],
+            Self::SkipRmsNorm { .. } => vec!["y".into(), "sum".into()],
             Self::DynamicQuantizeLinear => vec!["y".into(), "y_scale".into(), "y_zero_point".into()],
             Self::Quantize(s) if s.has_scale_output() => vec!["q".into(), "scale".into()],
             Self::Quantize(_) => vec!["q".into()],

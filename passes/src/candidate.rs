@@ -177,6 +177,10 @@ impl<'a> Builder<'a> {
             .ok_or_else(|| refuse("same_row", format!("no value holds the rows of {} elements", norm.width)))?;
         let (_, h_shape) = typed(graph, h).ok_or_else(|| refuse("last_axis", "the rows have no known shape".into()))?;
         let add = norm.add.as_ref().and_then(|(a, b)| Some((rows(a, Some(h_shape))?, rows(b, Some(h_shape))?)));
+        if add.is_none() && graph.producer(h).is_some_and(|(n, _)| n == region.anchor) {
+            let hint = "the norm's own node makes the sum, and the rule that takes it in is off or does not hold";
+            return Err(Refusal { rule: "residual_add", ..refuse("same_shape", hint.into()) });
+        }
         let weight = match &norm.weight {
             None => None,
             Some((locals, _)) => {

@@ -316,7 +316,11 @@ fn worth_it(graph: &Graph, anchor: NodeId, c: &Candidate) -> Result<(), Refusal>
 
 /// True if a match is the norm of this anchor: its rows are what the anchor squares.
 fn is_of(graph: &Graph, region: &Region, m: &NormMatch, anchor: NodeId) -> bool {
-    let Some(operand) = graph.node(anchor).input(0) else { return false };
+    let node = graph.node(anchor);
+    if let (normfuse_ir::Op::SkipRmsNorm { .. }, [_, sum]) = (&node.op, node.outputs.as_slice()) {
+        return region.local(*sum).is_some_and(|i| m.h.contains(&i));
+    }
+    let Some(operand) = node.input(0) else { return false };
     let row = diagnose::squared(graph, operand).unwrap_or(operand);
     let mut row = Some(row);
     while let Some(v) = row {

@@ -1,7 +1,11 @@
-//! Quantisers that other tools write in domains of their own.
+//! Quantisers and norms that other tools write in domains of their own.
 
 use normfuse_formats::onnx::proto::{ModelProto, NodeProto, TensorProto, ValueInfoProto, tensor_proto::DataType};
-use normfuse_ir::{DType, Dim, Graph, Op, op::Dialect};
+use normfuse_ir::{
+    DType, Dim, Graph, Op,
+    fused::Root,
+    op::{CastBack, Dialect},
+};
 
 use crate::build::*;
 
@@ -90,10 +94,9 @@ fn onnxruntimes_quantisers_keep_their_domain() {
     m.graph.as_mut().unwrap().initializer.push(zero);
     let (g, out) = rewrite(&m);
     assert_eq!(nodes_of(&out), nodes_of(&m), "a scalar scale has no axis");
-    assert!(g.nodes().any(|(_, n)| matches!(
-        n.op,
-        Op::QuantizeLinear { to: DType::U16, dialect: Dialect::Microsoft, .. }
-    )));
+    assert!(
+        g.nodes().any(|(_, n)| matches!(n.op, Op::QuantizeLinear { to: DType::U16, dialect: Dialect::Microsoft, .. }))
+    );
     let along = with(microsoft("QuantizeLinear", &["x", "v"], &["y"]), [int("axis", 1)]);
     let mut m = model_of(vec![along], vec![], value("y", DataType::Uint8, "2 4"));
     m.graph.as_mut().unwrap().initializer.push(f32s("v", &[4], &[0.5; 4]));
@@ -101,6 +104,52 @@ fn onnxruntimes_quantisers_keep_their_domain() {
     assert_eq!(nodes_of(&out), nodes_of(&m));
     let m = model_of(vec![microsoft("QGemm", &["x"], &["y"])], vec![], f32_value("y"));
     assert_eq!(reason(&rewrite(&m).0), "unknown op");
+}
+
+#[test]
+fn onnxruntimes_norms_are_norms() {
+    let norm = |outs: &[&str]| {
+        let attrs = [int("axis", -1), float("epsilon", 1e-6), int("stash_type", 1)];
+        with(node("SimplifiedLayerNormalization", &["x", "w"], outs), attrs)
+    };
+    let with_weight = |nodes, output| {
+        let mut m = model_of(nodes, vec![], output);
+        m.graph.as_mut().unwrap().initializer.push(f32s("w", &[4], &[1.0; 4]));
+        m
+    };
+    let m = with_weight(vec![norm(&["y"])], f32_value("y"));
+    let (g, out) = rewrite(&m);
+    assert_eq!(nodes_of(&out), nodes_of(&m));
+    let form = |op: &Op| match op {
+        Op::RmsNorm { axis: -1, stash: DType::F32, root, cast, .. } => (*root, *cast),
+        op => panic!("{}", op.name()),
+    };
+    assert_eq!(form(&only_node(&g).op), (Root::ReciprocalSqrt, CastBack::AfterScale));
+    let (g, _) = rewrite(&with_weight(vec![norm(&["y", "inverse"])], f32_value("y")));
+    assert_eq!(only_node(&g).op.name(), "rms_norm", "an inverse that nobody reads");
+    let (g, _) = rewrite(&with_weight(vec![norm(&["t", "y"])], value("y", DataType::Float, "2 1")));
+    assert_eq!(reason(&g), "result 1 is used");
+    let mut m = with_weight(vec![norm(&["y"])], value("y", DataType::Double, "2 4"));
+    m.graph.as_mut().unwrap().input = vec![value("x", DataType::Double, "2 4")];
+    assert_eq!(reason(&rewrite(&m).0), "a norm of f64");
+
+    // Operands x, skip, gamma and bias; results y, mean, inverse deviation and the sum.
+    let skip = |ins: &[&str], outs: &[&str]| {
+        with(microsoft("SkipSimplifiedLayerNormalization", ins, outs), [float("epsilon", 1e-6)])
+    };
+    for (ins, outs) in
+        [(&["x", "x", "w"][..], &["y"][..]), (&["x", "x", "w", "w"], &["y"]), (&["x", "x", "w"], &["t", "", "", "y"])]
+    {
+        let m = with_weight(vec![skip(ins, outs)], f32_value("y"));
+        let (g, out) = rewrite(&m);
+        assert_eq!(nodes_of(&out), nodes_of(&m));
+        assert!(matches!(only_node(&g).op, Op::SkipRmsNorm { eps } if eps.get() == 1e-6));
+        let result = g.values().find(|(_, v)| v.name == "y").unwrap().0;
+        let port = usize::from(outs.len() > 1);
+        assert_eq!(only_node(&g).outputs[port], result);
+    }
+    let m = with_weight(vec![skip(&["x", "x", "w"], &["t", "", "y"])], value("y", DataType::Float, "2 1"));
+    assert_eq!(reason(&rewrite(&m).0), "result 2 is used");
 }
 
 #[test]

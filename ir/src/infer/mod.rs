@@ -209,6 +209,7 @@ fn types(args: &Args<'_>) -> Result<Vec<Type>> {
         Op::TopK { axis, .. } => math::top_k(args, *axis),
         Op::CumSum { .. } | Op::Softmax { .. } => one(math::along_axis(args)),
         Op::LayerNorm { axis, stash, .. } | Op::RmsNorm { axis, stash, .. } => one(math::norm(args, *axis, *stash)),
+        Op::SkipRmsNorm { .. } => math::skip_rms_norm(args),
         Op::MatMul => one(math::mat_mul(args)),
         Op::MatMulInteger => one(math::mat_mul_integer(args)),
         Op::Gemm { trans_a, trans_b, .. } => one(math::gemm(args, *trans_a, *trans_b)),

@@ -19,7 +19,9 @@ pub(super) fn execute(op: &Op, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>
         Op::Clip => elementwise::clip(port(0)?, optional(1), optional(2))?,
         Op::Reduce { op, axes, keepdims } => rows::reduce(*op, axes.as_deref(), *keepdims, port(0)?)?,
         Op::Softmax { axis, log } => rows::softmax(*axis, *log, port(0)?)?,
-        Op::RmsNorm { axis, eps, stash } => rows::rms_norm(*axis, *eps, *stash, port(0)?, port(1)?)?,
+        Op::RmsNorm { axis, eps, stash, root, cast } => {
+            rows::rms_norm(*axis, *eps, *stash, (*root, *cast), port(0)?, port(1)?)?
+        }
         Op::MatMul => matmul::matmul(port(0)?, port(1)?)?,
         Op::Gemm { alpha, beta, trans_a, trans_b } => {
             matmul::gemm((*alpha, *beta), (*trans_a, *trans_b), port(0)?, port(1)?, optional(2))?

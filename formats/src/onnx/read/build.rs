@@ -23,6 +23,7 @@ use crate::{
     onnx::{
         DOMAIN, TENSOR_RT, fields,
         names::{Names, OMITTED, captured},
+        ops as table,
         proto::{NodeProto, ValueInfoProto, tensor_proto::DataLocation},
     },
 };
@@ -228,7 +229,9 @@ impl<'m> Builder<'m> {
 
     fn add(&mut self, node: &NodeProto, mapped: ops::Mapped) -> Result<NodeId> {
         let count = mapped.op.num_outputs();
-        let named: Vec<&str> = node.output.iter().take(count).map(String::as_str).collect();
+        let named: Vec<&str> = (0..count)
+            .map(|result| node.output.get(table::result_port(&mapped.op, result)).map_or("", String::as_str))
+            .collect();
         let names: Vec<String> = (0..count)
             .map(|port| match named.get(port) {
                 Some(name) if !name.is_empty() => (*name).to_owned(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use normfuse_ir::{
     DType, Graph, Op, Tensor, ValueId,
-    op::{BinaryOp, ReduceOp, UnaryOp},
+    op::{BinaryOp, CastBack, ReduceOp, UnaryOp},
 };
 
 use super::{
@@ -56,11 +56,12 @@ impl Cx<'_, '_, '_> {
         if op.arity().1.is_some_and(|max| self.inputs.len() > max) {
             return foreign(format!("{} operands are more than normfuse knows", self.inputs.len()));
         }
-        let results = self.node.output.iter().enumerate().skip(op.num_outputs());
-        if let Some((port, _)) = results.into_iter().find(|(_, n)| !n.is_empty() && self.b.is_used(n)) {
+        let known: Vec<usize> = (0..op.num_outputs()).map(|r| table::result_port(&op, r)).collect();
+        let mut others = self.node.output.iter().enumerate().filter(|(port, _)| !known.contains(port));
+        if let Some((port, _)) = others.find(|(_, n)| !n.is_empty() && self.b.is_used(n)) {
             return foreign(format!("result {port} is used"));
         }
-        if let Op::RmsNorm { .. } = op {
+        if let Op::RmsNorm { cast: CastBack::BeforeScale, .. } = op {
             self.one_dtype()?;
         }
         Ok(Mapped { op, inputs: self.inputs, body: None })

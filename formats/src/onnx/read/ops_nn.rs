@@ -2,7 +2,8 @@
 
 use normfuse_ir::{
     DType, Op,
-    op::{AttentionOp, UnaryOp},
+    fused::Root,
+    op::{AttentionOp, CastBack, UnaryOp},
 };
 
 use super::{
@@ -41,7 +42,16 @@ impl Cx<'_, '_, '_> {
             "RMSNormalization" => {
                 self.since(23)?;
                 let (axis, eps, stash) = self.norm()?;
-                Op::RmsNorm { axis, eps, stash }
+                Op::RmsNorm { axis, eps, stash, root: Root::DivideBySqrt, cast: CastBack::BeforeScale }
+            }
+            // onnxruntime's, which it registers in ONNX's own domain for every opset.
+            "SimplifiedLayerNormalization" => {
+                let (axis, eps, stash) = self.norm()?;
+                if stash != DType::F32 {
+                    return foreign(format!("stage one in {stash}"));
+                }
+                self.no_doubles()?;
+                Op::RmsNorm { axis, eps, stash, root: Root::ReciprocalSqrt, cast: CastBack::AfterScale }
             }
             "MatMul" => Op::MatMul,
             "MatMulInteger" => Op::MatMulInteger,
@@ -71,6 +81,14 @@ impl Cx<'_, '_, '_> {
             return foreign("a softmax over several axes at once");
         }
         Ok(Op::Softmax { axis: -1, log })
+    }
+
+    /// onnxruntime's kernels compute norms of f64 in f64, whatever they are told.
+    pub fn no_doubles(&self) -> Result<(), Reject> {
+        match self.inputs.first().copied().flatten().and_then(|x| self.b.dtype(x)) {
+            Some(DType::F64) => foreign("a norm of f64"),
+            _ => Ok(()),
+        }
     }
 
     fn norm(&mut self) -> Result<(i64, normfuse_ir::scheme::F32, DType), Reject> {

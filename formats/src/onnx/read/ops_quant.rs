@@ -1,4 +1,4 @@
-//! Quantisers, in the names that ONNX, onnxruntime and ModelOpt give them.
+//! Quantisers, in the names that ONNX, onnxruntime and ModelOpt give them, and what else onnxruntime has of its own.
 
 use normfuse_ir::{DType, Op, op::Dialect};
 
@@ -19,6 +19,10 @@ impl Cx<'_, '_, '_> {
             "DequantizeLinear" => {
                 let axis = self.attrs.int("axis", 1)?;
                 Ok(Op::DequantizeLinear { axis, block_size: 0, to: None, dialect: Dialect::Microsoft })
+            }
+            "SkipSimplifiedLayerNormalization" => {
+                self.no_doubles()?;
+                Ok(Op::SkipRmsNorm { eps: self.attrs.float("epsilon", 1e-12)? })
             }
             _ => foreign("unknown op"),
         }
@@ -113,14 +117,7 @@ impl Cx<'_, '_, '_> {
     }
 }
 
-fn quantize(
-    axis: i64,
-    block_size: u64,
-    to: DType,
-    saturate: bool,
-    precision: Option<DType>,
-    dialect: Dialect,
-) -> Op {
+fn quantize(axis: i64, block_size: u64, to: DType, saturate: bool, precision: Option<DType>, dialect: Dialect) -> Op {
     // Elsewhere the attribute has no meaning; one form for one function.
     let matters = matches!(to, DType::F8E4M3FN | DType::F8E4M3FNUZ | DType::F8E5M2);
     Op::QuantizeLinear { axis, block_size, to, saturate: saturate || !matters, precision, dialect }

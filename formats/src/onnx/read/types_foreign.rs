@@ -4,7 +4,10 @@
 use normfuse_ir::{DType, Dim, Shape, Type, ValueId};
 
 use super::{build::Builder, functions::domain};
-use crate::onnx::{MICROSOFT, TENSOR_RT, dtype, proto::{AttributeProto, NodeProto}};
+use crate::onnx::{
+    MICROSOFT, TENSOR_RT, dtype,
+    proto::{AttributeProto, NodeProto},
+};
 
 /// What the node's name says of its results, first ones first; nothing for most.
 pub fn results(b: &Builder<'_>, node: &NodeProto, inputs: &[Option<ValueId>]) -> Vec<Type> {

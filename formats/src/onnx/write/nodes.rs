@@ -10,6 +10,7 @@ use crate::{
     onnx::{
         DOMAIN, fields,
         names::captured,
+        ops as table,
         proto::{AttributeProto, NodeProto, StringStringEntryProto, ValueInfoProto, attribute_proto::AttributeType},
     },
 };
@@ -85,7 +86,11 @@ impl<'g> Writer<'g> {
 
     fn node(&mut self, node: &Node, functions: &mut Functions) -> Result<()> {
         let inputs = node.inputs.iter().map(|v| v.map_or("", |v| self.scope.name(v)).to_owned()).collect();
-        let output = node.outputs.iter().map(|v| self.scope.name(*v).to_owned()).collect();
+        let mut output = Vec::new();
+        for (result, v) in node.outputs.iter().enumerate() {
+            output.resize(table::result_port(&node.op, result), String::new());
+            output.push(self.scope.name(*v).to_owned());
+        }
         let mut proto = NodeProto {
             name: (!self.body && !node.name.is_empty()).then(|| node.name.clone()),
             input: inputs,
@@ -115,7 +120,7 @@ impl<'g> Writer<'g> {
                 while proto.input.last().is_some_and(String::is_empty) {
                     proto.input.pop();
                 }
-                if matches!(node.op, Op::Attention(_)) {
+                if matches!(node.op, Op::Attention(_) | Op::SkipRmsNorm { .. }) {
                     while proto.output.last().is_some_and(String::is_empty) {
                         proto.output.pop();
                     }

@@ -2,7 +2,8 @@
 
 use normfuse_ir::{
     DType, Node, Op, Tensor,
-    op::{AttentionOp, BinaryOp, ScatterReduction, UnaryOp},
+    fused::Root,
+    op::{AttentionOp, BinaryOp, CastBack, ScatterReduction, UnaryOp},
     scheme::F32,
 };
 
@@ -13,7 +14,7 @@ use super::{
 use crate::{
     FormatError, Result,
     onnx::{
-        dtype, ops as table,
+        MICROSOFT, dtype, ops as table,
         proto::{AttributeProto, NodeProto, attribute_proto::AttributeType},
     },
 };
@@ -124,6 +125,10 @@ impl Writer<'_> {
                 ("CumSum", vec![flag("exclusive", *exclusive), flag("reverse", *reverse)])
             }
             Op::Quantize(s) => return Err(inexpressible(&format!("quantize {s}"))),
+            Op::SkipRmsNorm { eps } => {
+                proto.domain = Some(MICROSOFT.into());
+                ("SkipSimplifiedLayerNormalization", vec![float("epsilon", *eps)])
+            }
             Op::QuantizeLinear { .. } | Op::DequantizeLinear { .. } => {
                 let (domain, op_type, attrs) = self.quantiser(node)?;
                 proto.domain = Some(domain.into()).filter(|_| !domain.is_empty());
@@ -301,9 +306,14 @@ impl Writer<'_> {
                 self.since(17, "LayerNormalization")?;
                 ("LayerNormalization", norm(*axis, *eps, *stash))
             }
-            Op::RmsNorm { axis, eps, stash } => {
+            Op::RmsNorm { axis, eps, stash, root: Root::DivideBySqrt, cast: CastBack::BeforeScale } => {
                 self.since(23, "RMSNormalization")?;
                 ("RMSNormalization", norm(*axis, *eps, *stash))
+            }
+            Op::RmsNorm { axis, eps, stash, root: Root::ReciprocalSqrt, cast: CastBack::AfterScale }
+                if *stash == DType::F32 =>
+            {
+                ("SimplifiedLayerNormalization", norm(*axis, *eps, *stash))
             }
             Op::MatMul => ("MatMul", vec![]),
             Op::MatMulInteger => ("MatMulInteger", vec![]),

@@ -5,7 +5,8 @@ use crate::{
     DType, Op, Tensor,
     body::hostile::{Rng, Row, rows},
     eval::eval_node,
-    op::{BinaryOp, Dialect, ReduceOp, ScatterReduction, UnaryOp},
+    fused::Root,
+    op::{BinaryOp, CastBack, Dialect, ReduceOp, ScatterReduction, UnaryOp},
     scheme::F32,
 };
 
@@ -91,7 +92,14 @@ fn ops(rng: &mut Rng) -> Vec<Op> {
         Op::CumSum { exclusive: flag, reverse: !flag },
         Op::Softmax { axis, log: flag },
         Op::LayerNorm { axis, eps: F32::new(1e-5), stash: dtype },
-        Op::RmsNorm { axis, eps: F32::new(1e-5), stash: dtype },
+        Op::RmsNorm {
+            axis,
+            eps: F32::new(1e-5),
+            stash: dtype,
+            root: if flag { Root::Rsqrt } else { Root::ReciprocalSqrt },
+            cast: if flag { CastBack::AfterScale } else { CastBack::BeforeScale },
+        },
+        Op::SkipRmsNorm { eps: F32::new(1e-5) },
         Op::MatMul,
         Op::Gemm { alpha: F32::new(1.0), beta: F32::new(1.0), trans_a: flag, trans_b: !flag },
         Op::MatMulInteger,
