@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use normfuse_ir::{FusedNorm, Graph, Node};
+use normfuse_ir::{FusedNorm, Node};
 use prost::Message;
 
 use super::{nodes::Writer, scope::Scope};
@@ -17,6 +17,8 @@ use crate::{
 /// The functions of a model.
 pub struct Functions {
     opset: i64,
+    /// The model's imports, which those of its functions must be compatible with.
+    opsets: BTreeMap<String, i64>,
     /// By encoded contents without the name.
     by_content: BTreeMap<Vec<u8>, String>,
     by_name: BTreeMap<String, FunctionProto>,
@@ -24,8 +26,8 @@ pub struct Functions {
 
 impl Functions {
     /// None yet.
-    pub fn new(opset: i64) -> Self {
-        Self { opset, by_content: BTreeMap::new(), by_name: BTreeMap::new() }
+    pub fn new(opset: i64, opsets: BTreeMap<String, i64>) -> Self {
+        Self { opset, opsets, by_content: BTreeMap::new(), by_name: BTreeMap::new() }
     }
 
     /// The name of the function that spells a fused node.
@@ -53,7 +55,7 @@ impl Functions {
             input: ins,
             output: outs,
             attribute: vec!["descriptor".into()],
-            opset_import: self.imports(body, &writer),
+            opset_import: self.imports(&writer),
             node: writer.into_function_nodes(),
             ..FunctionProto::default()
         };
@@ -73,9 +75,9 @@ impl Functions {
         Ok(name)
     }
 
-    /// The operator sets of a body's nodes, at the versions that the source imports.
-    fn imports(&self, body: &Graph, writer: &Writer<'_>) -> Vec<OperatorSetIdProto> {
-        let version = |domain: &str| body.info.opsets.get(domain).copied().unwrap_or(1);
+    /// The operator sets of a body's nodes.
+    fn imports(&self, writer: &Writer<'_>) -> Vec<OperatorSetIdProto> {
+        let version = |domain: &str| self.opsets.get(domain).copied().unwrap_or(1);
         let others = writer.domains().iter().map(|d| (d.clone(), version(d)));
         std::iter::once((String::new(), self.opset))
             .chain(others)
