@@ -144,7 +144,9 @@ pub fn dequantize_linear(
     if !to.is_arithmetic_float() {
         return Err(unsupported(to));
     }
-    let s = floats(scale).map_err(|e| e.at_port("scale"))?;
+    // A power of two is an f32 as it is.
+    let wide = if scale.dtype() == DType::F8E8M0 { cast(scale, DType::F32, true)? } else { scale.clone() };
+    let s = floats(&wide).map_err(|e| e.at_port("scale"))?;
     let at = scale_index(q.shape(), scale, axis, block)?;
     if let Some(zero) = zero {
         same_shape(zero, scale)?;

@@ -30,6 +30,11 @@ fn int(dtype: DType, v: &[i128]) -> Tensor {
     from_ints(dtype, &[v.len()], v).unwrap()
 }
 
+/// The bits of 16-bit elements.
+fn u16s(t: &Tensor) -> Vec<u16> {
+    t.bytes().as_chunks().0.iter().map(|b| u16::from_le_bytes(*b)).collect()
+}
+
 fn int_values(t: &Tensor) -> Vec<i128> {
     match Numbers::of(t) {
         Numbers::Int(v) => v,

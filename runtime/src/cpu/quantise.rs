@@ -71,7 +71,7 @@ pub(super) fn quantize_linear(
     let limits = match to {
         DType::I8 => Some((-128, 127)),
         DType::U8 => Some((0, 255)),
-        DType::F8E4M3FN | DType::F8E4M3FNUZ | DType::F8E5M2 if no_offset(zero, scale, to) => None,
+        DType::F8E4M3FN | DType::F8E4M3FNUZ | DType::F8E5M2 | DType::F8E5M2FNUZ if no_offset(zero, scale, to) => None,
         _ => return Ok(None),
     };
     let zeros = if limits.is_some() { zero_points(zero, scale, to)? } else { Some(vec![0; scale.len()]) };
@@ -106,7 +106,7 @@ pub(super) fn dequantize_linear(
     with_narrow!(scale.dtype(), S => {
         let scales = view::<S>(scale)?;
         match q.dtype() {
-            DType::F8E4M3FN | DType::F8E4M3FNUZ | DType::F8E5M2 if no_offset(zero, scale, q.dtype()) => {
+            DType::F8E4M3FN | DType::F8E4M3FNUZ | DType::F8E5M2 | DType::F8E5M2FNUZ if no_offset(zero, scale, q.dtype()) => {
                 let table = decode_table(q.dtype());
                 let values = map3(&walk, (&view::<u8>(q)?, &scales, &scales), |q: u8, s: S, _| {
                     S::down(table[usize::from(q)] * s.up())

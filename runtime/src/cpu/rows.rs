@@ -184,10 +184,16 @@ pub(super) fn rms_norm(
             let v = rounded(mean + rounded(eps.get()));
             let divisor = rounded(v.sqrt());
             match root {
-                Root::DivideBySqrt => row.iter_mut().for_each(|x| *x /= divisor),
+                Root::DivideBySqrt => {
+                    for x in &mut row {
+                        *x /= divisor;
+                    }
+                }
                 Root::ReciprocalSqrt | Root::Rsqrt => {
                     let by = rounded(if root == Root::Rsqrt { num::rsqrt(v) } else { 1.0 / divisor });
-                    row.iter_mut().for_each(|x| *x *= by);
+                    for x in &mut row {
+                        *x *= by;
+                    }
                 }
             }
             round_row(stash, &mut row);

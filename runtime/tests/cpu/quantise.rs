@@ -12,8 +12,17 @@ use normfuse_runtime::Plan;
 use crate::check::{KINDS, Kind, cast, check, one_node, tensor};
 
 const FLOATS: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
-const TARGETS: [DType; 8] =
-    [DType::I8, DType::U8, DType::I16, DType::U16, DType::F8E4M3FN, DType::F8E4M3FNUZ, DType::F8E5M2, DType::F4E2M1];
+const TARGETS: [DType; 9] = [
+    DType::I8,
+    DType::U8,
+    DType::I16,
+    DType::U16,
+    DType::F8E4M3FN,
+    DType::F8E4M3FNUZ,
+    DType::F8E5M2,
+    DType::F8E5M2FNUZ,
+    DType::F4E2M1,
+];
 
 /// Positive scales of all sizes.
 fn scales(dtype: DType, shape: &[usize]) -> Tensor {

@@ -155,7 +155,8 @@ impl Cx<'_, '_, '_> {
             return foreign("a cast to f8e8m0 that does not round up");
         }
         // Elsewhere the attribute has no meaning; one form for one function.
-        let matters = matches!(to, DType::F8E4M3FN | DType::F8E4M3FNUZ | DType::F8E5M2 | DType::F8E8M0);
+        let matters =
+            matches!(to, DType::F8E4M3FN | DType::F8E4M3FNUZ | DType::F8E5M2 | DType::F8E5M2FNUZ | DType::F8E8M0);
         Ok(Op::Cast { to, saturate: saturate || !matters })
     }
 

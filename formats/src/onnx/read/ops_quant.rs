@@ -119,6 +119,6 @@ impl Cx<'_, '_, '_> {
 
 fn quantize(axis: i64, block_size: u64, to: DType, saturate: bool, precision: Option<DType>, dialect: Dialect) -> Op {
     // Elsewhere the attribute has no meaning; one form for one function.
-    let matters = matches!(to, DType::F8E4M3FN | DType::F8E4M3FNUZ | DType::F8E5M2);
+    let matters = matches!(to, DType::F8E4M3FN | DType::F8E4M3FNUZ | DType::F8E5M2 | DType::F8E5M2FNUZ);
     Op::QuantizeLinear { axis, block_size, to, saturate: saturate || !matters, precision, dialect }
 }

@@ -22,9 +22,8 @@ pub fn results(b: &Builder<'_>, node: &NodeProto, inputs: &[Option<ValueId>]) ->
             let scale_type = named("scale_type").or(Some(DType::F8E4M3FN));
             vec![like_x(Some(DType::F4E2M1)), Type { dtype: scale_type, shape: scales, ..Type::default() }]
         }
-        // Exporters differ in the shape of the scales: one pads it.
-        (TENSOR_RT, "TRT_MXFP8DynamicQuantize") => vec![like_x(named("output_dtype"))],
-        (TENSOR_RT, "TRT_MXFP8DequantizeLinear") => vec![like_x(named("output_dtype"))],
+        // Exporters differ in the shape of the first one's scales: one pads it.
+        (TENSOR_RT, "TRT_MXFP8DynamicQuantize" | "TRT_MXFP8DequantizeLinear") => vec![like_x(named("output_dtype"))],
         (TENSOR_RT, "TRT_FP4QDQ") => vec![like_x(x.dtype)],
         (TENSOR_RT, "TRT_FP8DequantizeLinear" | "TRT_INT4DequantizeLinear") => vec![like_x(scale.dtype)],
         // Whatever keeps these foreign is something about their types.
