@@ -24,6 +24,8 @@ pub enum DType {
     F8E4M3FNUZ,
     /// OCP FP8 E5M2: IEEE-like, largest finite value 57344.
     F8E5M2,
+    /// AMD FP8 E5M2 with bias 16: no infinities, no negative zero, largest finite value 57344.
+    F8E5M2FNUZ,
     /// OCP E8M0: a power of two, byte = exponent + 127, 255 is NaN.
     F8E8M0,
     /// OCP FP4 E2M1: largest value 6, two to a byte, the even index in the low nibble.
@@ -50,7 +52,7 @@ pub enum DType {
 
 impl DType {
     /// Every element type, in declaration order.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::F32,
         Self::F16,
         Self::BF16,
@@ -58,6 +60,7 @@ impl DType {
         Self::F8E4M3FN,
         Self::F8E4M3FNUZ,
         Self::F8E5M2,
+        Self::F8E5M2FNUZ,
         Self::F8E8M0,
         Self::F4E2M1,
         Self::I8,
@@ -81,6 +84,7 @@ impl DType {
             Self::F8E4M3FN => "f8e4m3fn",
             Self::F8E4M3FNUZ => "f8e4m3fnuz",
             Self::F8E5M2 => "f8e5m2",
+            Self::F8E5M2FNUZ => "f8e5m2fnuz",
             Self::F8E8M0 => "f8e8m0",
             Self::F4E2M1 => "f4e2m1",
             Self::I8 => "i8",
@@ -99,7 +103,14 @@ impl DType {
     pub const fn bits(self) -> usize {
         match self {
             Self::F4E2M1 => 4,
-            Self::F8E4M3FN | Self::F8E4M3FNUZ | Self::F8E5M2 | Self::F8E8M0 | Self::I8 | Self::U8 | Self::Bool => 8,
+            Self::F8E4M3FN
+            | Self::F8E4M3FNUZ
+            | Self::F8E5M2
+            | Self::F8E5M2FNUZ
+            | Self::F8E8M0
+            | Self::I8
+            | Self::U8
+            | Self::Bool => 8,
             Self::F16 | Self::BF16 | Self::I16 | Self::U16 => 16,
             Self::F32 | Self::I32 | Self::U32 => 32,
             Self::F64 | Self::I64 | Self::U64 => 64,
@@ -125,6 +136,7 @@ impl DType {
                 | Self::F8E4M3FN
                 | Self::F8E4M3FNUZ
                 | Self::F8E5M2
+                | Self::F8E5M2FNUZ
                 | Self::F8E8M0
                 | Self::F4E2M1
         )
@@ -142,7 +154,10 @@ impl DType {
 
     /// True for the element types that a quantiser produces as values.
     pub const fn is_quantised(self) -> bool {
-        matches!(self, Self::F8E4M3FN | Self::F8E4M3FNUZ | Self::F8E5M2 | Self::F4E2M1 | Self::I8 | Self::U8)
+        matches!(
+            self,
+            Self::F8E4M3FN | Self::F8E4M3FNUZ | Self::F8E5M2 | Self::F8E5M2FNUZ | Self::F4E2M1 | Self::I8 | Self::U8
+        )
     }
 
     /// True for signed and unsigned integers, bool excluded.
@@ -165,7 +180,7 @@ impl DType {
         match self {
             Self::F8E4M3FN => Some(448.0),
             Self::F8E4M3FNUZ => Some(240.0),
-            Self::F8E5M2 => Some(57344.0),
+            Self::F8E5M2 | Self::F8E5M2FNUZ => Some(57344.0),
             Self::F4E2M1 => Some(6.0),
             Self::I8 => Some(127.0),
             Self::U8 => Some(255.0),
@@ -182,7 +197,7 @@ impl DType {
             (Self::F16 | Self::BF16, Self::F32 | Self::F64)
             | (Self::F32, Self::F64)
             | (
-                Self::F8E4M3FN | Self::F8E4M3FNUZ | Self::F8E5M2 | Self::F4E2M1,
+                Self::F8E4M3FN | Self::F8E4M3FNUZ | Self::F8E5M2 | Self::F8E5M2FNUZ | Self::F4E2M1,
                 Self::F16 | Self::BF16 | Self::F32 | Self::F64,
             )
             | (Self::F8E8M0, Self::F32 | Self::BF16 | Self::F64) => true,

@@ -46,7 +46,7 @@ pub enum Source {
 }
 
 /// How the row is divided by its root mean square. Three different functions of the bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Root {
     /// `h * (1 / sqrt(v))`: a rounded root, a rounded reciprocal, a product.
@@ -54,7 +54,15 @@ pub enum Root {
     /// `h * rsqrt(v)`: one correctly rounded reciprocal root, a product.
     Rsqrt,
     /// `h / sqrt(v)`: a rounded root, a division.
+    #[default]
     DivideBySqrt,
+}
+
+impl Root {
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+    pub(crate) fn divides(&self) -> bool {
+        *self == Self::DivideBySqrt
+    }
 }
 
 /// The weight of one norm.

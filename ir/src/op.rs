@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     DType, FusedNorm, Scheme,
+    fused::Root,
     scheme::{F32, ZeroPoint},
 };
 
@@ -192,6 +193,46 @@ pub struct ForeignOp {
     pub reason: String,
 }
 
+/// Where a norm's value goes from the dtype of stage one to the result's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CastBack {
+    /// `cast[dtype of x](n) * scale`.
+    #[default]
+    BeforeScale,
+    /// `cast[dtype of scale](n * scale)`, the product in the dtype of stage one.
+    AfterScale,
+}
+
+impl CastBack {
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+    fn is_before_scale(&self) -> bool {
+        *self == Self::BeforeScale
+    }
+}
+
+/// Who wrote a quantiser down. The meaning is the same; only the name that it has in ONNX differs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Dialect {
+    /// `QuantizeLinear` and `DequantizeLinear` of ONNX itself.
+    #[default]
+    Onnx,
+    /// The same names in onnxruntime's domain `com.microsoft`, for types that ONNX had not yet.
+    Microsoft,
+    /// `trt::TRT_FP8QuantizeLinear` and `trt::TRT_FP8DequantizeLinear`, which ModelOpt exports for `TensorRT`: to
+    /// f8e4m3fn, saturating.
+    TensorRt,
+}
+
+impl Dialect {
+    /// True for ONNX's own, which text and JSON leave out.
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+    fn is_onnx(&self) -> bool {
+        *self == Self::Onnx
+    }
+}
+
 /// ONNX `Attention` (opset 23 and 24). Operands: Q, K, V, then optional `attn_mask`, `past_key`, `past_value`.
 /// Outputs: Y, then as many of `present_key`, `present_value`, `qk_matmul_output` as the node has.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -286,8 +327,13 @@ pub enum Op {
         /// Dtype of stage one.
         stash: DType,
     },
-    /// ONNX `RMSNormalization`: `cast[dtype of x](x / sqrt(mean(x*x) + eps)) * scale`, stage one in `stash`.
-    /// Operands: x, scale. The product, and so the result, has the scale's dtype.
+    /// Rows over their root mean square, times a scale. Stage one, `n = x / sqrt(mean(x*x) + eps)` as `root` says,
+    /// runs in `stash`; `cast` says where the scale comes in. Operands: x, scale. The result has the scale's dtype.
+    ///
+    /// ONNX `RMSNormalization` divides by the root and casts before the scale; the two must have one dtype.
+    /// onnxruntime's `SimplifiedLayerNormalization` multiplies by the reciprocal of the root, all in f32, and casts
+    /// last. That is what its CPU kernel (1.32) computes on rows of 16 or more; shorter ones it divides, and a node is
+    /// not to mean different things for different rows.
     RmsNorm {
         /// First normalised axis.
         axis: i64,
@@ -295,6 +341,21 @@ pub enum Op {
         eps: F32,
         /// Dtype of stage one.
         stash: DType,
+        /// How the row is divided by its root mean square.
+        #[serde(default, skip_serializing_if = "Root::divides")]
+        root: Root,
+        /// Where the value leaves `stash`.
+        #[serde(default, skip_serializing_if = "CastBack::is_before_scale")]
+        cast: CastBack,
+    },
+    /// onnxruntime's `SkipSimplifiedLayerNormalization`, as its CPU kernel computes it. Operands: x, skip, scale,
+    /// optional bias, all of one dtype (f32, f16 or bf16); skip and bias broadcast to x. Outputs: y and the sum.
+    ///
+    /// In f32: `h = (x + skip) + bias`, `y = cast((h / sqrt(mean(h*h) + eps)) * scale)` over the last axis, and
+    /// `sum = cast(h)`. The norm reads h before it is rounded to 16 bits, so this is an add and a norm only in f32.
+    SkipRmsNorm {
+        /// Added to the mean square.
+        eps: F32,
     },
     /// Operands: a, b; numpy semantics.
     #[serde(rename = "matmul")]
@@ -418,6 +479,7 @@ pub enum Op {
         upper: bool,
     },
     /// ONNX `QuantizeLinear`. Operands: x, scale, optional zero point. `q = saturate(round_even(x / scale) + zero)`.
+    /// The quotient is rounded to `precision`; before that, x and the scale are.
     QuantizeLinear {
         /// Axis of the scale where it is not a scalar.
         axis: i64,
@@ -427,13 +489,25 @@ pub enum Op {
         to: DType,
         /// Saturate FP8 targets.
         saturate: bool,
+        /// Dtype of the quotient; `None` is the scale's.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        precision: Option<DType>,
+        /// Its name in ONNX.
+        #[serde(default, skip_serializing_if = "Dialect::is_onnx")]
+        dialect: Dialect,
     },
-    /// ONNX `DequantizeLinear`. Operands: q, scale, optional zero point. `(q - zero) * scale` in the scale's dtype.
+    /// ONNX `DequantizeLinear`. Operands: q, scale, optional zero point. `(q - zero) * scale`, rounded once, to `to`.
     DequantizeLinear {
         /// Axis of the scale where it is not a scalar.
         axis: i64,
         /// Values a scale along the axis; 0 is per tensor or per axis.
         block_size: u64,
+        /// Result dtype; `None` is the scale's.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to: Option<DType>,
+        /// Its name in ONNX.
+        #[serde(default, skip_serializing_if = "Dialect::is_onnx")]
+        dialect: Dialect,
     },
     /// ONNX `DynamicQuantizeLinear`. Operand: x (f32). Outputs: q (u8), scale (f32), zero point (u8).
     DynamicQuantizeLinear,
@@ -450,7 +524,7 @@ impl Op {
     /// Number of outputs.
     pub fn num_outputs(&self) -> usize {
         match self {
-            Self::TopK { .. } => 2,
+            Self::TopK { .. } | Self::SkipRmsNorm { .. } => 2,
             Self::DynamicQuantizeLinear => 3,
             Self::Split { outputs, .. } => *outputs,
             Self::Attention(a) => a.outputs,
@@ -480,6 +554,7 @@ impl Op {
             Self::Where | Self::Range | Self::ScatterElements { .. } | Self::ScatterNd { .. } | Self::OneHot { .. } => {
                 (3, Some(3))
             }
+            Self::SkipRmsNorm { .. } => (3, Some(4)),
             Self::Clip => (1, Some(3)),
             Self::LayerNorm { .. }
             | Self::Gemm { .. }
@@ -524,6 +599,7 @@ impl Op {
     pub fn output_names(&self) -> Vec<String> {
         match self {
             Self::TopK { .. } => vec!["values".into(), "indices".into()],
+            Self::SkipRmsNorm { .. } => vec!["y".into(), "sum".into()],
             Self::DynamicQuantizeLinear => vec!["y".into(), "y_scale".into(), "y_zero_point".into()],
             Self::Quantize(s) => {
                 let mut names = vec!["q".to_owned()];

@@ -24,7 +24,7 @@ pub fn norms(graph: &Graph) -> Result<Vec<Anchor>> {
     pick(graph, |id| {
         let node = graph.node(id);
         match &node.op {
-            Op::RmsNorm { .. } | Op::Reduce { op: ReduceOp::SumSquare, .. } => true,
+            Op::RmsNorm { .. } | Op::SkipRmsNorm { .. } | Op::Reduce { op: ReduceOp::SumSquare, .. } => true,
             Op::Reduce { op: ReduceOp::Mean | ReduceOp::Sum, .. } => {
                 // A mean of other powers looks like a norm's and deserves an answer.
                 node.input(0).is_some_and(|v| {

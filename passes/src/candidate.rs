@@ -248,6 +248,10 @@ impl<'a> Member<'a> {
             .as_ref()
             .and_then(|(a, b)| Some((rows(a, Some(h_shape))?, rows(b, Some(h_shape))?)))
             .filter(|(a, b)| a != b);
+        if add.is_none() && graph.producer(h).is_some_and(|(n, _)| n == norm.anchor) {
+            let hint = "the norm's own node makes the sum, and the rule that takes it in is off or does not hold";
+            return Err(Refusal { rule: "residual_add", ..refuse("same_shape", hint.into()) });
+        }
         let weight = match &norm.weight {
             None => None,
             Some((values, _)) => {

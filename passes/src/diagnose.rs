@@ -2,7 +2,7 @@
 //! in which the rule lists them. Only runs where recognition failed, so it may take its time.
 
 use normfuse_ir::{
-    Graph, NodeId, Op, ValueId,
+    DType, Graph, NodeId, Op, ValueId,
     op::{BinaryOp, UnaryOp},
 };
 
@@ -48,7 +48,13 @@ pub fn norm(graph: &Graph, anchor: NodeId) -> (Outcome, Refusal) {
             "the row's own mean is subtracted first, so this is a LayerNorm's variance".into(),
         );
     }
-    if matches!(node.op, Op::RmsNorm { .. }) {
+    if matches!(node.op, Op::SkipRmsNorm { .. })
+        && let Some((precondition, hint)) = skip_norm(graph, anchor)
+    {
+        let refusal = Refusal { rule: "residual_add", precondition, node: Some(anchor), hint };
+        return (Outcome::Nearest, refusal);
+    }
+    if matches!(node.op, Op::RmsNorm { .. } | Op::SkipRmsNorm { .. }) {
         return refuse(
             Outcome::Nearest,
             "weight_vector",
@@ -116,6 +122,21 @@ pub fn norm(graph: &Graph, anchor: NodeId) -> (Outcome, Refusal) {
         at,
         "the normalised row is not scaled by one vector as long as the row, in one of the known orders of casts".into(),
     )
+}
+
+/// Why the sum of a `SkipRmsNorm` is none that a fused op makes.
+fn skip_norm(graph: &Graph, anchor: NodeId) -> Option<(&'static str, String)> {
+    let node = graph.node(anchor);
+    let ty = |port: usize| node.input(port).and_then(|v| typed(graph, v));
+    if node.input(3).is_some() {
+        return Some(("two_operands", "a bias is added to the sum, too".into()));
+    }
+    let (dtype, shape) = ty(0)?;
+    if ty(1).is_some_and(|(_, s)| s != shape) {
+        return Some(("same_shape", "one operand of the add broadcasts to the other".into()));
+    }
+    let hint = format!("the norm reads the sum in f32, before it is rounded to {dtype}");
+    (dtype != DType::F32).then_some(("rounded_sum", hint))
 }
 
 /// What a value is the square of.

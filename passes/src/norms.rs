@@ -84,7 +84,11 @@ fn made_by(graph: &Graph, region: &Region, m: &NormMatch) -> bool {
 }
 
 fn squares(graph: &Graph, region: &Region, m: &NormMatch) -> bool {
-    let Some(operand) = graph.node(region.anchor).input(0) else { return false };
+    let node = graph.node(region.anchor);
+    if let (Op::SkipRmsNorm { .. }, [_, sum]) = (&node.op, node.outputs.as_slice()) {
+        return region.local(*sum).is_some_and(|i| m.h.contains(&i));
+    }
+    let Some(operand) = node.input(0) else { return false };
     let mut row = Some(diagnose::squared(graph, operand).unwrap_or(operand));
     while let Some(v) = row {
         if region.local(v).is_some_and(|i| m.h.contains(&i)) {

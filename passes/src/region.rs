@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use normfuse_ir::{
     DType, Graph, NodeId, Op, Shape, ValueId,
-    op::{BinaryOp, ReduceOp, UnaryOp},
+    fused::Root,
+    op::{BinaryOp, CastBack, ReduceOp, UnaryOp},
 };
 
 use crate::{
@@ -86,6 +87,7 @@ pub fn last_axis_width(graph: &Graph, node: NodeId) -> Option<i64> {
         Op::Reduce { axes: Some(axes), .. } => axes.as_slice(),
         Op::Reduce { axes: None, .. } if shape.rank() == 1 => &[0],
         Op::RmsNorm { axis, .. } => std::slice::from_ref(axis),
+        Op::SkipRmsNorm { .. } => &[-1],
         _ => return None,
     };
     let rank = shape.rank() as i64;
@@ -123,10 +125,10 @@ fn is_light(graph: &Graph, id: NodeId) -> bool {
                 typed(graph, node.outputs[0]).is_some_and(|(_, s)| s.last().is_none_or(|d| d.as_const() == Some(1)))
             }
             // Casts to other types are a quantiser's business.
-            Op::Cast { to, .. } => to.is_arithmetic_float() || graph.value(node.outputs[0]).as_const().is_some(),
-            Op::Reduce { op: ReduceOp::Mean | ReduceOp::Sum | ReduceOp::SumSquare, .. } | Op::RmsNorm { .. } => {
-                last_axis_width(graph, id).is_some()
-            }
+            Op::Cast { to, .. } => to.is_arithmetic_float(),
+            Op::Reduce { op: ReduceOp::Mean | ReduceOp::Sum | ReduceOp::SumSquare, .. }
+            | Op::RmsNorm { .. }
+            | Op::SkipRmsNorm { .. } => last_axis_width(graph, id).is_some(),
             op => is_view(op),
         }
 }
@@ -136,6 +138,22 @@ fn data_operands(graph: &Graph, id: NodeId) -> impl Iterator<Item = ValueId> + '
     let node = graph.node(id);
     let n = if is_view(&node.op) { 1 } else { usize::MAX };
     node.operands().take(n).map(|(_, v)| v)
+}
+
+fn cast(dtype: DType, e: Expr) -> Expr {
+    Expr::Op("cast".into(), vec![Expr::Ty(Ty { dtype, saturate: true }), e])
+}
+
+/// A broadcast operand in another dtype: what is repeated is cast, as rules expect a weight.
+fn widened(dtype: DType, e: Expr) -> Expr {
+    match e {
+        Expr::Op(head, mut args) if head == "tile" || head == "rep" => {
+            let inner = args.pop();
+            args.extend(inner.map(|e| cast(dtype, e)));
+            Expr::Op(head, args)
+        }
+        e => cast(dtype, e),
+    }
 }
 
 struct Cut<'g> {
@@ -231,6 +249,8 @@ pub fn around_norm(graph: &Graph, anchor: NodeId) -> Region {
                     cut.back_to_rows(x);
                 }
             }
+            // This one has its own add.
+            _ if matches!(graph.node(anchor).op, Op::SkipRmsNorm { .. }) => {}
             _ => cut.back_to_rows(operand),
         }
     }
@@ -339,14 +359,40 @@ impl Region {
 
     fn describe_node(&mut self, graph: &Graph, id: NodeId) {
         let node = graph.node(id);
-        let Some(out) = node.outputs.first().copied() else { return };
-        let expr = self.expr(graph, id).unwrap_or_else(|| {
-            // Typed, but not in the language: a value of its own that equals nothing else.
+        // Typed, but not in the language: a value of its own that equals nothing else.
+        let opaque = |out: ValueId| {
             let (dtype, one) =
                 typed(graph, out).map_or((DType::F32, false), |(d, s)| (d, s.numel().as_const() == Some(1)));
             Expr::Leaf(LeafFacts { dtype, one, rows: false })
-        });
+        };
+        if let (Op::SkipRmsNorm { .. }, [y, sum]) = (&node.op, node.outputs.as_slice()) {
+            let exprs = self.skip_norm(graph, id);
+            let (y_expr, sum_expr) = exprs.unwrap_or_else(|| (opaque(*y), opaque(*sum)));
+            self.push(*sum, sum_expr);
+            self.push(*y, y_expr);
+            return;
+        }
+        let Some(out) = node.outputs.first().copied() else { return };
+        let expr = self.expr(graph, id).unwrap_or_else(|| opaque(out));
         self.push(out, expr);
+    }
+
+    /// The norm and the sum of a `SkipRmsNorm`. In f32 it is an add and a norm; narrower sums are rounded on their way
+    /// out only, which the fused op has no word for.
+    fn skip_norm(&mut self, graph: &Graph, id: NodeId) -> Option<(Expr, Expr)> {
+        let node = graph.node(id);
+        let Op::SkipRmsNorm { eps } = node.op else { return None };
+        let [Some(x), Some(skip), Some(scale)] = *node.inputs.as_slice() else { return None };
+        let (dtype, shape) = typed(graph, x)?;
+        if dtype != DType::F32 || typed(graph, skip)?.1 != shape {
+            return None;
+        }
+        let width = Expr::Int(last_axis_width(graph, id)?);
+        let eps = Expr::Const(consts::num(dtype, f64::from(eps.get()))?);
+        let sum =
+            Expr::Op("add".into(), vec![Expr::Local(self.operand(graph, x)), Expr::Local(self.operand(graph, skip))]);
+        let normed = Expr::Op("normed".into(), vec![Expr::Tag(Tag::DivSqrt), width, eps, sum.clone()]);
+        Some((Expr::Op("mul".into(), vec![normed, self.broadcast(graph, scale, shape)?]), sum))
     }
 
     fn expr(&mut self, graph: &Graph, id: NodeId) -> Option<Expr> {
@@ -405,16 +451,24 @@ impl Region {
                     _ => None,
                 }
             }
-            Op::RmsNorm { eps, stash, .. } => {
+            Op::RmsNorm { eps, stash, root, cast: back, .. } => {
                 let width = last_axis_width(graph, id)?;
                 let (dtype, _) = typed(graph, x)?;
                 let scale = node.input(1)?;
-                let cast = |dtype, e| Expr::Op("cast".into(), vec![Expr::Ty(Ty { dtype, saturate: true }), e]);
                 let row = cast(*stash, Expr::Local(self.operand(graph, x)));
                 let eps = consts::num(*stash, f64::from(eps.get()))?;
-                let normed =
-                    Expr::Op("normed".into(), vec![Expr::Tag(Tag::DivSqrt), Expr::Int(width), Expr::Const(eps), row]);
-                Some(Expr::Op("mul".into(), vec![cast(dtype, normed), self.broadcast(graph, scale, out_shape)?]))
+                let root = Expr::Tag(match root {
+                    Root::DivideBySqrt => Tag::DivSqrt,
+                    Root::ReciprocalSqrt => Tag::RecipSqrt,
+                    Root::Rsqrt => Tag::Rsqrt,
+                });
+                let normed = Expr::Op("normed".into(), vec![root, Expr::Int(width), Expr::Const(eps), row]);
+                let factor = self.broadcast(graph, scale, out_shape)?;
+                let mul = |a, b| Expr::Op("mul".into(), vec![a, b]);
+                Some(match back {
+                    CastBack::BeforeScale => mul(cast(dtype, normed), factor),
+                    CastBack::AfterScale => cast(typed(graph, scale)?.0, mul(normed, widened(*stash, factor))),
+                })
             }
             _ => None,
         }

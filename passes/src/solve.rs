@@ -133,10 +133,23 @@ impl Solved<'_> {
         self.class.iter().copied().filter(|c| seen.insert(*c)).collect()
     }
 
+    /// Classes of the region's values, and before each what it is a cast of where no value is that: a native norm has
+    /// its product inside.
+    fn products(&self) -> Vec<Id> {
+        let mut seen = BTreeSet::new();
+        let inner = |class: Id| {
+            find(self.eg, class, |t| match t {
+                Term::Cast([_, x]) if self.members(*x).is_empty() => Some(self.eg.find(*x)),
+                _ => None,
+            })
+        };
+        self.classes().into_iter().flat_map(|c| inner(c).into_iter().chain([c])).filter(|c| seen.insert(*c)).collect()
+    }
+
     fn norms(&self) -> Vec<NormMatch> {
         let mut found: Vec<NormMatch> = Vec::new();
         let mut weighted = BTreeSet::new();
-        for class in self.classes() {
+        for class in self.products() {
             let rms = |form: Tag| {
                 find(self.eg, class, |t| match t {
                     Term::Rms([f, w, p]) if rules::tag(self.eg, *f) == Some(form) => Some((*w, *p)),

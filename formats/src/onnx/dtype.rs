@@ -4,7 +4,7 @@ use normfuse_ir::DType;
 
 use super::proto::tensor_proto::DataType;
 
-const TABLE: [(DataType, DType); 18] = [
+const TABLE: [(DataType, DType); 19] = [
     (DataType::Float, DType::F32),
     (DataType::Float16, DType::F16),
     (DataType::Bfloat16, DType::BF16),
@@ -12,6 +12,7 @@ const TABLE: [(DataType, DType); 18] = [
     (DataType::Float8e4m3fn, DType::F8E4M3FN),
     (DataType::Float8e4m3fnuz, DType::F8E4M3FNUZ),
     (DataType::Float8e5m2, DType::F8E5M2),
+    (DataType::Float8e5m2fnuz, DType::F8E5M2FNUZ),
     (DataType::Float8e8m0, DType::F8E8M0),
     (DataType::Float4e2m1, DType::F4E2M1),
     (DataType::Int8, DType::I8),

@@ -1,6 +1,18 @@
 //! Names that are the same in both directions: ONNX's ops without attributes, and its reductions.
 
-use normfuse_ir::op::{BinaryOp, ReduceOp, UnaryOp};
+use normfuse_ir::{
+    Op,
+    op::{BinaryOp, ReduceOp, UnaryOp},
+};
+
+/// Which of a node's results a result of the op is.
+pub fn result_port(op: &Op, result: usize) -> usize {
+    match (op, result) {
+        // Between the two are the mean and the inverse deviation, which inference does not use.
+        (Op::SkipRmsNorm { .. }, 1) => 3,
+        _ => result,
+    }
+}
 
 /// (ONNX name, op, first opset that has it).
 pub const UNARY: [(&str, UnaryOp, i64); 22] = [

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Element types with their names in the format. E4M3 without a suffix is OCP's, `f8e4m3fn` here.
-const DTYPES: [(DType, Dtype); 18] = [
+const DTYPES: [(DType, Dtype); 19] = [
     (DType::F32, Dtype::F32),
     (DType::F16, Dtype::F16),
     (DType::BF16, Dtype::BF16),
@@ -21,6 +21,7 @@ const DTYPES: [(DType, Dtype); 18] = [
     (DType::F8E4M3FN, Dtype::F8_E4M3),
     (DType::F8E4M3FNUZ, Dtype::F8_E4M3FNUZ),
     (DType::F8E5M2, Dtype::F8_E5M2),
+    (DType::F8E5M2FNUZ, Dtype::F8_E5M2FNUZ),
     (DType::F8E8M0, Dtype::F8_E8M0),
     (DType::F4E2M1, Dtype::F4),
     (DType::I8, Dtype::I8),

@@ -179,3 +179,36 @@ fn a_fused_op_without_its_source_cannot_be_written() {
     assert!(e.contains("node `l0.norm`") && e.contains(".nf"), "{e}");
     assert!(disk.files().is_empty(), "{:?}", disk.files());
 }
+
+#[test]
+fn a_body_imports_the_domains_of_its_nodes() {
+    let mut b = Graph::new("body");
+    let ins: Vec<_> = ["a", "b", "w"].map(|n| Some(b.add_input(n, Type::default()))).into();
+    let id = b.add_node("skip", Op::SkipRmsNorm { eps: F32::new(1e-6) }, &ins, ["y", "sum"]).unwrap();
+    for (port, name) in [(1, "sum"), (0, "y0")] {
+        b.add_output(name, b.node(id).outputs[port]);
+    }
+    let mut f = norm(1e-6);
+    f.prologue = Prologue::ResidualAdd { dtype: DType::F32 };
+    f.emit_sum = true;
+    f.siblings[0].root = Root::DivideBySqrt;
+    let mut g = Graph::new("g");
+    let ty = || Type::tensor(DType::F32, Shape::from_concrete(&[2, 4]));
+    let x = g.add_input("x", ty());
+    let w = g.add_const("w", Tensor::from_f32(&[4], &[1.0, 2.0, 3.0, 4.0]));
+    let id = g.add_node("norm", Op::FusedNorm(Arc::new(f)), &[Some(x), Some(x), Some(w)], ["h", "y"]).unwrap();
+    *g.node_meta_mut(id).2 = Some(Arc::new(b));
+    for (port, name) in [(0, "h"), (1, "y")] {
+        let out = g.node(id).outputs[port];
+        *g.type_mut(out) = ty();
+        g.add_output(name, out);
+    }
+    g.info.opsets = [(String::new(), 18), ("com.microsoft".to_owned(), 2)].into();
+    let disk = Disk::new();
+    let m = disk.write(&g).unwrap();
+    assert_eq!(m.functions[0].opset_import, [opset("", 18), opset("com.microsoft", 2)]);
+    assert_eq!(m.functions[0].node[0].output, ["y0", "", "", "sum"]);
+    // Read back, the function and the descriptor must agree, and be written as they were.
+    let again = disk.write(&disk.read(&m).unwrap()).unwrap();
+    assert_eq!(again, m);
+}

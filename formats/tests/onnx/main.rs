@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod build;
+mod dialects;
 mod functions;
 mod fused;
 mod round_trip;

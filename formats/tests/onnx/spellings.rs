@@ -5,7 +5,7 @@ use std::borrow::Borrow;
 use normfuse_formats::onnx::proto::{ModelProto, NodeProto, TensorProto, tensor_proto::DataType};
 use normfuse_ir::{
     DType, Graph, Op, Tensor, Type,
-    op::{BinaryOp, ReduceOp, UnaryOp},
+    op::{BinaryOp, Dialect, ReduceOp, UnaryOp},
 };
 
 use crate::build::*;
@@ -187,26 +187,37 @@ fn dropout_in_inference_is_a_copy() {
     assert_eq!(only_node(&read(&m).unwrap()).op.name(), "identity", "a mask that nobody reads");
 }
 
+fn quantize(axis: i64, block_size: u64, to: DType, saturate: bool, precision: Option<DType>) -> Op {
+    Op::QuantizeLinear { axis, block_size, to, saturate, precision, dialect: Dialect::Onnx }
+}
+
 #[test]
 fn quantisers() {
     let zero = |ty: DataType| TensorProto { data_type: Some(ty as i32), int32_data: vec![0], ..f32s("z", &[], &[]) };
     let s = || f32s("s", &[], &[0.5]);
     let q = |inputs: &[&str]| node("QuantizeLinear", inputs, &["y"]);
     let op = same(13, with(q(&["x", "s", "z"]), [int("axis", 0)]), vec![s(), zero(DataType::Int8)]);
-    assert_eq!(op, Op::QuantizeLinear { axis: 0, block_size: 0, to: DType::I8, saturate: true });
+    assert_eq!(op, quantize(0, 0, DType::I8, true, None));
     let op = same(19, with(q(&["x", "s", "z"]), [int("saturate", 0)]), vec![s(), zero(DataType::Float8e4m3fn)]);
-    assert_eq!(op, Op::QuantizeLinear { axis: 1, block_size: 0, to: DType::F8E4M3FN, saturate: false });
+    assert_eq!(op, quantize(1, 0, DType::F8E4M3FN, false, None));
     let op = same(21, with(q(&["x", "s"]), [int("output_dtype", 17), int("block_size", 2)]), vec![s()]);
-    assert_eq!(op, Op::QuantizeLinear { axis: 1, block_size: 2, to: DType::F8E4M3FN, saturate: true });
+    assert_eq!(op, quantize(1, 2, DType::F8E4M3FN, true, None));
     let op = same(10 + 1, q(&["x", "s"]), vec![s()]);
-    assert_eq!(op, Op::QuantizeLinear { axis: 1, block_size: 0, to: DType::U8, saturate: true });
-    assert!(foreign(23, with(q(&["x", "s"]), [int("precision", 1)]), vec![s()]).contains("precision"));
+    assert_eq!(op, quantize(1, 0, DType::U8, true, None));
+    let op = same(23, with(q(&["x", "s"]), [int("precision", 10)]), vec![s()]);
+    assert_eq!(op, quantize(1, 0, DType::U8, true, Some(DType::F16)));
+    assert!(foreign(23, with(q(&["x", "s"]), [int("precision", 7)]), vec![s()]).contains("precision is i64"));
+    assert!(foreign(22, with(q(&["x", "s"]), [int("precision", 1)]), vec![s()]).contains("`precision`"));
+    assert!(foreign(21, with(q(&["x", "s"]), [int("output_dtype", 22)]), vec![s()]).contains("INT4"));
+    let whole = TensorProto { data_type: Some(DataType::Int32 as i32), int32_data: vec![2], ..f32s("s", &[], &[]) };
+    assert!(foreign(23, q(&["x", "s"]), vec![whole]).contains("a scale of i32"));
     assert!(foreign(17, with(q(&["x", "s"]), [int("block_size", 2)]), vec![s()]).contains("`block_size`"));
     let d = |attrs: Vec<_>| with(node("DequantizeLinear", &["x", "s"], &["y"]), attrs);
-    assert_eq!(same(13, d(vec![int("axis", 0)]), vec![s()]), Op::DequantizeLinear { axis: 0, block_size: 0 });
-    assert!(foreign(23, d(vec![int("output_dtype", 10)]), vec![s()]).contains("another type"));
+    let dequantize = |axis, to| Op::DequantizeLinear { axis, block_size: 0, to, dialect: Dialect::Onnx };
+    assert_eq!(same(13, d(vec![int("axis", 0)]), vec![s()]), dequantize(0, None));
+    assert_eq!(same(23, d(vec![int("output_dtype", 10)]), vec![s()]), dequantize(1, Some(DType::F16)));
     let (g, _) = rewrite(&single(23, d(vec![int("output_dtype", 1)]), vec![s()]));
-    assert!(matches!(only_node(&g).op, Op::DequantizeLinear { .. }));
+    assert_eq!(only_node(&g).op, dequantize(1, None), "the scale's own type needs no saying");
 }
 
 #[test]

@@ -147,7 +147,8 @@ fn limits(dtype: DType) -> (f32, f32) {
 }
 
 /// The formats whose roundings are aimed at.
-const TARGETS: [DType; 5] = [DType::F8E4M3FN, DType::F8E4M3FNUZ, DType::F8E5M2, DType::F4E2M1, DType::I8];
+const TARGETS: [DType; 6] =
+    [DType::F8E4M3FN, DType::F8E4M3FNUZ, DType::F8E5M2, DType::F8E5M2FNUZ, DType::F4E2M1, DType::I8];
 
 /// A half-way point between two values of a target format, of either sign.
 fn tie(target: DType, rng: &mut Rng) -> f32 {

@@ -22,8 +22,8 @@ pub use cast::cast;
 pub use elementwise::{binary, clip, unary};
 pub use fused::fused_norm;
 pub use matmul::{gemm, matmul, matmul_integer};
-pub use normalise::{layer_norm, rms_norm, softmax};
-pub use quantise::{dequantize_linear, dynamic_quantize_linear, quantize, quantize_linear};
+pub use normalise::{layer_norm, rms_norm, skip_rms_norm, softmax};
+pub use quantise::{dequantize_linear, dynamic_quantize_linear, quantize, quantize_linear, quotient_dtype};
 pub(crate) use reduce::int_limits;
 pub use reduce::{arg_reduce, cum_sum, reduce, top_k};
 pub use run::run;
@@ -95,18 +95,21 @@ fn dispatch(op: &Op, x: &Operands) -> Result<Vec<Tensor>> {
         Op::CumSum { exclusive, reverse } => one(cum_sum(x.get(0)?, x.get(1)?, *exclusive, *reverse)),
         Op::Softmax { axis, log } => one(softmax(x.get(0)?, *axis, *log)),
         Op::LayerNorm { axis, eps, stash } => one(layer_norm(x.get(0)?, x.get(1)?, x.opt(2), *axis, eps.get(), *stash)),
-        Op::RmsNorm { axis, eps, stash } => one(rms_norm(x.get(0)?, x.get(1)?, *axis, eps.get(), *stash)),
+        Op::RmsNorm { axis, eps, stash, root, cast } => {
+            one(rms_norm(x.get(0)?, x.get(1)?, *axis, eps.get(), *stash, (*root, *cast)))
+        }
+        Op::SkipRmsNorm { eps } => skip_rms_norm(x.get(0)?, x.get(1)?, x.get(2)?, x.opt(3), eps.get()).map(Vec::from),
         Op::MatMul => one(matmul(x.get(0)?, x.get(1)?)),
         Op::Gemm { alpha, beta, trans_a, trans_b } => {
             one(gemm(x.get(0)?, x.get(1)?, x.opt(2), (alpha.get(), beta.get()), (*trans_a, *trans_b)))
         }
         Op::MatMulInteger => one(matmul_integer(x.get(0)?, x.get(1)?, x.opt(2), x.opt(3))),
         Op::Attention(a) => attention(a, x.0),
-        Op::QuantizeLinear { axis, block_size, to, saturate } => {
-            one(quantize_linear(x.get(0)?, x.get(1)?, x.opt(2), (*axis, *block_size), *to, *saturate))
+        Op::QuantizeLinear { axis, block_size, to, saturate, precision, .. } => {
+            one(quantize_linear(x.get(0)?, x.get(1)?, x.opt(2), (*axis, *block_size), *to, *saturate, *precision))
         }
-        Op::DequantizeLinear { axis, block_size } => {
-            one(dequantize_linear(x.get(0)?, x.get(1)?, x.opt(2), (*axis, *block_size)))
+        Op::DequantizeLinear { axis, block_size, to, .. } => {
+            one(dequantize_linear(x.get(0)?, x.get(1)?, x.opt(2), (*axis, *block_size), *to))
         }
         Op::DynamicQuantizeLinear => dynamic_quantize_linear(x.get(0)?).map(Vec::from),
         Op::Quantize(s) => {

@@ -5,7 +5,7 @@ use super::{
     reduce::Groups,
     shape::{axis_index, broadcast_strides, product, shape_error, walk},
 };
-use crate::{DType, Error, ErrorKind, Result, Tensor, num, num::wide};
+use crate::{DType, Error, ErrorKind, Result, Tensor, fused::Root, num, num::wide, op::CastBack};
 
 /// Softmax of one row in f32: `exp(x - max) / sum`, or `(x - max) - log(sum)`.
 pub(crate) fn softmax_row(row: &mut [f32], log: bool) {
@@ -96,66 +96,77 @@ impl Stage {
     }
 }
 
-fn normalise_f32(row: &[f32], stage: &Stage, eps: f32, centre: bool) -> Vec<f32> {
-    let r = |v| stage.round(v);
-    let mut row: Vec<f32> = row.iter().map(|&v| r(v)).collect();
-    let n = row.len() as f32;
-    if centre {
-        let mean = r(num::row_sum(&row) / n);
-        for v in &mut row {
-            *v = r(*v - mean);
-        }
-    }
-    let squares: Vec<f32> = row.iter().map(|&v| r(v * v)).collect();
-    let root = r(r(r(num::row_sum(&squares) / n) + r(eps)).sqrt());
-    if centre {
-        // LayerNormalization multiplies by the reciprocal, RMSNormalization divides: as ONNX spells them.
-        let inverse = r(1.0 / root);
-        row.iter().map(|&v| r(v * inverse)).collect()
-    } else {
-        row.iter().map(|&v| r(v / root)).collect()
-    }
+/// What stage one does to a row.
+#[derive(Clone, Copy)]
+struct Normalise {
+    eps: f32,
+    /// Subtract the row's mean first.
+    centre: bool,
+    root: Root,
 }
 
-fn normalise_f64(row: &[f64], eps: f64, centre: bool) -> Vec<f64> {
-    let mut row = row.to_vec();
-    let n = row.len() as f64;
-    if centre {
-        let mean = num::row_sum_f64(&row) / n;
-        for v in &mut row {
-            *v -= mean;
+impl Normalise {
+    fn f32(self, row: &[f32], stage: &Stage) -> Vec<f32> {
+        let r = |v| stage.round(v);
+        let mut row: Vec<f32> = row.iter().map(|&v| r(v)).collect();
+        let n = row.len() as f32;
+        if self.centre {
+            let mean = r(num::row_sum(&row) / n);
+            for v in &mut row {
+                *v = r(*v - mean);
+            }
+        }
+        let squares: Vec<f32> = row.iter().map(|&v| r(v * v)).collect();
+        let v = r(r(num::row_sum(&squares) / n) + r(self.eps));
+        let root = r(v.sqrt());
+        match self.root {
+            Root::DivideBySqrt => row.iter().map(|&v| r(v / root)).collect(),
+            Root::ReciprocalSqrt | Root::Rsqrt => {
+                let factor = r(if self.root == Root::Rsqrt { num::rsqrt(v) } else { 1.0 / root });
+                row.iter().map(|&v| r(v * factor)).collect()
+            }
         }
     }
-    let root = (num::row_sum_squares_f64(&row) / n + eps).sqrt();
-    if centre {
-        let inverse = 1.0 / root;
-        row.iter().map(|&v| v * inverse).collect()
-    } else {
-        row.iter().map(|&v| v / root).collect()
-    }
-}
 
-/// Stage one: rows normalised in the stash type and cast back to x's.
-fn stage_one(x: &Tensor, axis: i64, eps: f32, stash: DType, centre: bool) -> Result<Tensor> {
-    let stage = Stage::new(stash)?;
-    if !x.dtype().is_arithmetic_float() {
-        return Err(unsupported(x.dtype()));
-    }
-    let n = row_len(x, axis)?;
-    if n == 0 || x.is_empty() {
-        return Ok(x.clone());
-    }
-    let source = super::cast::cast(x, if stage.is_f64() { DType::F64 } else { DType::F32 }, true)?;
-    match Numbers::of(&source) {
-        Numbers::F64(v) => {
-            let rows: Vec<f64> = v.chunks(n).flat_map(|row| normalise_f64(row, f64::from(eps), centre)).collect();
-            super::cast::cast(&from_doubles(x.shape(), &rows)?, x.dtype(), true)
+    fn f64(self, row: &[f64]) -> Vec<f64> {
+        let mut row = row.to_vec();
+        let n = row.len() as f64;
+        if self.centre {
+            let mean = num::row_sum_f64(&row) / n;
+            for v in &mut row {
+                *v -= mean;
+            }
         }
-        Numbers::F32(v) => {
-            let rows: Vec<f32> = v.chunks(n).flat_map(|row| normalise_f32(row, &stage, eps, centre)).collect();
-            super::cast::cast(&from_floats(DType::F32, x.shape(), &rows)?, x.dtype(), true)
+        let root = (num::row_sum_squares_f64(&row) / n + f64::from(self.eps)).sqrt();
+        // There is no correctly rounded reciprocal root of f64 here; two roundings are what `rsqrt` of f64 has, too.
+        match self.root {
+            Root::DivideBySqrt => row.iter().map(|&v| v / root).collect(),
+            Root::ReciprocalSqrt | Root::Rsqrt => row.iter().map(|&v| v * (1.0 / root)).collect(),
         }
-        Numbers::Int(_) => Err(unsupported(x.dtype())),
+    }
+
+    /// The rows from `axis` on, in the stash type, then in `to`.
+    fn rows(self, x: &Tensor, axis: i64, stash: DType, to: DType) -> Result<Tensor> {
+        let stage = Stage::new(stash)?;
+        if !x.dtype().is_arithmetic_float() {
+            return Err(unsupported(x.dtype()));
+        }
+        let n = row_len(x, axis)?;
+        if n == 0 || x.is_empty() {
+            return super::cast::cast(x, to, true);
+        }
+        let source = super::cast::cast(x, if stage.is_f64() { DType::F64 } else { DType::F32 }, true)?;
+        match Numbers::of(&source) {
+            Numbers::F64(v) => {
+                let rows: Vec<f64> = v.chunks(n).flat_map(|row| self.f64(row)).collect();
+                super::cast::cast(&from_doubles(x.shape(), &rows)?, to, true)
+            }
+            Numbers::F32(v) => {
+                let rows: Vec<f32> = v.chunks(n).flat_map(|row| self.f32(row, &stage)).collect();
+                super::cast::cast(&from_floats(DType::F32, x.shape(), &rows)?, to, true)
+            }
+            Numbers::Int(_) => Err(unsupported(x.dtype())),
+        }
     }
 }
 
@@ -198,14 +209,57 @@ pub fn layer_norm(
     eps: f32,
     stash: DType,
 ) -> Result<Tensor> {
-    let scaled = stage_two(&stage_one(x, axis, eps, stash, true)?, scale, false)?;
+    // ONNX spells LayerNormalization with a product, and RMSNormalization with a division.
+    let stage_one = Normalise { eps, centre: true, root: Root::ReciprocalSqrt };
+    let scaled = stage_two(&stage_one.rows(x, axis, stash, x.dtype())?, scale, false)?;
     bias.map_or(Ok(scaled.clone()), |b| stage_two(&scaled, b, true))
 }
 
-/// ONNX RMSNormalization: the result has the scale's dtype.
+/// The RMSNorm of [`crate::Op::RmsNorm`]: the result has the scale's dtype.
 ///
 /// # Errors
 /// As [`layer_norm`].
-pub fn rms_norm(x: &Tensor, scale: &Tensor, axis: i64, eps: f32, stash: DType) -> Result<Tensor> {
-    stage_two(&stage_one(x, axis, eps, stash, false)?, scale, false)
+pub fn rms_norm(
+    x: &Tensor,
+    scale: &Tensor,
+    axis: i64,
+    eps: f32,
+    stash: DType,
+    (root, cast): (Root, CastBack),
+) -> Result<Tensor> {
+    let stage_one = Normalise { eps, centre: false, root };
+    match cast {
+        CastBack::BeforeScale => stage_two(&stage_one.rows(x, axis, stash, x.dtype())?, scale, false),
+        CastBack::AfterScale => {
+            let factor = super::cast::cast(scale, stash, true)?;
+            let product = stage_two(&stage_one.rows(x, axis, stash, stash)?, &factor, false)?;
+            super::cast::cast(&product, scale.dtype(), true)
+        }
+    }
+}
+
+/// `[y, sum]` of [`crate::Op::SkipRmsNorm`].
+///
+/// # Errors
+/// As [`layer_norm`]; `DType` if the operands are not of one dtype.
+pub fn skip_rms_norm(
+    x: &Tensor,
+    skip: &Tensor,
+    scale: &Tensor,
+    bias: Option<&Tensor>,
+    eps: f32,
+) -> Result<[Tensor; 2]> {
+    let dtype = x.dtype();
+    for t in [Some(x), Some(skip), Some(scale), bias].into_iter().flatten() {
+        if t.dtype() != dtype || !matches!(dtype, DType::F32 | DType::F16 | DType::BF16) {
+            return Err(unsupported(t.dtype()));
+        }
+    }
+    let wide = |t: &Tensor| super::cast::cast(t, DType::F32, true);
+    let mut h = stage_two(&wide(x)?, &wide(skip)?, true)?;
+    if let Some(bias) = bias {
+        h = stage_two(&h, &wide(bias)?, true)?;
+    }
+    let y = rms_norm(&h, &wide(scale)?, -1, eps, DType::F32, (Root::DivideBySqrt, CastBack::AfterScale))?;
+    Ok([super::cast::cast(&y, dtype, true)?, super::cast::cast(&h, dtype, true)?])
 }

@@ -41,7 +41,7 @@ impl Numbers {
             DType::BF16 => Self::F32(each(b, |c| f32::from_bits(u32::from(u16::from_le_bytes(c)) << 16))),
             DType::F64 => Self::F64(each(b, f64::from_le_bytes)),
             DType::F4E2M1 => Self::F32((0..t.len()).map(|i| num::decode(DType::F4E2M1, num::nibble(b, i))).collect()),
-            d @ (DType::F8E4M3FN | DType::F8E4M3FNUZ | DType::F8E5M2 | DType::F8E8M0) => {
+            d @ (DType::F8E4M3FN | DType::F8E4M3FNUZ | DType::F8E5M2 | DType::F8E5M2FNUZ | DType::F8E8M0) => {
                 Self::F32(b.iter().map(|&c| num::decode(d, c)).collect())
             }
             DType::I8 => Self::Int(each(b, |c| i8::from_le_bytes(c).into())),

@@ -80,8 +80,19 @@ fn to_int(v: f32, zero: i128, dtype: DType) -> i128 {
     (truncate(DType::I64, f64::from(v.round_ties_even())) + zero).clamp(lo, hi)
 }
 
-/// ONNX QuantizeLinear: the quotient in the scale's dtype, rounded to it; then to nearest even, plus the zero point,
-/// saturated.
+/// The dtype of QuantizeLinear's quotient: as given, else the scale's; powers of two (f8e8m0) divide in x's, as they
+/// only move its exponent, and integers in f32.
+pub fn quotient_dtype(x: DType, scale: DType, given: Option<DType>) -> DType {
+    match given {
+        Some(d) => d,
+        None if scale.is_arithmetic_float() => scale,
+        None if x.is_arithmetic_float() => x,
+        None => DType::F32,
+    }
+}
+
+/// ONNX QuantizeLinear: x and the scale rounded to `precision` (see [`quotient_dtype`]), and so is their quotient; then
+/// to nearest even, plus the zero point, saturated.
 ///
 /// # Errors
 /// `Shape` or `DType` if the operands do not fit.
@@ -92,12 +103,13 @@ pub fn quantize_linear(
     (axis, block): (i64, u64),
     to: DType,
     saturate: bool,
+    precision: Option<DType>,
 ) -> Result<Tensor> {
     if !x.dtype().is_arithmetic_float() && !x.dtype().is_int() {
         return Err(unsupported(x.dtype()));
     }
-    let precision = scale.dtype();
-    let s = floats(scale).map_err(|e| e.at_port("scale"))?;
+    let precision = quotient_dtype(x.dtype(), scale.dtype(), precision);
+    let s = floats(&cast(scale, precision, true)?).map_err(|e| e.at_port("scale"))?;
     let v = floats(&cast(x, precision, true)?)?;
     let at = scale_index(x.shape(), scale, axis, block)?;
     if let Some(zero) = zero {
@@ -116,7 +128,8 @@ pub fn quantize_linear(
     from_codes(to, x.shape(), quotients.map(|v| num::cast_f32_to(to, v, saturate)).collect())
 }
 
-/// ONNX DequantizeLinear: `(q - zero) * scale`, in f32 with an exact difference, rounded once to the scale's dtype.
+/// ONNX DequantizeLinear: `(q - zero) * scale`, in f32 with an exact difference, rounded once to `to`, else to the
+/// scale's dtype.
 ///
 /// # Errors
 /// `Shape` or `DType` if the operands do not fit.
@@ -125,8 +138,15 @@ pub fn dequantize_linear(
     scale: &Tensor,
     zero: Option<&Tensor>,
     (axis, block): (i64, u64),
+    to: Option<DType>,
 ) -> Result<Tensor> {
-    let s = floats(scale).map_err(|e| e.at_port("scale"))?;
+    let to = to.unwrap_or_else(|| scale.dtype());
+    if !to.is_arithmetic_float() {
+        return Err(unsupported(to));
+    }
+    // A power of two is an f32 as it is.
+    let wide = if scale.dtype() == DType::F8E8M0 { cast(scale, DType::F32, true)? } else { scale.clone() };
+    let s = floats(&wide).map_err(|e| e.at_port("scale"))?;
     let at = scale_index(q.shape(), scale, axis, block)?;
     if let Some(zero) = zero {
         same_shape(zero, scale)?;
@@ -142,7 +162,7 @@ pub fn dequantize_linear(
         }
         _ => return Err(unsupported(q.dtype())),
     };
-    from_floats(scale.dtype(), q.shape(), &values)
+    from_floats(to, q.shape(), &values)
 }
 
 /// ONNX DynamicQuantizeLinear to u8; a constant range of 0 has scale 1/255.

@@ -2,6 +2,7 @@
 
 mod fused;
 mod fuzz;
+mod norms;
 mod quant;
 
 use std::sync::Arc;
@@ -12,7 +13,8 @@ use super::{
 };
 use crate::{
     Graph, Type,
-    op::{AttentionOp, BinaryOp, ForeignOp, ReduceOp, ScatterReduction, UnaryOp},
+    fused::Root,
+    op::{AttentionOp, BinaryOp, CastBack, ForeignOp, ReduceOp, ScatterReduction, UnaryOp},
     scheme::F32,
 };
 
@@ -26,6 +28,11 @@ fn narrow(dtype: DType, v: &[f32]) -> Tensor {
 
 fn int(dtype: DType, v: &[i128]) -> Tensor {
     from_ints(dtype, &[v.len()], v).unwrap()
+}
+
+/// The bits of 16-bit elements.
+fn u16s(t: &Tensor) -> Vec<u16> {
+    t.bytes().as_chunks().0.iter().map(|b| u16::from_le_bytes(*b)).collect()
 }
 
 fn int_values(t: &Tensor) -> Vec<i128> {
@@ -136,6 +143,9 @@ fn softmax_follows_its_definition() {
     assert!(softmax(&Tensor::from_i64(&[1], &[1]), 0, false).is_err());
 }
 
+/// How RMSNormalization divides and casts.
+const ONNX: (Root, CastBack) = (Root::DivideBySqrt, CastBack::BeforeScale);
+
 #[test]
 fn norms_round_where_onnx_says() {
     let v = [1.0, 2.0, -3.0, 0.5];
@@ -145,12 +155,12 @@ fn norms_round_where_onnx_says() {
     let scale = floats(&w).unwrap();
     let r = |v| crate::num::round_to(DType::BF16, v);
     let want: Vec<f32> = v.iter().zip(&scale).map(|(v, w)| r(r(v / root) * w)).collect();
-    assert_eq!(floats(&rms_norm(&x, &w, -1, 1e-6, DType::F32).unwrap()).unwrap(), want);
+    assert_eq!(floats(&rms_norm(&x, &w, -1, 1e-6, DType::F32, ONNX).unwrap()).unwrap(), want);
     // A scale of a wider type decides the result's.
-    let y = rms_norm(&x, &f(&[4], &scale), -1, 1e-6, DType::F32).unwrap();
+    let y = rms_norm(&x, &f(&[4], &scale), -1, 1e-6, DType::F32, ONNX).unwrap();
     let want: Vec<f32> = v.iter().zip(&scale).map(|(v, w)| r(v / root) * w).collect();
     assert_eq!((y.dtype(), floats(&y).unwrap()), (DType::F32, want));
-    assert!(rms_norm(&x, &f(&[3], &[1.0; 3]), -1, 1e-6, DType::F32).is_err());
+    assert!(rms_norm(&x, &f(&[3], &[1.0; 3]), -1, 1e-6, DType::F32, ONNX).is_err());
     let y = layer_norm(&f(&[2], &[1.0, 3.0]), &f(&[2], &[2.0, 2.0]), Some(&f(&[2], &[0.0, 1.0])), 0, 0.0, DType::F32);
     assert_eq!(floats(&y.unwrap()).unwrap(), [-2.0, 3.0]);
 }

@@ -1,6 +1,6 @@
 //! What attributes must be, whatever the operands are.
 
-use crate::{DType, Error, ErrorKind, FusedNorm, Op, Result, Scheme};
+use crate::{DType, Error, ErrorKind, FusedNorm, Op, Result, Scheme, op::Dialect};
 
 fn bad(message: impl Into<String>) -> Result<()> {
     Err(Error::new(ErrorKind::Structure, message))
@@ -39,6 +39,15 @@ pub(super) fn check_attributes(op: &Op) -> Result<()> {
         }
         Op::QuantizeLinear { to, .. } if !(to.is_quantised() || matches!(to, DType::I16 | DType::U16)) => {
             bad(format!("to: expected an 8-bit or 4-bit type, i16 or u16, found {to}"))
+        }
+        Op::QuantizeLinear { precision: Some(d), .. } if !d.is_arithmetic_float() => {
+            bad(format!("precision: expected f32, f16, bf16 or f64, found {d}"))
+        }
+        Op::QuantizeLinear { to, dialect: Dialect::TensorRt, .. } if *to != DType::F8E4M3FN => {
+            bad(format!("to: expected f8e4m3fn in this dialect, found {to}"))
+        }
+        Op::DequantizeLinear { to: Some(d), .. } if !d.is_arithmetic_float() => {
+            bad(format!("to: expected f32, f16, bf16 or f64, found {d}"))
         }
         Op::Quantize(scheme) => check_scheme(scheme),
         Op::FusedNorm(f) => check_fused(f),

@@ -3,7 +3,7 @@
 use super::args::{Args, show, tensor};
 use crate::{
     DType, Dim, ErrorKind, Op, Result, Type,
-    op::{AttentionOp, BinaryOp, UnaryOp},
+    op::{AttentionOp, BinaryOp, CastBack, UnaryOp},
 };
 
 fn number(d: DType) -> bool {
@@ -167,23 +167,44 @@ pub(super) fn norm(args: &Args<'_>, axis: i64, stash: DType) -> Result<Type> {
         return Err(args.error(ErrorKind::DType, 0, format!("stash: expected {FLOAT}, found {stash}")));
     }
     args.expect(0, DType::is_arithmetic_float, FLOAT)?;
-    let dtype = args.same_dtype(&[0, 1, 2])?;
+    let dtype = if matches!(args.op, Op::RmsNorm { cast: CastBack::AfterScale, .. }) {
+        args.expect(1, DType::is_arithmetic_float, FLOAT)?
+    } else {
+        args.same_dtype(&[0, 1, 2])?
+    };
     let shape = args.shape(0).map(<[Dim]>::to_vec);
     if let Some(x) = &shape {
         args.axis(axis, x.len())?;
-        for port in [1, 2] {
-            let Some(w) = args.shape(port) else { continue };
-            let fits = |(w, x): (&Dim, &Dim)| match (w.as_const(), x.as_const()) {
-                (Some(w), Some(x)) => w == 1 || w == x,
-                _ => true,
-            };
-            if w.len() > x.len() || !w.iter().rev().zip(x.iter().rev()).all(fits) {
-                let found = format!("expected a shape that broadcasts to {}, found {}", show(x), show(w));
-                return Err(args.shape_error(port, found));
-            }
-        }
+        broadcast_to(args, x, &[1, 2])?;
     }
     Ok(tensor(dtype, shape))
+}
+
+/// Operands that broadcast to x, if they are there.
+fn broadcast_to(args: &Args<'_>, x: &[Dim], ports: &[usize]) -> Result<()> {
+    for &port in ports {
+        let Some(w) = args.shape(port) else { continue };
+        let fits = |(w, x): (&Dim, &Dim)| match (w.as_const(), x.as_const()) {
+            (Some(w), Some(x)) => w == 1 || w == x,
+            _ => true,
+        };
+        if w.len() > x.len() || !w.iter().rev().zip(x.iter().rev()).all(fits) {
+            let found = format!("expected a shape that broadcasts to {}, found {}", show(x), show(w));
+            return Err(args.shape_error(port, found));
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn skip_rms_norm(args: &Args<'_>) -> Result<Vec<Type>> {
+    args.expect(0, |d| matches!(d, DType::F32 | DType::F16 | DType::BF16), "f32, f16 or bf16")?;
+    let dtype = args.same_dtype(&[0, 1, 2, 3])?;
+    let shape = args.shape(0).map(<[Dim]>::to_vec);
+    if let Some(x) = &shape {
+        args.axis(-1, x.len())?;
+        broadcast_to(args, x, &[1, 2, 3])?;
+    }
+    Ok(vec![tensor(dtype, shape.clone()), tensor(dtype, shape)])
 }
 
 fn product_shape(args: &Args<'_>) -> Result<Option<Vec<Dim>>> {

@@ -209,6 +209,7 @@ fn types(args: &Args<'_>) -> Result<Vec<Type>> {
         Op::TopK { axis, .. } => math::top_k(args, *axis),
         Op::CumSum { .. } | Op::Softmax { .. } => one(math::along_axis(args)),
         Op::LayerNorm { axis, stash, .. } | Op::RmsNorm { axis, stash, .. } => one(math::norm(args, *axis, *stash)),
+        Op::SkipRmsNorm { .. } => math::skip_rms_norm(args),
         Op::MatMul => one(math::mat_mul(args)),
         Op::MatMulInteger => one(math::mat_mul_integer(args)),
         Op::Gemm { trans_a, trans_b, .. } => one(math::gemm(args, *trans_a, *trans_b)),
@@ -237,7 +238,9 @@ fn types(args: &Args<'_>) -> Result<Vec<Type>> {
         Op::NonZero => one(Ok(index::non_zero(args))),
         Op::Trilu { .. } => one(index::trilu(args)),
         Op::QuantizeLinear { axis, block_size, to, .. } => one(quant::quantize_linear(args, *axis, *block_size, *to)),
-        Op::DequantizeLinear { axis, block_size } => one(quant::dequantize_linear(args, *axis, *block_size)),
+        Op::DequantizeLinear { axis, block_size, to, .. } => {
+            one(quant::dequantize_linear(args, *axis, *block_size, *to))
+        }
         Op::DynamicQuantizeLinear => quant::dynamic_quantize_linear(args),
         Op::Quantize(scheme) => quant::quantize(args, scheme),
         Op::FusedNorm(f) => quant::fused_norm(args, f),

@@ -13,6 +13,7 @@ pub(crate) fn operand(op: &Op, port: usize) -> String {
         Op::Clip => &["x", "min", "max"],
         Op::CumSum { .. } => &["x", "axis"],
         Op::LayerNorm { .. } | Op::RmsNorm { .. } => &["x", "scale", "bias"],
+        Op::SkipRmsNorm { .. } => &["x", "skip", "scale", "bias"],
         Op::Attention(_) => &["q", "k", "v", "attn_mask", "past_key", "past_value"],
         Op::Reshape { .. } | Op::Expand => &["x", "shape"],
         Op::ConstantOfShape { .. } => &["shape"],

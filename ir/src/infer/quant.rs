@@ -31,22 +31,23 @@ fn check_linear_scale(args: &Args<'_>, port: usize, axis: i64, block: u64) -> Re
 }
 
 pub(super) fn quantize_linear(args: &Args<'_>, axis: i64, block: u64, to: DType) -> Result<Type> {
-    let float = |d: DType| d.is_arithmetic_float();
     args.expect(0, |d| d.is_arithmetic_float() || d == DType::I32, "f32, f16, bf16, f64 or i32")?;
     args.expect(1, |d| d.is_arithmetic_float() || d == DType::F8E8M0, "f32, f16, bf16, f64 or f8e8m0")?;
-    if args.dtype(0).is_some_and(float) && args.dtype(1).is_some_and(float) {
-        args.same_dtype(&[0, 1])?;
-    }
     args.expect_dtype(2, to)?;
     check_linear_scale(args, 1, axis, block)?;
     check_linear_scale(args, 2, axis, block)?;
     Ok(tensor(Some(to), args.shape(0).map(<[Dim]>::to_vec)))
 }
 
-pub(super) fn dequantize_linear(args: &Args<'_>, axis: i64, block: u64) -> Result<Type> {
+pub(super) fn dequantize_linear(args: &Args<'_>, axis: i64, block: u64, to: Option<DType>) -> Result<Type> {
     let quantised = |d: DType| d.is_quantised() || matches!(d, DType::I16 | DType::U16 | DType::I32);
     args.expect(0, quantised, "an 8-bit or 4-bit type, i16, u16 or i32")?;
-    let dtype = args.expect(1, DType::is_arithmetic_float, "f32, f16, bf16 or f64")?;
+    let dtype = if to.is_some() {
+        args.expect(1, |d| d.is_arithmetic_float() || d == DType::F8E8M0, "f32, f16, bf16, f64 or f8e8m0")?;
+        to
+    } else {
+        args.expect(1, DType::is_arithmetic_float, "f32, f16, bf16 or f64")?
+    };
     args.same_dtype(&[0, 2])?;
     check_linear_scale(args, 1, axis, block)?;
     check_linear_scale(args, 2, axis, block)?;

@@ -44,6 +44,8 @@ const E4M3FNUZ: Format =
     Format { exp_bits: 4, man_bits: 3, bias: 8, max: 0x7f, inf: None, nan: Some(0x80), negative_zero: false };
 const E5M2: Format =
     Format { exp_bits: 5, man_bits: 2, bias: 15, max: 0x7b, inf: Some(0x7c), nan: Some(0x7e), negative_zero: true };
+const E5M2FNUZ: Format =
+    Format { exp_bits: 5, man_bits: 2, bias: 16, max: 0x7f, inf: None, nan: Some(0x80), negative_zero: false };
 const E2M1: Format = Format { exp_bits: 2, man_bits: 1, bias: 1, max: 7, inf: None, nan: None, negative_zero: true };
 
 impl Format {
@@ -158,6 +160,7 @@ pub fn cast_f64_to(dtype: DType, v: f64, saturate: bool) -> u8 {
         DType::F8E4M3FN => E4M3FN.encode(v, saturate) as u8,
         DType::F8E4M3FNUZ => E4M3FNUZ.encode(v, saturate) as u8,
         DType::F8E5M2 => E5M2.encode(v, saturate) as u8,
+        DType::F8E5M2FNUZ => E5M2FNUZ.encode(v, saturate) as u8,
         DType::F4E2M1 => E2M1.encode(v, true) as u8,
         DType::F8E8M0 if saturate => e8m0_up(v),
         DType::F8E8M0 => e8m0_nearest(v as f32),
@@ -200,6 +203,7 @@ pub fn decode(dtype: DType, code: u8) -> f32 {
         DType::F8E4M3FN => E4M3FN.decode(code) as f32,
         DType::F8E4M3FNUZ => E4M3FNUZ.decode(code) as f32,
         DType::F8E5M2 => E5M2.decode(code) as f32,
+        DType::F8E5M2FNUZ => E5M2FNUZ.decode(code) as f32,
         DType::F4E2M1 => E2M1.decode(code & 15) as f32,
         DType::F8E8M0 => match code {
             255 => f32::NAN,

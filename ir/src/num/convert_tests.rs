@@ -1,6 +1,6 @@
 use super::*;
 
-const SMALL: [DType; 4] = [DType::F8E4M3FN, DType::F8E4M3FNUZ, DType::F8E5M2, DType::F4E2M1];
+const SMALL: [DType; 5] = [DType::F8E4M3FN, DType::F8E4M3FNUZ, DType::F8E5M2, DType::F8E5M2FNUZ, DType::F4E2M1];
 
 fn codes(dtype: DType) -> std::ops::Range<u16> {
     0..if dtype == DType::F4E2M1 { 16 } else { 256 }
@@ -22,7 +22,7 @@ fn oracle(dtype: DType, v: f64, saturate: bool) -> u8 {
     let sign: u8 = if dtype == DType::F4E2M1 { 8 } else { 0x80 };
     let (inf, nan) = match dtype {
         DType::F8E4M3FN => (0x7f, 0x7f),
-        DType::F8E4M3FNUZ => (0x80, 0x80),
+        DType::F8E4M3FNUZ | DType::F8E5M2FNUZ => (0x80, 0x80),
         DType::F8E5M2 => (0x7c, 0x7e),
         _ => (7, 7),
     };
@@ -47,7 +47,7 @@ fn oracle(dtype: DType, v: f64, saturate: bool) -> u8 {
         }
         best.1
     };
-    let fnuz = dtype == DType::F8E4M3FNUZ;
+    let fnuz = matches!(dtype, DType::F8E4M3FNUZ | DType::F8E5M2FNUZ);
     if v.is_sign_positive() || (fnuz && (magnitude == 0 || magnitude == 0x80)) { magnitude } else { magnitude | sign }
 }
 
@@ -58,6 +58,10 @@ fn known_values() {
     assert!(decode(DType::F8E4M3FN, 0xff).is_nan());
     assert_eq!(decode(DType::F8E4M3FNUZ, 0x7f), 240.0);
     assert!(decode(DType::F8E4M3FNUZ, 0x80).is_nan());
+    // Twice the range of E5M2 below, the same largest value above, where E5M2 has infinity and NaN.
+    assert_eq!(decode(DType::F8E5M2FNUZ, 0x7f), 57344.0);
+    assert_eq!(decode(DType::F8E5M2FNUZ, 0x01), 2f32.powi(-17));
+    assert!(decode(DType::F8E5M2FNUZ, 0x80).is_nan());
     assert_eq!(decode(DType::F8E5M2, 0x7b), 57344.0);
     assert_eq!(decode(DType::F8E5M2, 0xfc), f32::NEG_INFINITY);
     assert!(decode(DType::F8E5M2, 0x7d).is_nan());

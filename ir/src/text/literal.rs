@@ -33,7 +33,7 @@ pub(crate) fn element(dtype: DType, bits: u64) -> String {
         DType::I64 => Some((bits as i64).to_string()),
         DType::U8 | DType::U16 | DType::U32 | DType::U64 => Some(bits.to_string()),
         DType::Bool => [Some("false".to_owned()), Some("true".to_owned())].get(bits as usize).cloned().flatten(),
-        DType::F8E4M3FN | DType::F8E4M3FNUZ | DType::F8E5M2 | DType::F8E8M0 | DType::F4E2M1 => {
+        DType::F8E4M3FN | DType::F8E4M3FNUZ | DType::F8E5M2 | DType::F8E5M2FNUZ | DType::F8E8M0 | DType::F4E2M1 => {
             float(num::decode(dtype, bits as u8))
         }
     };
@@ -95,7 +95,7 @@ pub(crate) fn parse_element(dtype: DType, text: &str) -> Result<u64, String> {
         DType::U32 => int(text, |v: u32| v.into()).ok_or_else(wrong),
         DType::U64 => int(text, |v: u64| v).ok_or_else(wrong),
         DType::Bool => text.parse::<bool>().map(u64::from).map_err(|_| wrong()),
-        DType::F8E4M3FN | DType::F8E4M3FNUZ | DType::F8E5M2 | DType::F8E8M0 | DType::F4E2M1 => {
+        DType::F8E4M3FN | DType::F8E4M3FNUZ | DType::F8E5M2 | DType::F8E5M2FNUZ | DType::F8E8M0 | DType::F4E2M1 => {
             // Few codes, and only their exact values are accepted: rounding here would need a rule to round by.
             let v = f32_value()?;
             let exact = |code: &u8| num::decode(dtype, *code).to_bits() == v.to_bits();

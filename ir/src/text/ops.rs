@@ -122,6 +122,7 @@ fn defaults(variant: &str) -> Vec<(String, Value)> {
         "cum_sum" => json!({"exclusive": false, "reverse": false}),
         "softmax" => json!({"axis": -1, "log": false}),
         "layer_norm" | "rms_norm" => json!({"axis": -1, "eps": 1e-5, "stash": "f32"}),
+        "skip_rms_norm" => json!({"eps": 1e-12}),
         "gemm" => json!({"alpha": 1.0, "beta": 1.0, "trans_a": false, "trans_b": false}),
         "attention" => json!({"is_causal": false, "softcap": 0.0, "qk_matmul_output_mode": 0}),
         "reshape" => json!({"allow_zero": false}),

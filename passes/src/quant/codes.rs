@@ -46,8 +46,8 @@ impl Codes {
     pub fn read(graph: &Graph, anchor: NodeId) -> Result<Self, Miss> {
         let node = graph.node(anchor);
         match &node.op {
-            Op::QuantizeLinear { axis, block_size, to, saturate } => {
-                linear(graph, anchor, (*axis, *block_size), *to, *saturate).ok_or(Miss::None)
+            Op::QuantizeLinear { axis, block_size, to, saturate, precision, .. } => {
+                linear(graph, anchor, (*axis, *block_size), (*to, *saturate), *precision).ok_or(Miss::None)
             }
             Op::Cast { to, saturate } => {
                 let x = node.input(0).ok_or(Miss::None)?;
@@ -206,11 +206,18 @@ fn application(graph: &Graph, id: NodeId) -> Option<(ValueId, ValueId, Apply, Op
 }
 
 /// ONNX QuantizeLinear.
-fn linear(graph: &Graph, anchor: NodeId, (axis, block): (i64, u64), to: DType, saturate: bool) -> Option<Codes> {
+fn linear(
+    graph: &Graph,
+    anchor: NodeId,
+    (axis, block): (i64, u64),
+    (to, saturate): (DType, bool),
+    precision: Option<DType>,
+) -> Option<Codes> {
     let node = graph.node(anchor);
     let (x, scale) = (node.input(0)?, node.input(1)?);
     let (_, shape) = typed(graph, x)?;
-    let (compute, scale_shape) = typed(graph, scale)?;
+    let (scale_dtype, scale_shape) = typed(graph, scale)?;
+    let compute = precision.unwrap_or(scale_dtype);
     let rank = shape.rank() as i64;
     let axis = if axis < 0 { axis + rank } else { axis };
     let width = shape.last().and_then(normfuse_ir::Dim::as_const).and_then(|w| u64::try_from(w).ok());

@@ -12,7 +12,11 @@ pub const RULE: Rule = Rule {
     picture: "
 a --+--> h -> norm
 b --'    '--> (sum, where somebody reads it)",
-    preconditions: &["same_shape: both operands are row tensors of one shape and dtype, none is a constant"],
+    preconditions: &[
+        "same_shape: both operands are row tensors of one shape and dtype, none is a constant",
+        "two_operands: no bias is added as well",
+        "rounded_sum: the norm reads the sum as it is rounded to the operands' dtype",
+    ],
     rewrites,
     schemes: no_schemes,
 };

@@ -39,7 +39,10 @@ pub(super) fn cast(x: &Tensor, to: DType, saturate: bool) -> Result<Option<Tenso
                 float8 => each!(&values, |v: f32| num::cast_f32_to(float8, v, saturate)),
             }
         }
-        (DType::F8E4M3FN | DType::F8E4M3FNUZ | DType::F8E5M2, DType::F32 | DType::F16 | DType::BF16) => {
+        (
+            DType::F8E4M3FN | DType::F8E4M3FNUZ | DType::F8E5M2 | DType::F8E5M2FNUZ,
+            DType::F32 | DType::F16 | DType::BF16,
+        ) => {
             let table = decode_table(x.dtype());
             with_narrow!(to, T => {
                 // Narrow types hold these values exactly, so rounding the table is no second rounding.
@@ -74,7 +77,7 @@ pub(super) fn to_f32(x: &Tensor) -> Result<Cow<'_, [f32]>> {
         DType::F32 => view(x),
         DType::F16 => Ok(Cow::Owned(f16::widen(&view(x)?).into_owned())),
         DType::BF16 => Ok(Cow::Owned(bf16::widen(&view(x)?).into_owned())),
-        DType::F8E4M3FN | DType::F8E4M3FNUZ | DType::F8E5M2 | DType::F8E8M0 => {
+        DType::F8E4M3FN | DType::F8E4M3FNUZ | DType::F8E5M2 | DType::F8E5M2FNUZ | DType::F8E8M0 => {
             let table = decode_table(x.dtype());
             Ok(Cow::Owned(view::<u8>(x)?.iter().map(|&code| table[usize::from(code)]).collect()))
         }

@@ -19,7 +19,9 @@ pub(super) fn execute(op: &Op, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>
         Op::Clip => elementwise::clip(port(0)?, optional(1), optional(2))?,
         Op::Reduce { op, axes, keepdims } => rows::reduce(*op, axes.as_deref(), *keepdims, port(0)?)?,
         Op::Softmax { axis, log } => rows::softmax(*axis, *log, port(0)?)?,
-        Op::RmsNorm { axis, eps, stash } => rows::rms_norm(*axis, *eps, *stash, port(0)?, port(1)?)?,
+        Op::RmsNorm { axis, eps, stash, root, cast } => {
+            rows::rms_norm(*axis, *eps, *stash, (*root, *cast), port(0)?, port(1)?)?
+        }
         Op::MatMul => matmul::matmul(port(0)?, port(1)?)?,
         Op::Gemm { alpha, beta, trans_a, trans_b } => {
             matmul::gemm((*alpha, *beta), (*trans_a, *trans_b), port(0)?, port(1)?, optional(2))?
@@ -31,11 +33,12 @@ pub(super) fn execute(op: &Op, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>
             }
             None
         }
-        Op::QuantizeLinear { axis, block_size, to, saturate } => {
-            quantise::quantize_linear(port(0)?, port(1)?, optional(2), (*axis, *block_size), *to, *saturate)?
+        Op::QuantizeLinear { axis, block_size, to, saturate, precision, .. } => {
+            let given = (*axis, *block_size);
+            quantise::quantize_linear(port(0)?, port(1)?, optional(2), given, *to, *saturate, *precision)?
         }
-        Op::DequantizeLinear { axis, block_size } => {
-            quantise::dequantize_linear(port(0)?, port(1)?, optional(2), (*axis, *block_size))?
+        Op::DequantizeLinear { axis, block_size, to, .. } => {
+            quantise::dequantize_linear(port(0)?, port(1)?, optional(2), (*axis, *block_size), *to)?
         }
         Op::DynamicQuantizeLinear => {
             if let Some(outputs) = quantise::dynamic_quantize_linear(port(0)?)? {

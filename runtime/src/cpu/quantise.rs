@@ -57,7 +57,8 @@ fn to_int(v: f32, zero: i64, (low, high): (i64, i64)) -> i64 {
     (v.round_ties_even() as i64).saturating_add(zero).clamp(low, high)
 }
 
-/// ONNX `QuantizeLinear` of one scale or one along an axis, to 8-bit types; `None` for the rest.
+/// ONNX `QuantizeLinear` of one scale or one along an axis, to 8-bit types, in the scale's precision; `None` for the
+/// rest.
 pub(super) fn quantize_linear(
     x: &Tensor,
     scale: &Tensor,
@@ -65,12 +66,16 @@ pub(super) fn quantize_linear(
     (axis, block): (i64, u64),
     to: DType,
     saturate: bool,
+    precision: Option<DType>,
 ) -> Result<Option<Tensor>> {
+    if precision.is_some_and(|p| p != scale.dtype()) {
+        return Ok(None);
+    }
     let Some(shape) = scale_shape(x, scale, axis, block) else { return Ok(None) };
     let limits = match to {
         DType::I8 => Some((-128, 127)),
         DType::U8 => Some((0, 255)),
-        DType::F8E4M3FN | DType::F8E4M3FNUZ | DType::F8E5M2 if no_offset(zero, scale, to) => None,
+        DType::F8E4M3FN | DType::F8E4M3FNUZ | DType::F8E5M2 | DType::F8E5M2FNUZ if no_offset(zero, scale, to) => None,
         _ => return Ok(None),
     };
     let zeros = if limits.is_some() { zero_points(zero, scale, to)? } else { Some(vec![0; scale.len()]) };
@@ -89,19 +94,23 @@ pub(super) fn quantize_linear(
     }, _ => Ok(None)), _ => Ok(None))
 }
 
-/// ONNX `DequantizeLinear` of one scale or one along an axis; `None` for the rest.
+/// ONNX `DequantizeLinear` of one scale or one along an axis, to the scale's dtype; `None` for the rest.
 pub(super) fn dequantize_linear(
     q: &Tensor,
     scale: &Tensor,
     zero: Option<&Tensor>,
     (axis, block): (i64, u64),
+    to: Option<DType>,
 ) -> Result<Option<Tensor>> {
+    if to.is_some_and(|to| to != scale.dtype()) {
+        return Ok(None);
+    }
     let Some(shape) = scale_shape(q, scale, axis, block) else { return Ok(None) };
     let walk = Walk::new([q.shape(), &shape, &shape])?;
     with_narrow!(scale.dtype(), S => {
         let scales = view::<S>(scale)?;
         match q.dtype() {
-            DType::F8E4M3FN | DType::F8E4M3FNUZ | DType::F8E5M2 if no_offset(zero, scale, q.dtype()) => {
+            DType::F8E4M3FN | DType::F8E4M3FNUZ | DType::F8E5M2 | DType::F8E5M2FNUZ if no_offset(zero, scale, q.dtype()) => {
                 let table = decode_table(q.dtype());
                 let values = map3(&walk, (&view::<u8>(q)?, &scales, &scales), |q: u8, s: S, _| {
                     S::down(table[usize::from(q)] * s.up())

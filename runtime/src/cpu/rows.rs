@@ -3,7 +3,14 @@
 //! The axes concerned are brought to the end first (for nearly every op they are there already), so that a row is a
 //! slice. Sums are the canonical tree of `num::row_sum`. Rows are independent and run in parallel.
 
-use normfuse_ir::{DType, Error, ErrorKind, Result, Tensor, eval::movement, num, op::ReduceOp, scheme::F32};
+use normfuse_ir::{
+    DType, Error, ErrorKind, Result, Tensor,
+    eval::movement,
+    fused::Root,
+    num,
+    op::{CastBack, ReduceOp},
+    scheme::F32,
+};
 use rayon::prelude::*;
 
 use super::{
@@ -140,9 +147,16 @@ pub(super) fn softmax_row<W: Wide>(row: &mut [W], log: bool) {
     }
 }
 
-/// ONNX `RMSNormalization`: the row as x's dtype, times the scale, in the scale's dtype. `None` where stage one is not
+/// `RmsNorm`: the row as x's dtype, or as it is, times the scale, in the scale's dtype. `None` where stage one is not
 /// f32, f16 or bf16, and for a scale that broadcasts.
-pub(super) fn rms_norm(axis: i64, eps: F32, stash: DType, x: &Tensor, scale: &Tensor) -> Result<Option<Tensor>> {
+pub(super) fn rms_norm(
+    axis: i64,
+    eps: F32,
+    stash: DType,
+    (root, cast): (Root, CastBack),
+    x: &Tensor,
+    scale: &Tensor,
+) -> Result<Option<Tensor>> {
     let axis = axis_of(axis, x.shape().len())?;
     let normalised = &x.shape()[axis..];
     let stash_is_narrow = matches!(stash, DType::F32 | DType::F16 | DType::BF16);
@@ -152,7 +166,14 @@ pub(super) fn rms_norm(axis: i64, eps: F32, stash: DType, x: &Tensor, scale: &Te
     let width = numel(normalised)?;
     let rounded = |v: f32| num::round_to(stash, v);
     with_narrow!(x.dtype(), T => with_narrow!(scale.dtype(), S => {
-        let factor = to_f32(scale)?;
+        let mut factor = to_f32(scale)?.into_owned();
+        let (cast_to, product) = match cast {
+            CastBack::BeforeScale => (T::DTYPE, S::DTYPE),
+            CastBack::AfterScale => {
+                round_row(stash, &mut factor);
+                (stash, stash)
+            }
+        };
         let mut out: Vec<S> = zeros(x.len())?;
         by_rows(&view::<T>(x)?, width, &mut out, width, &|row, out| {
             let mut row: Vec<f32> = row.iter().map(|v| v.up()).collect();
@@ -160,14 +181,25 @@ pub(super) fn rms_norm(axis: i64, eps: F32, stash: DType, x: &Tensor, scale: &Te
             let mut squares: Vec<f32> = row.iter().map(|v| v * v).collect();
             round_row(stash, &mut squares);
             let mean = rounded(num::row_sum(&squares) / width as f32);
-            let root = rounded(rounded(mean + rounded(eps.get())).sqrt());
-            for v in &mut row {
-                *v /= root;
+            let v = rounded(mean + rounded(eps.get()));
+            let divisor = rounded(v.sqrt());
+            match root {
+                Root::DivideBySqrt => {
+                    for x in &mut row {
+                        *x /= divisor;
+                    }
+                }
+                Root::ReciprocalSqrt | Root::Rsqrt => {
+                    let by = rounded(if root == Root::Rsqrt { num::rsqrt(v) } else { 1.0 / divisor });
+                    for x in &mut row {
+                        *x *= by;
+                    }
+                }
             }
             round_row(stash, &mut row);
-            round_row(T::DTYPE, &mut row);
-            for ((o, v), w) in out.iter_mut().zip(row).zip(&*factor) {
-                *o = S::down(v * w);
+            round_row(cast_to, &mut row);
+            for ((o, v), w) in out.iter_mut().zip(row).zip(&factor) {
+                *o = S::down(num::round_to(product, v * w));
             }
         });
         tensor(S::DTYPE, x.shape(), out).map(Some)

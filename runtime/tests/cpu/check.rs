@@ -156,7 +156,9 @@ fn same(dtype: DType, a: &[u8], b: &[u8]) -> bool {
         DType::F64 => f64::from_le_bytes(v.try_into().unwrap()).is_nan(),
         DType::F16 => half::f16::from_le_bytes(v.try_into().unwrap()).is_nan(),
         DType::BF16 => half::bf16::from_le_bytes(v.try_into().unwrap()).is_nan(),
-        DType::F8E4M3FN | DType::F8E4M3FNUZ | DType::F8E5M2 | DType::F8E8M0 => num::decode(dtype, v[0]).is_nan(),
+        DType::F8E4M3FN | DType::F8E4M3FNUZ | DType::F8E5M2 | DType::F8E5M2FNUZ | DType::F8E8M0 => {
+            num::decode(dtype, v[0]).is_nan()
+        }
         _ => false,
     };
     a == b || (nan(a) && nan(b))

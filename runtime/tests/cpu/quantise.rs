@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use normfuse_ir::{DType, ErrorKind, Granularity, Op, Scheme, Tensor, scheme::ScaleLayout};
+use normfuse_ir::{DType, ErrorKind, Granularity, Op, Scheme, Tensor, op::Dialect, scheme::ScaleLayout};
 use normfuse_runtime::Plan;
 
 use crate::{
@@ -11,8 +11,17 @@ use crate::{
 };
 
 const FLOATS: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
-const TARGETS: [DType; 8] =
-    [DType::I8, DType::U8, DType::I16, DType::U16, DType::F8E4M3FN, DType::F8E4M3FNUZ, DType::F8E5M2, DType::F4E2M1];
+const TARGETS: [DType; 9] = [
+    DType::I8,
+    DType::U8,
+    DType::I16,
+    DType::U16,
+    DType::F8E4M3FN,
+    DType::F8E4M3FNUZ,
+    DType::F8E5M2,
+    DType::F8E5M2FNUZ,
+    DType::F4E2M1,
+];
 
 /// Positive scales of all sizes.
 fn scales(dtype: DType, shape: &[usize]) -> Tensor {
@@ -35,6 +44,14 @@ const SCALED: [(&[usize], &[usize], i64, u64); 10] = [
     (&[0, 3], &[3], 1, 0),
 ];
 
+fn quantize(axis: i64, block_size: u64, to: DType, saturate: bool, precision: Option<DType>) -> Op {
+    Op::QuantizeLinear { axis, block_size, to, saturate, precision, dialect: Dialect::Onnx }
+}
+
+fn dequantize(axis: i64, block_size: u64, to: Option<DType>) -> Op {
+    Op::DequantizeLinear { axis, block_size, to, dialect: Dialect::Onnx }
+}
+
 #[test]
 fn quantize_linear_has_the_reference_bits() {
     for to in TARGETS {
@@ -47,10 +64,11 @@ fn quantize_linear_has_the_reference_bits() {
                     let zero = tensor(to, s, Kind::Bits, 3);
                     let no_zero = Tensor::from_bytes(to, zero.shape().to_vec(), vec![0; zero.bytes().len()]).unwrap();
                     for saturate in [true, false] {
-                        let op = Op::QuantizeLinear { axis, block_size, to, saturate };
-                        check(&op, &[Some(&x), Some(&scale)]);
-                        check(&op, &[Some(&x), Some(&scale), Some(&zero)]);
-                        check(&op, &[Some(&x), Some(&scale), Some(&no_zero)]);
+                        let op = |precision| quantize(axis, block_size, to, saturate, precision);
+                        check(&op(None), &[Some(&x), Some(&scale)]);
+                        check(&op(None), &[Some(&x), Some(&scale), Some(&zero)]);
+                        check(&op(None), &[Some(&x), Some(&scale), Some(&no_zero)]);
+                        check(&op(Some(x_dtype).filter(|d| d.is_float())), &[Some(&x), Some(&scale)]);
                     }
                 }
             }
@@ -67,16 +85,17 @@ fn dequantize_linear_has_the_reference_bits() {
                 let scale = scales(scale_dtype, s);
                 let zero = tensor(from, s, Kind::Bits, 3);
                 let no_zero = Tensor::from_bytes(from, zero.shape().to_vec(), vec![0; zero.bytes().len()]).unwrap();
-                let op = Op::DequantizeLinear { axis, block_size };
-                check(&op, &[Some(&q), Some(&scale)]);
-                check(&op, &[Some(&q), Some(&scale), Some(&zero)]);
-                check(&op, &[Some(&q), Some(&scale), Some(&no_zero)]);
+                let op = |to| dequantize(axis, block_size, to);
+                check(&op(None), &[Some(&q), Some(&scale)]);
+                check(&op(None), &[Some(&q), Some(&scale), Some(&zero)]);
+                check(&op(None), &[Some(&q), Some(&scale), Some(&no_zero)]);
+                check(&op(Some(FLOATS[n % 3])), &[Some(&q), Some(&scale)]);
             }
         }
     }
     let (q, scale) = (tensor(DType::I8, &[4], Kind::Bits, 1), scales(DType::F32, &[]));
     let other = tensor(DType::U8, &[], Kind::Bits, 1);
-    check(&Op::DequantizeLinear { axis: 0, block_size: 0 }, &[Some(&q), Some(&scale), Some(&other)]);
+    check(&dequantize(0, 0, None), &[Some(&q), Some(&scale), Some(&other)]);
 }
 
 #[test]

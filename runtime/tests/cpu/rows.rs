@@ -1,6 +1,11 @@
 //! Reductions, softmax and the unfused norms.
 
-use normfuse_ir::{DType, Op, Tensor, op::ReduceOp, scheme::F32};
+use normfuse_ir::{
+    DType, Op, Tensor,
+    fused::Root,
+    op::{CastBack, ReduceOp},
+    scheme::F32,
+};
 
 use crate::check::{KINDS, Kind, check, tensor};
 
@@ -57,6 +62,20 @@ fn softmax_has_the_reference_bits() {
     }
 }
 
+/// ONNX's norm, onnxruntime's, and the others that can be said.
+const FORMS: [(Root, CastBack); 6] = [
+    (Root::DivideBySqrt, CastBack::BeforeScale),
+    (Root::ReciprocalSqrt, CastBack::AfterScale),
+    (Root::Rsqrt, CastBack::AfterScale),
+    (Root::DivideBySqrt, CastBack::AfterScale),
+    (Root::ReciprocalSqrt, CastBack::BeforeScale),
+    (Root::Rsqrt, CastBack::BeforeScale),
+];
+
+fn rms_norm(axis: i64, stash: DType, (root, cast): (Root, CastBack)) -> Op {
+    Op::RmsNorm { axis, eps: F32::new(1e-6), stash, root, cast }
+}
+
 #[test]
 fn rms_norm_has_the_reference_bits() {
     for dtype in [DType::F32, DType::F16, DType::BF16, DType::F64] {
@@ -64,11 +83,12 @@ fn rms_norm_has_the_reference_bits() {
             for stash in [DType::F32, DType::BF16, DType::F16] {
                 for (seed, kind) in KINDS.into_iter().enumerate() {
                     for (shape, axis) in [(&[5, 33][..], -1), (&[2, 3, 4, 8], -1), (&[2, 3, 4, 8], 2), (&[0, 4], -1)] {
-                        let op = Op::RmsNorm { axis, eps: F32::new(1e-6), stash };
                         let x = tensor(dtype, shape, kind, seed as u64);
                         let from = if axis < 0 { shape.len() - 1 } else { axis as usize };
                         let scale = tensor(scale_dtype, &shape[from..], Kind::Tame, 7);
-                        check(&op, &[Some(&x), Some(&scale)]);
+                        for form in FORMS {
+                            check(&rms_norm(axis, stash, form), &[Some(&x), Some(&scale)]);
+                        }
                     }
                 }
             }
@@ -76,8 +96,26 @@ fn rms_norm_has_the_reference_bits() {
     }
     let x = tensor(DType::F32, &[5, 33], Kind::Tame, 1);
     for shape in [&[32][..], &[1], &[5, 33], &[]] {
-        let op = Op::RmsNorm { axis: -1, eps: F32::new(1e-6), stash: DType::F32 };
-        check(&op, &[Some(&x), Some(&tensor(DType::F32, shape, Kind::Tame, 2))]);
+        for form in FORMS {
+            let scale = tensor(DType::F32, shape, Kind::Tame, 2);
+            check(&rms_norm(-1, DType::F32, form), &[Some(&x), Some(&scale)]);
+        }
+    }
+}
+
+#[test]
+fn skip_rms_norm_has_the_reference_bits() {
+    for dtype in [DType::F32, DType::F16, DType::BF16, DType::F64] {
+        for (seed, kind) in KINDS.into_iter().enumerate() {
+            let op = Op::SkipRmsNorm { eps: F32::new(1e-6) };
+            let x = tensor(dtype, &[2, 5, 33], kind, seed as u64);
+            let (scale, bias) = (tensor(dtype, &[33], Kind::Tame, 7), tensor(dtype, &[33], Kind::Tame, 8));
+            for skip in [&[2, 5, 33][..], &[5, 33], &[2, 5, 32]] {
+                let skip = tensor(dtype, skip, kind, 9);
+                check(&op, &[Some(&x), Some(&skip), Some(&scale)]);
+                check(&op, &[Some(&x), Some(&skip), Some(&scale), Some(&bias)]);
+            }
+        }
     }
 }
 

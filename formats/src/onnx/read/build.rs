@@ -8,21 +8,22 @@ use std::{
 use normfuse_ir::{
     DType, Dim, FusedNorm, Graph, NodeId, Op, Tensor, Type, ValueId,
     infer::{self, Inferred, Operand},
-    op::{ForeignAttr, ForeignOp},
+    op::{Dialect, ForeignAttr, ForeignOp},
 };
 use prost::Message;
 
 use super::{
     attrs::{Attrs, port},
     functions::{Flat, domain, label},
-    ops, types,
+    ops, types, types_foreign,
 };
 use crate::{
     FormatError, Result,
     map::DataFolder,
     onnx::{
-        DOMAIN, fields,
+        DOMAIN, TENSOR_RT, fields,
         names::{Names, OMITTED, captured},
+        ops as table,
         proto::{NodeProto, ValueInfoProto, tensor_proto::DataLocation},
     },
 };
@@ -67,6 +68,8 @@ pub struct Builder<'m> {
     scope: HashMap<String, ValueId>,
     declared: HashMap<&'m str, &'m ValueInfoProto>,
     used: HashSet<String>,
+    /// What anything but a `TRT_FP8DequantizeLinear` reads.
+    read_as_bytes: HashSet<String>,
     outputs: HashSet<String>,
     /// Fused ops that were found to agree with their functions.
     checked: HashSet<String>,
@@ -88,6 +91,7 @@ impl<'m> Builder<'m> {
             scope: HashMap::new(),
             declared: HashMap::new(),
             used: HashSet::new(),
+            read_as_bytes: HashSet::new(),
             outputs: HashSet::new(),
             checked: HashSet::new(),
             inferred: HashMap::new(),
@@ -154,9 +158,14 @@ impl<'m> Builder<'m> {
     /// Operands that nothing makes, or that only a later node makes; nodes that are wrong in themselves.
     pub fn nodes(&mut self, nodes: &[Flat], outputs: impl Iterator<Item = &'m str>) -> Result<()> {
         self.used.extend(outputs.map(str::to_owned));
+        self.read_as_bytes.clone_from(&self.used);
         for flat in nodes {
             self.used.extend(flat.node.input.iter().cloned());
             self.used.extend(captured(&flat.node));
+            if (flat.node.domain(), flat.node.op_type()) != (TENSOR_RT, "TRT_FP8DequantizeLinear") {
+                self.read_as_bytes.extend(flat.node.input.iter().cloned());
+                self.read_as_bytes.extend(captured(&flat.node));
+            }
         }
         for (i, flat) in nodes.iter().enumerate() {
             self.opset = flat.opset;
@@ -193,16 +202,24 @@ impl<'m> Builder<'m> {
             trimmed.pop();
         }
         let mapped = match domain(node.domain()) {
-            "" => ops::Cx { b: self, node, attrs, inputs: trimmed }.map(),
             DOMAIN => self.fused(node, attrs).map(|(op, body)| ops::Mapped { op, inputs: trimmed, body: Some(body) }),
-            _ => foreign("an operator set that normfuse does not know"),
+            _ => ops::Cx { b: self, node, attrs, inputs: trimmed }.map(),
         };
-        let mapped = match mapped {
-            Ok(m) => m,
+        match mapped {
+            Ok(mapped) => {
+                self.add(node, mapped)?;
+            }
             Err(Reject::Bad(e)) => return Err(e.into()),
-            Err(Reject::Foreign(reason)) => self.foreign(node, inputs, reason)?,
-        };
-        self.add(node, mapped)?;
+            Err(Reject::Foreign(reason)) => {
+                let known = types_foreign::results(self, node, &inputs);
+                let mapped = self.foreign(node, inputs, reason)?;
+                let id = self.add(node, mapped)?;
+                for (value, ty) in self.graph.node(id).outputs.clone().into_iter().zip(known) {
+                    self.complete(value, ty);
+                }
+                self.infer(id);
+            }
+        }
         Ok(())
     }
 
@@ -212,7 +229,9 @@ impl<'m> Builder<'m> {
 
     fn add(&mut self, node: &NodeProto, mapped: ops::Mapped) -> Result<NodeId> {
         let count = mapped.op.num_outputs();
-        let named: Vec<&str> = node.output.iter().take(count).map(String::as_str).collect();
+        let named: Vec<&str> = (0..count)
+            .map(|result| node.output.get(table::result_port(&mapped.op, result)).map_or("", String::as_str))
+            .collect();
         let names: Vec<String> = (0..count)
             .map(|port| match named.get(port) {
                 Some(name) if !name.is_empty() => (*name).to_owned(),
@@ -223,6 +242,8 @@ impl<'m> Builder<'m> {
             "" => format!("{}_{}", node.op_type(), self.graph.node_bound()),
             name => name.to_owned(),
         };
+        // What ModelOpt calls bytes: see `Cx::tensor_rt_op`.
+        let codes = matches!(mapped.op, Op::QuantizeLinear { dialect: Dialect::TensorRt, .. });
         let id = self.graph.add_node(title, mapped.op, &mapped.inputs, names)?;
         let outputs = self.graph.node(id).outputs.clone();
         for (port, value) in outputs.into_iter().enumerate() {
@@ -231,7 +252,11 @@ impl<'m> Builder<'m> {
                 self.define(&name, value)?;
             }
             if let Some(info) = self.declared.get(name.as_str()) {
-                *self.graph.type_mut(value) = types::declared(&name, info.r#type.as_ref());
+                let mut ty = types::declared(&name, info.r#type.as_ref());
+                if codes && ty.dtype == Some(DType::U8) {
+                    ty.dtype = None;
+                }
+                *self.graph.type_mut(value) = ty;
             }
         }
         self.infer(id);
@@ -369,10 +394,21 @@ impl<'m> Builder<'m> {
         }
     }
 
+    /// Adds what a foreign op's name says of its result to what the file declares: a size as a number or expression is
+    /// worth more than a name that the exporter made up for it.
+    fn complete(&mut self, value: ValueId, known: Type) {
+        let ty = self.graph.type_mut(value);
+        ty.dtype = ty.dtype.or(known.dtype);
+        ty.shape = match (ty.shape.take(), known.shape) {
+            (Some(declared), Some(known)) if declared.equals(&known) != Some(false) => Some(known),
+            (declared, known) => declared.or(known),
+        };
+    }
+
     // ---- what the mapping of ops asks ----
 
     /// A value's type: what the file declares, completed by what its op says.
-    fn ty(&self, value: ValueId) -> Type {
+    pub fn ty(&self, value: ValueId) -> Type {
         let mut ty = self.graph.value(value).ty.clone();
         if let Some(i) = self.inferred.get(&value) {
             ty.dtype = ty.dtype.or(i.ty.dtype);
@@ -394,6 +430,17 @@ impl<'m> Builder<'m> {
     /// True if some node, subgraph or graph output reads the name.
     pub fn is_used(&self, name: &str) -> bool {
         self.used.contains(name)
+    }
+
+    /// True if the file declares a value inside the graph as u8.
+    pub fn is_declared_bytes(&self, name: &str) -> bool {
+        let declared = self.declared.get(name).map(|info| types::declared(name, info.r#type.as_ref()));
+        declared.is_some_and(|ty| ty.dtype == Some(DType::U8))
+    }
+
+    /// True if anything but a `TRT_FP8DequantizeLinear` reads the name.
+    pub fn is_read_as_bytes(&self, name: &str) -> bool {
+        self.read_as_bytes.contains(name)
     }
 
     /// The integers of a small constant.

@@ -7,8 +7,10 @@ mod hoist;
 mod ops;
 mod ops_data;
 mod ops_nn;
+mod ops_quant;
 mod tensor;
 mod types;
+mod types_foreign;
 mod unfold;
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};

@@ -1,4 +1,4 @@
-//! One node of the default domain to one op: the dispatch, elementwise ops, casts and reductions.
+//! One node to one op: the dispatch, elementwise ops, casts and reductions.
 //!
 //! The rule for all: an attribute, operand or spelling that is not known keeps the node foreign. It is never dropped.
 
@@ -6,19 +6,19 @@ use std::sync::Arc;
 
 use normfuse_ir::{
     DType, Graph, Op, Tensor, ValueId,
-    op::{BinaryOp, ReduceOp, UnaryOp},
+    op::{BinaryOp, CastBack, ReduceOp, UnaryOp},
 };
 
 use super::{
     attrs::{Attrs, port},
     build::{Builder, Reject, foreign},
-    functions::label,
+    functions::{domain, label},
     tensor,
 };
 use crate::{
     FormatError, Result,
     map::DataFolder,
-    onnx::{dtype, ops as table, proto::NodeProto},
+    onnx::{MICROSOFT, TENSOR_RT, dtype, ops as table, proto::NodeProto},
 };
 
 /// What a node becomes.
@@ -43,9 +43,12 @@ pub struct Cx<'b, 'm, 'n> {
 impl Cx<'_, '_, '_> {
     /// The op, or why the node stays foreign.
     pub fn map(mut self) -> Result<Mapped, Reject> {
-        let op = match self.node.op_type() {
-            name @ ("Max" | "Min" | "Sum" | "Mean") => self.variadic(name)?,
-            name => self.op(name)?,
+        let op = match (domain(self.node.domain()), self.node.op_type()) {
+            ("", name @ ("Max" | "Min" | "Sum" | "Mean")) => self.variadic(name)?,
+            ("", name) => self.op(name)?,
+            (MICROSOFT, name) => self.microsoft_op(name)?,
+            (TENSOR_RT, name) => self.tensor_rt_op(name)?,
+            _ => return foreign("an operator set that normfuse does not know"),
         };
         if let Some(name) = self.attrs.unknown() {
             return foreign(format!("attribute `{name}` is not known at opset {}", self.b.opset));
@@ -53,11 +56,12 @@ impl Cx<'_, '_, '_> {
         if op.arity().1.is_some_and(|max| self.inputs.len() > max) {
             return foreign(format!("{} operands are more than normfuse knows", self.inputs.len()));
         }
-        let results = self.node.output.iter().enumerate().skip(op.num_outputs());
-        if let Some((port, _)) = results.into_iter().find(|(_, n)| !n.is_empty() && self.b.is_used(n)) {
+        let known: Vec<usize> = (0..op.num_outputs()).map(|r| table::result_port(&op, r)).collect();
+        let mut others = self.node.output.iter().enumerate().filter(|(port, _)| !known.contains(port));
+        if let Some((port, _)) = others.find(|(_, n)| !n.is_empty() && self.b.is_used(n)) {
             return foreign(format!("result {port} is used"));
         }
-        if let Op::RmsNorm { .. } = op {
+        if let Op::RmsNorm { cast: CastBack::BeforeScale, .. } = op {
             self.one_dtype()?;
         }
         Ok(Mapped { op, inputs: self.inputs, body: None })
@@ -151,7 +155,8 @@ impl Cx<'_, '_, '_> {
             return foreign("a cast to f8e8m0 that does not round up");
         }
         // Elsewhere the attribute has no meaning; one form for one function.
-        let matters = matches!(to, DType::F8E4M3FN | DType::F8E4M3FNUZ | DType::F8E5M2 | DType::F8E8M0);
+        let matters =
+            matches!(to, DType::F8E4M3FN | DType::F8E4M3FNUZ | DType::F8E5M2 | DType::F8E5M2FNUZ | DType::F8E8M0);
         Ok(Op::Cast { to, saturate: saturate || !matters })
     }
 

@@ -1,8 +1,9 @@
-//! Products, norms, attention and quantisation.
+//! Products, norms and attention.
 
 use normfuse_ir::{
     DType, Op,
-    op::{AttentionOp, UnaryOp},
+    fused::Root,
+    op::{AttentionOp, CastBack, UnaryOp},
 };
 
 use super::{
@@ -41,7 +42,16 @@ impl Cx<'_, '_, '_> {
             "RMSNormalization" => {
                 self.since(23)?;
                 let (axis, eps, stash) = self.norm()?;
-                Op::RmsNorm { axis, eps, stash }
+                Op::RmsNorm { axis, eps, stash, root: Root::DivideBySqrt, cast: CastBack::BeforeScale }
+            }
+            // onnxruntime's, which it registers in ONNX's own domain for every opset.
+            "SimplifiedLayerNormalization" => {
+                let (axis, eps, stash) = self.norm()?;
+                if stash != DType::F32 {
+                    return foreign(format!("stage one in {stash}"));
+                }
+                self.no_doubles()?;
+                Op::RmsNorm { axis, eps, stash, root: Root::ReciprocalSqrt, cast: CastBack::AfterScale }
             }
             "MatMul" => Op::MatMul,
             "MatMulInteger" => Op::MatMulInteger,
@@ -52,8 +62,8 @@ impl Cx<'_, '_, '_> {
                 trans_b: self.attrs.flag("transB", false)?,
             },
             "Attention" => self.attention()?,
-            "QuantizeLinear" => self.quantize()?,
-            "DequantizeLinear" => self.dequantize()?,
+            "QuantizeLinear" => self.quantize_linear()?,
+            "DequantizeLinear" => self.dequantize_linear()?,
             "DynamicQuantizeLinear" => Op::DynamicQuantizeLinear,
             _ => return Ok(None),
         }))
@@ -71,6 +81,14 @@ impl Cx<'_, '_, '_> {
             return foreign("a softmax over several axes at once");
         }
         Ok(Op::Softmax { axis: -1, log })
+    }
+
+    /// onnxruntime's kernels compute norms of f64 in f64, whatever they are told.
+    pub fn no_doubles(&self) -> Result<(), Reject> {
+        match self.inputs.first().copied().flatten().and_then(|x| self.b.dtype(x)) {
+            Some(DType::F64) => foreign("a norm of f64"),
+            _ => Ok(()),
+        }
     }
 
     fn norm(&mut self) -> Result<(i64, normfuse_ir::scheme::F32, DType), Reject> {
@@ -142,43 +160,5 @@ impl Cx<'_, '_, '_> {
             softmax_dtype,
             outputs,
         }))
-    }
-
-    fn quantize(&mut self) -> Result<Op, Reject> {
-        let opset = self.b.opset;
-        let axis = if opset < 13 { 1 } else { self.attrs.int("axis", 1)? };
-        let saturate = opset < 19 || self.attrs.flag("saturate", true)?;
-        let block_size = if opset < 21 { 0 } else { self.attrs.count("block_size")?.unwrap_or(0) };
-        let to = if opset < 21 { 0 } else { self.attrs.int("output_dtype", 0)? };
-        if opset >= 23 && self.attrs.int("precision", 0)? != 0 {
-            return foreign("the precision of the division is given");
-        }
-        let to = match (self.inputs.get(2).copied().flatten(), to) {
-            (Some(zero), _) => match self.b.dtype(zero) {
-                Some(d) => d,
-                None => return foreign("the type of the zero point is not known"),
-            },
-            (None, 0) => DType::U8,
-            (None, to) => match dtype::from_onnx(to) {
-                Ok(d) => d,
-                Err(name) => return foreign(format!("a result of type {name}")),
-            },
-        };
-        let matters = matches!(to, DType::F8E4M3FN | DType::F8E4M3FNUZ | DType::F8E5M2);
-        Ok(Op::QuantizeLinear { axis, block_size, to, saturate: saturate || !matters })
-    }
-
-    fn dequantize(&mut self) -> Result<Op, Reject> {
-        let opset = self.b.opset;
-        let axis = if opset < 13 { 1 } else { self.attrs.int("axis", 1)? };
-        let block_size = if opset < 21 { 0 } else { self.attrs.count("block_size")?.unwrap_or(0) };
-        if opset >= 23 {
-            let to = self.attrs.int("output_dtype", 0)?;
-            let scale = self.inputs.get(1).copied().flatten().and_then(|s| self.b.dtype(s));
-            if to != 0 && dtype::from_onnx(to).ok().is_none_or(|to| scale != Some(to)) {
-                return foreign("the result has another type than the scale");
-            }
-        }
-        Ok(Op::DequantizeLinear { axis, block_size })
     }
 }

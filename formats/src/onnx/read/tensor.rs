@@ -129,6 +129,7 @@ fn typed(t: &TensorProto, dtype: DType, shape: &[usize]) -> Result<Vec<u8>> {
         | DType::F8E4M3FN
         | DType::F8E4M3FNUZ
         | DType::F8E5M2
+        | DType::F8E5M2FNUZ
         | DType::F8E8M0
         | DType::F4E2M1 => narrow(&t.int32_data, u8::to_le_bytes),
     }

@@ -17,6 +17,8 @@ use crate::{
 /// The functions of a model.
 pub struct Functions {
     opset: i64,
+    /// The model's imports, which those of its functions must be compatible with.
+    opsets: BTreeMap<String, i64>,
     /// By encoded contents without the name.
     by_content: BTreeMap<Vec<u8>, String>,
     by_name: BTreeMap<String, FunctionProto>,
@@ -24,8 +26,8 @@ pub struct Functions {
 
 impl Functions {
     /// None yet.
-    pub fn new(opset: i64) -> Self {
-        Self { opset, by_content: BTreeMap::new(), by_name: BTreeMap::new() }
+    pub fn new(opset: i64, opsets: BTreeMap<String, i64>) -> Self {
+        Self { opset, opsets, by_content: BTreeMap::new(), by_name: BTreeMap::new() }
     }
 
     /// The name of the function that spells a fused node.
@@ -53,8 +55,8 @@ impl Functions {
             input: ins,
             output: outs,
             attribute: vec!["descriptor".into()],
+            opset_import: self.imports(&writer),
             node: writer.into_function_nodes(),
-            opset_import: vec![OperatorSetIdProto { domain: Some(String::new()), version: Some(self.opset) }],
             ..FunctionProto::default()
         };
         let content = proto.encode_to_vec();
@@ -71,6 +73,16 @@ impl Functions {
         self.by_content.insert(content, name.clone());
         self.by_name.insert(name.clone(), proto);
         Ok(name)
+    }
+
+    /// The operator sets of a body's nodes.
+    fn imports(&self, writer: &Writer<'_>) -> Vec<OperatorSetIdProto> {
+        let version = |domain: &str| self.opsets.get(domain).copied().unwrap_or(1);
+        let others = writer.domains().iter().map(|d| (d.clone(), version(d)));
+        std::iter::once((String::new(), self.opset))
+            .chain(others)
+            .map(|(domain, version)| OperatorSetIdProto { domain: Some(domain), version: Some(version) })
+            .collect()
     }
 
     /// The functions, by name.

@@ -3,6 +3,7 @@
 mod functions;
 mod nodes;
 mod ops;
+mod ops_quant;
 mod scope;
 mod types;
 mod weights;
@@ -48,7 +49,7 @@ fn write_inner(graph: &Graph, path: &Path, options: &WriteOptions) -> Result<()>
     if !OPSETS.contains(&opset) {
         return Err(FormatError::mismatch(format!("an opset from {} to {}", OPSETS.start(), OPSETS.end()), opset));
     }
-    let mut functions = Functions::new(opset);
+    let mut functions = Functions::new(opset, graph.info.opsets.clone());
     let mut writer = Writer::new(graph, opset)?;
     writer.all_nodes(&mut functions)?;
     let notes = fields::value_notes(graph);

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, collections::BTreeSet};
 
-use normfuse_ir::{DType, Def, Graph, Node, Op, Tensor, Type, ValueId};
+use normfuse_ir::{DType, Def, Graph, Node, Op, Tensor, Type, ValueId, op::Dialect};
 
 use super::{functions::Functions, scope, scope::Scope, types, weights};
 use crate::{
@@ -10,6 +10,7 @@ use crate::{
     onnx::{
         DOMAIN, fields,
         names::captured,
+        ops as table,
         proto::{AttributeProto, NodeProto, StringStringEntryProto, ValueInfoProto, attribute_proto::AttributeType},
     },
 };
@@ -85,7 +86,11 @@ impl<'g> Writer<'g> {
 
     fn node(&mut self, node: &Node, functions: &mut Functions) -> Result<()> {
         let inputs = node.inputs.iter().map(|v| v.map_or("", |v| self.scope.name(v)).to_owned()).collect();
-        let output = node.outputs.iter().map(|v| self.scope.name(*v).to_owned()).collect();
+        let mut output = Vec::new();
+        for (result, v) in node.outputs.iter().enumerate() {
+            output.resize(table::result_port(&node.op, result), String::new());
+            output.push(self.scope.name(*v).to_owned());
+        }
         let mut proto = NodeProto {
             name: (!self.body && !node.name.is_empty()).then(|| node.name.clone()),
             input: inputs,
@@ -111,10 +116,11 @@ impl<'g> Writer<'g> {
             }
             _ => {
                 self.spell(node, &mut proto)?;
+                self.domains.extend(proto.domain.clone());
                 while proto.input.last().is_some_and(String::is_empty) {
                     proto.input.pop();
                 }
-                if matches!(node.op, Op::Attention(_)) {
+                if matches!(node.op, Op::Attention(_) | Op::SkipRmsNorm { .. }) {
                     while proto.output.last().is_some_and(String::is_empty) {
                         proto.output.pop();
                     }
@@ -173,11 +179,26 @@ impl<'g> Writer<'g> {
             .filter(|(_, v)| matches!(v.def, Def::Node { .. }))
             .map(|(id, v)| (self.scope.name(id), &v.ty))
             .collect();
+        let codes: BTreeSet<&str> = self
+            .graph
+            .nodes()
+            .filter(|(_, n)| matches!(n.op, Op::QuantizeLinear { dialect: Dialect::TensorRt, .. }))
+            .flat_map(|(_, n)| &n.outputs)
+            .filter(|v| self.graph.users(**v).iter().all(|(n, _)| dequantises(self.graph.node(*n))))
+            .map(|v| self.scope.name(*v))
+            .collect();
         let names = self.nodes.iter().flat_map(|n| &n.output).filter(move |n| !outputs.contains(n.as_str()));
-        names.filter_map(move |n| types.get(n.as_str()).and_then(|ty| types::declaration(n, ty)))
+        names.filter_map(move |n| {
+            let ty = *types.get(n.as_str())?;
+            if codes.contains(n.as_str()) && ty.dtype.is_some() {
+                // As ModelOpt declares them: its opsets know no FP8. The reader knows them by their readers.
+                return types::declaration(n, &Type { dtype: Some(DType::U8), ..ty.clone() });
+            }
+            types::declaration(n, ty)
+        })
     }
 
-    /// Domains of foreign ops.
+    /// Domains of the nodes, our own and the default one apart.
     pub fn domains(&self) -> &BTreeSet<String> {
         &self.domains
     }
@@ -202,6 +223,10 @@ impl<'g> Writer<'g> {
         });
         constants.chain(self.nodes.iter().cloned()).collect()
     }
+}
+
+fn dequantises(node: &Node) -> bool {
+    matches!(node.op, Op::DequantizeLinear { dialect: Dialect::TensorRt, .. })
 }
 
 fn metadata(node: &Node) -> Vec<StringStringEntryProto> {

@@ -2,7 +2,8 @@
 
 use normfuse_ir::{
     DType, Node, Op, Tensor,
-    op::{AttentionOp, BinaryOp, ScatterReduction, UnaryOp},
+    fused::Root,
+    op::{AttentionOp, BinaryOp, CastBack, ScatterReduction, UnaryOp},
     scheme::F32,
 };
 
@@ -13,12 +14,13 @@ use super::{
 use crate::{
     FormatError, Result,
     onnx::{
-        dtype, ops as table,
+        MICROSOFT, dtype, ops as table,
         proto::{AttributeProto, NodeProto, attribute_proto::AttributeType},
     },
 };
 
-fn int(name: &str, value: i64) -> AttributeProto {
+/// An integer attribute.
+pub(super) fn int(name: &str, value: i64) -> AttributeProto {
     AttributeProto {
         name: Some(name.into()),
         r#type: Some(AttributeType::Int as i32),
@@ -27,7 +29,8 @@ fn int(name: &str, value: i64) -> AttributeProto {
     }
 }
 
-fn flag(name: &str, value: bool) -> AttributeProto {
+/// A truth value, as 0 or 1.
+pub(super) fn flag(name: &str, value: bool) -> AttributeProto {
     int(name, i64::from(value))
 }
 
@@ -58,17 +61,19 @@ fn tensor(name: &str, value: &Tensor) -> AttributeProto {
     }
 }
 
-fn dtype_attr(name: &str, d: DType) -> AttributeProto {
+/// An element type, by its number.
+pub(super) fn dtype_attr(name: &str, d: DType) -> AttributeProto {
     int(name, i64::from(dtype::to_onnx(d)))
 }
 
 /// An op or attribute that no opset has.
-fn inexpressible(what: &str) -> FormatError {
+pub(super) fn inexpressible(what: &str) -> FormatError {
     FormatError::invalid(format!("ONNX has no op that is exactly `{what}`")).hint("write .nf or .json instead")
 }
 
 impl Writer<'_> {
-    fn since(&self, opset: i64, what: &str) -> Result<()> {
+    /// Fails at opsets that do not have it yet.
+    pub(super) fn since(&self, opset: i64, what: &str) -> Result<()> {
         if self.opset >= opset {
             return Ok(());
         }
@@ -120,6 +125,15 @@ impl Writer<'_> {
                 ("CumSum", vec![flag("exclusive", *exclusive), flag("reverse", *reverse)])
             }
             Op::Quantize(s) => return Err(inexpressible(&format!("quantize {s}"))),
+            Op::SkipRmsNorm { eps } => {
+                proto.domain = Some(MICROSOFT.into());
+                ("SkipSimplifiedLayerNormalization", vec![float("epsilon", *eps)])
+            }
+            Op::QuantizeLinear { .. } | Op::DequantizeLinear { .. } => {
+                let (domain, op_type, attrs) = self.quantiser(node)?;
+                proto.domain = Some(domain.into()).filter(|_| !domain.is_empty());
+                (op_type, attrs)
+            }
             Op::FusedNorm(_) | Op::Foreign(_) => return Err(FormatError::invalid("not an op of the default domain")),
             op => match self.movement(op, node, proto)? {
                 Some(spelled) => spelled,
@@ -292,9 +306,14 @@ impl Writer<'_> {
                 self.since(17, "LayerNormalization")?;
                 ("LayerNormalization", norm(*axis, *eps, *stash))
             }
-            Op::RmsNorm { axis, eps, stash } => {
+            Op::RmsNorm { axis, eps, stash, root: Root::DivideBySqrt, cast: CastBack::BeforeScale } => {
                 self.since(23, "RMSNormalization")?;
                 ("RMSNormalization", norm(*axis, *eps, *stash))
+            }
+            Op::RmsNorm { axis, eps, stash, root: Root::ReciprocalSqrt, cast: CastBack::AfterScale }
+                if *stash == DType::F32 =>
+            {
+                ("SimplifiedLayerNormalization", norm(*axis, *eps, *stash))
             }
             Op::MatMul => ("MatMul", vec![]),
             Op::MatMulInteger => ("MatMulInteger", vec![]),
@@ -306,65 +325,9 @@ impl Writer<'_> {
                 self.since(23, "Attention")?;
                 ("Attention", attention(a))
             }
-            Op::QuantizeLinear { axis, block_size, to, saturate } => {
-                ("QuantizeLinear", self.quantize(*axis, *block_size, *to, *saturate, node)?)
-            }
-            Op::DequantizeLinear { axis, block_size } => {
-                let mut attrs = self.quant_axis(*axis, *block_size)?;
-                attrs.extend(self.blocks(*block_size)?);
-                ("DequantizeLinear", attrs)
-            }
             Op::DynamicQuantizeLinear => ("DynamicQuantizeLinear", vec![]),
             _ => return Ok(None),
         }))
-    }
-
-    /// Before opset 13 a scale was one number, and the axis (1, as we read it) meant nothing.
-    fn quant_axis(&self, axis: i64, block_size: u64) -> Result<Vec<AttributeProto>> {
-        if self.opset >= 13 {
-            return Ok(vec![int("axis", axis)]);
-        }
-        if axis != 1 || block_size != 0 {
-            self.since(13, "an axis of the scale")?;
-        }
-        Ok(vec![])
-    }
-
-    fn blocks(&self, block_size: u64) -> Result<Option<AttributeProto>> {
-        if block_size == 0 {
-            return Ok(None);
-        }
-        self.since(21, "blocks that share a scale")?;
-        Ok(Some(int("block_size", i64::try_from(block_size).unwrap_or(i64::MAX))))
-    }
-
-    fn quantize(
-        &self,
-        axis: i64,
-        block_size: u64,
-        to: DType,
-        saturate: bool,
-        node: &Node,
-    ) -> Result<Vec<AttributeProto>> {
-        let mut attrs = self.quant_axis(axis, block_size)?;
-        attrs.extend(self.blocks(block_size)?);
-        if !saturate {
-            self.since(19, "a quantiser that does not saturate")?;
-            attrs.push(flag("saturate", false));
-        }
-        match node.input(2) {
-            Some(zero) => {
-                if let Some(found) = self.graph.value(zero).ty.dtype.filter(|d| *d != to) {
-                    return Err(FormatError::mismatch(format!("a zero point of {to}, as the result is"), found));
-                }
-            }
-            None if to != DType::U8 => {
-                self.since(21, "a quantiser to another type than u8 without a zero point")?;
-                attrs.push(dtype_attr("output_dtype", to));
-            }
-            None => {}
-        }
-        Ok(attrs)
     }
 }
 

@@ -143,7 +143,7 @@ impl Scope {
 
 /// True if a result that nobody reads is written as left out.
 fn optional(op: &Op, port: usize, name: &str) -> bool {
-    name.starts_with(OMITTED) || (matches!(op, Op::Attention(_)) && port > 0)
+    name.starts_with(OMITTED) || (matches!(op, Op::Attention(_) | Op::SkipRmsNorm { .. }) && port > 0)
 }
 
 /// The names by which a foreign node's subgraphs read outer values, and the values.

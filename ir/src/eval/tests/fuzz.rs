@@ -5,7 +5,8 @@ use crate::{
     DType, Op, Tensor,
     body::hostile::{Rng, Row, rows},
     eval::eval_node,
-    op::{BinaryOp, ReduceOp, ScatterReduction, UnaryOp},
+    fused::Root,
+    op::{BinaryOp, CastBack, Dialect, ReduceOp, ScatterReduction, UnaryOp},
     scheme::F32,
 };
 
@@ -91,7 +92,14 @@ fn ops(rng: &mut Rng) -> Vec<Op> {
         Op::CumSum { exclusive: flag, reverse: !flag },
         Op::Softmax { axis, log: flag },
         Op::LayerNorm { axis, eps: F32::new(1e-5), stash: dtype },
-        Op::RmsNorm { axis, eps: F32::new(1e-5), stash: dtype },
+        Op::RmsNorm {
+            axis,
+            eps: F32::new(1e-5),
+            stash: dtype,
+            root: if flag { Root::Rsqrt } else { Root::ReciprocalSqrt },
+            cast: if flag { CastBack::AfterScale } else { CastBack::BeforeScale },
+        },
+        Op::SkipRmsNorm { eps: F32::new(1e-5) },
         Op::MatMul,
         Op::Gemm { alpha: F32::new(1.0), beta: F32::new(1.0), trans_a: flag, trans_b: !flag },
         Op::MatMulInteger,
@@ -119,8 +127,20 @@ fn ops(rng: &mut Rng) -> Vec<Op> {
         Op::OneHot { axis },
         Op::NonZero,
         Op::Trilu { upper: flag },
-        Op::QuantizeLinear { axis, block_size: rng.below(3) as u64, to: dtype, saturate: flag },
-        Op::DequantizeLinear { axis, block_size: rng.below(3) as u64 },
+        Op::QuantizeLinear {
+            axis,
+            block_size: rng.below(3) as u64,
+            to: dtype,
+            saturate: flag,
+            precision: flag.then_some(DType::F16),
+            dialect: Dialect::Onnx,
+        },
+        Op::DequantizeLinear {
+            axis,
+            block_size: rng.below(3) as u64,
+            to: flag.then_some(dtype),
+            dialect: Dialect::Onnx,
+        },
         Op::DynamicQuantizeLinear,
     ]
 }

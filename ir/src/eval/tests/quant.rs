@@ -1,9 +1,13 @@
 //! ONNX's quantisers and `Quantize`.
 
-use super::{eval, f, floats, int_values};
+use super::{eval, f, floats, int_values, u16s};
 use crate::{
     DType, Granularity, Op, Scheme, Tensor,
-    eval::{dequantize_linear, dynamic_quantize_linear, numbers::from_floats, quantize, quantize_linear},
+    eval::{
+        cast, dequantize_linear, dynamic_quantize_linear,
+        numbers::{from_floats, from_ints},
+        quantize, quantize_linear,
+    },
     num,
     scheme::{Apply, Encode, F32, Packing, Step, ZeroPoint},
 };
@@ -16,7 +20,7 @@ fn bytes(dtype: DType, shape: &[usize], v: &[u8]) -> Tensor {
 fn quantize_linear_in_all_granularities() {
     let x = f(&[2, 4], &[0.5, 1.5, 2.5, -1e9, 3.0, 4.0, f32::NAN, 1e9]);
     let q = |scale: &Tensor, zero: Option<&Tensor>, axis, block, to| {
-        quantize_linear(&x, scale, zero, (axis, block), to, true).map(|t| t.bytes().to_vec())
+        quantize_linear(&x, scale, zero, (axis, block), to, true, None).map(|t| t.bytes().to_vec())
     };
     let zero = bytes(DType::U8, &[], &[10]);
     let got = q(&f(&[], &[1.0]), Some(&zero), 1, 0, DType::U8).unwrap();
@@ -30,11 +34,11 @@ fn quantize_linear_in_all_granularities() {
     assert!(q(&f(&[], &[1.0]), Some(&bytes(DType::I8, &[], &[0])), 1, 0, DType::U8).is_err());
     let fp8 = q(&f(&[], &[1.0]), None, 1, 0, DType::F8E4M3FN).unwrap();
     assert_eq!((fp8[0], fp8[3], fp8[7]), (0x30, 0xfe, 0x7e));
-    let open = quantize_linear(&x, &f(&[], &[1.0]), None, (1, 0), DType::F8E4M3FN, false).unwrap();
+    let open = quantize_linear(&x, &f(&[], &[1.0]), None, (1, 0), DType::F8E4M3FN, false, None).unwrap();
     assert_eq!((open.bytes()[3], open.bytes()[7]), (0xff, 0x7f));
     // The quotient is rounded to the scale's dtype first: 1/3 * 1.5 differs in f16.
     let half = |v: &[f32]| from_floats(DType::F16, &[v.len()], v).unwrap();
-    let y = quantize_linear(&half(&[100.06]), &half(&[66.7]), None, (0, 0), DType::I8, true).unwrap();
+    let y = quantize_linear(&half(&[100.06]), &half(&[66.7]), None, (0, 0), DType::I8, true, None).unwrap();
     let quotient = num::round_to(DType::F16, floats(&half(&[100.06])).unwrap()[0] / floats(&half(&[66.7])).unwrap()[0]);
     assert_eq!(int_values(&y), [quotient.round_ties_even() as i128]);
 }
@@ -43,13 +47,13 @@ fn quantize_linear_in_all_granularities() {
 fn dequantize_linear_undoes_it() {
     let q = bytes(DType::U8, &[2, 2], &[0, 255, 7, 8]);
     let zero = bytes(DType::U8, &[2], &[128, 7]);
-    let y = dequantize_linear(&q, &f(&[2], &[0.5, 2.0]), Some(&zero), (0, 0)).unwrap();
+    let y = dequantize_linear(&q, &f(&[2], &[0.5, 2.0]), Some(&zero), (0, 0), None).unwrap();
     assert_eq!(floats(&y).unwrap(), [-64.0, 63.5, 0.0, 2.0]);
     let scale = from_floats(DType::BF16, &[], &[0.1]).unwrap();
-    let y = dequantize_linear(&bytes(DType::F8E4M3FN, &[1], &[0x7e]), &scale, None, (0, 0)).unwrap();
+    let y = dequantize_linear(&bytes(DType::F8E4M3FN, &[1], &[0x7e]), &scale, None, (0, 0), None).unwrap();
     assert_eq!(y.dtype(), DType::BF16);
     assert_eq!(floats(&y).unwrap(), [num::round_to(DType::BF16, 448.0 * floats(&scale).unwrap()[0])]);
-    assert!(dequantize_linear(&f(&[1], &[1.0]), &scale, None, (0, 0)).is_err());
+    assert!(dequantize_linear(&f(&[1], &[1.0]), &scale, None, (0, 0), None).is_err());
 }
 
 #[test]
@@ -164,4 +168,62 @@ fn what_a_scheme_cannot_be_is_said() {
     assert!(says(Scheme { granularity: Granularity::Token, ..fixed() }).starts_with("granularity"));
     assert!(says(Scheme { granularity: Granularity::Channel, ..token() }).starts_with("granularity"));
     assert!(says(Scheme { scale: token().scale, ..fixed() }).starts_with("scale"));
+}
+
+/// The bits here and below are those of `onnx.reference` (1.23).
+#[test]
+fn every_fp8_type_saturates_or_not() {
+    let x = f(&[9], &[1e-5, -1e-6, 3.3, -57344.0, 61440.0, 61441.0, -1e9, f32::NAN, f32::INFINITY]);
+    let cases: [(DType, bool, [u8; 9]); 8] = [
+        (DType::F8E4M3FN, true, [0, 0x80, 0x45, 0xfe, 0x7e, 0x7e, 0xfe, 0x7f, 0x7e]),
+        (DType::F8E4M3FN, false, [0, 0x80, 0x45, 0xff, 0x7f, 0x7f, 0xff, 0x7f, 0x7f]),
+        (DType::F8E4M3FNUZ, true, [0, 0, 0x4d, 0xff, 0x7f, 0x7f, 0xff, 0x80, 0x7f]),
+        (DType::F8E4M3FNUZ, false, [0, 0, 0x4d, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80]),
+        (DType::F8E5M2, true, [0x01, 0x80, 0x43, 0xfb, 0x7b, 0x7b, 0xfb, 0x7e, 0x7b]),
+        (DType::F8E5M2, false, [0x01, 0x80, 0x43, 0xfb, 0x7c, 0x7c, 0xfc, 0x7e, 0x7c]),
+        (DType::F8E5M2FNUZ, true, [0x01, 0, 0x47, 0xff, 0x7f, 0x7f, 0xff, 0x80, 0x7f]),
+        (DType::F8E5M2FNUZ, false, [0x01, 0, 0x47, 0xff, 0x80, 0x80, 0x80, 0x80, 0x80]),
+    ];
+    for (to, saturate, want) in cases {
+        let q = quantize_linear(&x, &f(&[], &[1.0]), None, (0, 0), to, saturate, None).unwrap();
+        assert_eq!(q.bytes(), want, "{to} {saturate}");
+    }
+    let codes = bytes(DType::F8E5M2FNUZ, &[5], &[0x7f, 0x80, 0x01, 0xff, 0x3d]);
+    let y = dequantize_linear(&codes, &f(&[], &[0.1]), None, (0, 0), Some(DType::F16)).unwrap();
+    assert_eq!(u16s(&y), [0x6d9a, 0x7e00, 0x000d, 0xed9a, 0x2c00], "the sign of NaN apart");
+}
+
+#[test]
+fn fp4_in_blocks_under_powers_of_two() {
+    let x = f(&[2, 6], &[0.3, -0.8, 1.3, 7.0, -100.0, 0.26, 5.0, -2.6, 0.2, 0.1, -0.0, 3.5]);
+    let scale = bytes(DType::F8E8M0, &[2, 2], &[125, 128, 127, 126]);
+    let q = quantize_linear(&x, &scale, None, (1, 3), DType::F4E2M1, true, None).unwrap();
+    // 1, -3, 6 and 4, -6, 0; 4, -3, 0 and 0, -0, 6: two to a byte, the first one low.
+    assert_eq!(q.bytes(), [0xd2, 0x67, 0x0f, 0xd6, 0x00, 0x78]);
+    let q = bytes(DType::F4E2M1, &[2, 4], &[0x21, 0xf3, 0x78, 0xc9]);
+    let y = dequantize_linear(&q, &scale, None, (1, 2), Some(DType::BF16)).unwrap();
+    assert_eq!(u16s(&y), [0x3e00, 0x3e80, 0x4040, 0xc140, 0x8000, 0x40c0, 0xbe80, 0xbf80]);
+    // Without a result type there is none: nothing is computed in powers of two.
+    assert!(dequantize_linear(&q, &scale, None, (1, 2), None).is_err());
+}
+
+#[test]
+fn the_quotient_has_the_precision_that_is_asked_for() {
+    let (x, scale) = (f(&[4], &[10.03, 1486.271, 3.3, 0.7]), f(&[], &[0.37]));
+    let q = |x: &Tensor, scale: &Tensor, precision| {
+        int_values(&quantize_linear(x, scale, None, (0, 0), DType::I16, true, precision).unwrap())
+    };
+    assert_eq!(q(&x, &scale, None), [27, 4017, 9, 2]);
+    assert_eq!(q(&x, &scale, Some(DType::F16)), [27, 4014, 9, 2]);
+    assert_eq!(q(&x, &scale, Some(DType::BF16)), [27, 4032, 9, 2]);
+    // Else it is the scale's, as the op is specified, whatever x is. (onnxruntime's CPU kernel divides in f32.)
+    let half = |t: &Tensor| cast(t, DType::F16, true).unwrap();
+    assert_eq!(q(&half(&x), &half(&scale), None), [27, 4014, 9, 2]);
+    assert_eq!(q(&x, &half(&scale), None), [27, 4014, 9, 2]);
+    let wide = cast(&half(&scale), DType::F32, true).unwrap();
+    assert_eq!(q(&half(&x), &wide, None), [27, 4015, 9, 2]);
+    // The product is rounded once, from f32.
+    let codes = from_ints(DType::I16, &[3], &[32767, -32768, 12345]).unwrap();
+    let y = dequantize_linear(&codes, &f(&[], &[0.0123]), None, (0, 0), Some(DType::F16)).unwrap();
+    assert_eq!(u16s(&y), [0x5e4c, 0xde4c, 0x58bf]);
 }

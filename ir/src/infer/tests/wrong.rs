@@ -31,6 +31,27 @@ fn dtypes() {
 }
 
 #[test]
+fn quantisers_and_norms_of_other_tools() {
+    let quantise =
+        |attrs: &str| fails(&format!("%s = cast(%two) {{to=f32}}\n%y = quantize_linear(%x, %s) {{{attrs}}}"));
+    assert!(quantise("to=i8, precision=i8").contains("precision: expected f32, f16, bf16 or f64, found i8"));
+    assert!(quantise("to=f8e5m2, dialect=tensor_rt").contains("to: expected f8e4m3fn in this dialect"));
+    let dequantise = |attrs: &str| {
+        fails(&format!("%s = cast(%five) {{to=f8e8m0}}\n%y = dequantize_linear(%u, %s) {{{attrs}}}\n%z = not(%y)"))
+    };
+    assert!(dequantise("axis=0").contains("operand 1 (scale): expected f32, f16, bf16 or f64, found f8e8m0"));
+    assert!(dequantise("to=f16").contains("expected bool, found f16"));
+    assert!(dequantise("to=u8").contains("to: expected f32, f16, bf16 or f64, found u8"));
+    let skip = "operand 2 (scale): expected bf16 as operand 0 (x) has, found f32";
+    assert!(fails("%y, %s = skip_rms_norm(%h, %h, %x)").contains(skip));
+    assert!(
+        fails("%y, %s = skip_rms_norm(%c, %c, %c, %w)").contains("operand 3 (bias): expected a shape that broadcasts")
+    );
+    // Cast last, a norm takes any scale and has its dtype.
+    assert!(fails("%y = rms_norm(%h, %x) {cast=after_scale}\n%z = not(%y)").contains("expected bool, found f32"));
+}
+
+#[test]
 fn shapes() {
     assert_eq!(
         fails("%y = matmul(%x, %w)"),

@@ -1,0 +1,9 @@
+# onnxruntime's add and norm with no quantiser behind is one op already.
+graph "ort_skip_norm_alone"
+opset "" 20
+input %x: f32[batch, seq, 256]
+input %res: f32[batch, seq, 256]
+const %w: f32[256] = fill(1.2)
+%y, %sum = skip_rms_norm(%x, %res, %w) {eps=1e-6}
+output %y
+output %sum
