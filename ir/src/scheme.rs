@@ -152,9 +152,8 @@ impl Step {
             Self::Round => x.round_ties_even(),
             Self::MulGiven => x * given,
             Self::DivGiven => x / given,
-            Self::GivenOver => given / x,
             Self::GivenOverOrZero if x == 0.0 => 0.0,
-            Self::GivenOverOrZero => given / x,
+            Self::GivenOver | Self::GivenOverOrZero => given / x,
             Self::IfZero(c) if x == 0.0 => c.get(),
             Self::IfZero(_) => x,
             Self::Cast { to, saturate } => {

@@ -121,25 +121,46 @@ struct Builder<'a> {
     downstream: BTreeSet<NodeId>,
 }
 
+/// What an op takes in; everything that it can, by default.
+#[derive(Debug, Clone)]
+pub struct Take {
+    /// Anchors of quantisers that stay outside.
+    pub without: BTreeSet<NodeId>,
+    /// The add before the norm.
+    pub residual: bool,
+    /// Why less than everything.
+    pub why: Option<Refusal>,
+}
+
+impl Default for Take {
+    fn default() -> Self {
+        Self { without: BTreeSet::new(), residual: true, why: None }
+    }
+}
+
 /// Builds the candidate of norms that share one op; `quants` are those that read one of their results.
 ///
 /// # Errors
-/// The first precondition that fails, with the position of the norm that it concerns.
+/// The first precondition that fails.
 pub fn build(
     graph: &Graph,
     order: &Order,
     norms: &[&Norm],
     quants: &[&Quant],
+    take: &Take,
     options: &Options,
-) -> Result<Candidate, (usize, Refusal)> {
+) -> Result<Candidate, Refusal> {
     let mut b = Builder::new(graph, order, norms)?;
+    if !take.residual {
+        b.members.iter_mut().for_each(|m| m.add = None);
+    }
     // Siblings with rows of their own read them as they are: an add before one of them stays an op.
     if b.members.iter().any(|m| m.h != b.members[0].h) {
         b.members.iter_mut().for_each(|m| m.add = None);
     }
     let mut left_out = Vec::new();
     for k in 0..b.members.len() {
-        b.choose_result(k, quants, &mut left_out, options);
+        b.choose_result(k, quants, take, &mut left_out, options);
     }
     b.collect();
     loop {
@@ -156,7 +177,7 @@ pub fn build(
                 }
                 b.collect();
             }
-            None => return Err((k, refusal("rms_norm"))),
+            None => return Err(refusal("rms_norm")),
         }
     }
     let mut candidate = b.finish();
@@ -191,12 +212,12 @@ pub fn build(
         let node = dependent.and_then(|v| graph.producer(*v)).map(|(n, _)| n);
         let rule = if norms.len() > 1 { "sibling_norm" } else { "rms_norm" };
         let precondition = if norms.len() > 1 { "no_path" } else { "no_escape" };
-        return Err((0, Refusal { rule, precondition, node, hint }));
+        return Err(Refusal { rule, precondition, node, hint });
     }
     let supported = candidate.descriptor.check().and_then(|()| (options.supports)(&candidate.descriptor));
     supported.map_err(|hint| {
         let node = Some(norms[0].anchor);
-        (0, Refusal { rule: "rms_norm", precondition: "supported", node, hint })
+        Refusal { rule: "rms_norm", precondition: "supported", node, hint }
     })?;
     Ok(candidate)
 }
@@ -289,10 +310,10 @@ impl<'a> Member<'a> {
 }
 
 impl<'a> Builder<'a> {
-    fn new(graph: &'a Graph, order: &'a Order, norms: &[&'a Norm]) -> Result<Self, (usize, Refusal)> {
+    fn new(graph: &'a Graph, order: &'a Order, norms: &[&'a Norm]) -> Result<Self, Refusal> {
         let mut members = Vec::with_capacity(norms.len());
-        for (k, norm) in norms.iter().enumerate() {
-            members.push(Member::new(graph, norm).map_err(|r| (k, r))?);
+        for norm in norms {
+            members.push(Member::new(graph, norm)?);
         }
         Ok(Self { graph, order, members, nodes: Vec::new(), inside: BTreeSet::new(), downstream: BTreeSet::new() })
     }
@@ -323,6 +344,7 @@ impl<'a> Builder<'a> {
         &mut self,
         k: usize,
         quants: &[&'a Quant],
+        take: &Take,
         left_out: &mut Vec<(NodeId, Refusal)>,
         options: &Options,
     ) {
@@ -356,6 +378,14 @@ impl<'a> Builder<'a> {
             }
             if let Some(why) = options.why_off(rule) {
                 left_out.push((q.anchor, refuse("switched_on", &switched_off(why))));
+                continue;
+            }
+            if take.without.contains(&q.anchor) {
+                let refusal = match &take.why {
+                    Some(why) => Refusal { rule, ..why.clone() },
+                    None => refuse("cheaper", "by the table of costs it is cheaper outside"),
+                };
+                left_out.push((q.anchor, refusal));
                 continue;
             }
             let Some(scheme) = on_rows else {

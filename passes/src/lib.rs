@@ -10,6 +10,7 @@
 //! - [`rules`]: one file a rule; [`solve`] saturates and reads off [`norms`];
 //! - [`quant`]: quantisers, one scalar step after another from the codes back to the value;
 //! - [`siblings`]: which norms may share an op; [`reach`]: which must not, since one depends on another;
+//! - [`select`]: the cheapest legal choice among fusions, by the [`cost`] on a device;
 //! - [`candidate`]: which values are operands and ports, what is replaced, what stands in the way;
 //! - [`rewrite`]: the patch, applied at once or not at all; [`body`] keeps the replaced subgraph;
 //! - [`diagnose`]: the first failing precondition of what was not recognised; [`report`] is what users read.
@@ -23,6 +24,7 @@ pub mod anchor;
 pub mod body;
 pub mod candidate;
 mod consts;
+pub mod cost;
 pub mod diagnose;
 pub mod edits;
 pub mod norms;
@@ -36,6 +38,7 @@ pub mod region;
 pub mod report;
 pub mod rewrite;
 pub mod rules;
+pub mod select;
 pub mod siblings;
 pub mod solve;
 pub mod switches;

@@ -8,7 +8,10 @@ use std::{
 
 use normfuse_ir::{Error, ErrorKind, FusedNorm, Node};
 
-use crate::rules::{self, Rule};
+use crate::{
+    cost::{CostTable, Device},
+    rules::{self, Rule},
+};
 
 /// Says what there are kernels for: the reason if there is none.
 pub type Supports = Arc<dyn Fn(&FusedNorm) -> Result<(), String> + Send + Sync>;
@@ -24,6 +27,10 @@ pub struct Options {
     pub disabled: BTreeMap<String, String>,
     /// What the runtime that will execute the graph has kernels for.
     pub supports: Supports,
+    /// What fusions are chosen for.
+    pub device: Device,
+    /// The host's own measurements, in place of the device's description.
+    pub cost: Option<CostTable>,
     /// Compare each distinct fused op with its body on hostile data, bit for bit.
     pub verify: bool,
     /// Nodes that the pass neither looks into nor replaces. Their operands are taken to be all that they depend on.
@@ -38,6 +45,8 @@ impl Default for Options {
         Self {
             disabled: BTreeMap::new(),
             supports: Arc::new(|_| Ok(())),
+            device: Device::default(),
+            cost: None,
             verify: false,
             opaque: None,
             extra_rules: Vec::new(),
@@ -50,6 +59,7 @@ impl fmt::Debug for Options {
         let rules: Vec<&str> = self.extra_rules.iter().map(|r| r.name).collect();
         f.debug_struct("Options")
             .field("disabled", &self.disabled)
+            .field("device", &self.device)
             .field("verify", &self.verify)
             .field("extra_rules", &rules)
             .finish_non_exhaustive()
@@ -71,6 +81,7 @@ impl Options {
     /// A name that no rule has, or that two have.
     pub(crate) fn check(&self) -> normfuse_ir::Result<()> {
         let bad = |message: String| Error::new(ErrorKind::Value, message);
+        self.device.check().map_err(|m| bad(format!("device `{}`: {m}", self.device.name)))?;
         if let Some(unknown) = self.disabled.keys().find(|d| self.rules().all(|r| r.name != **d)) {
             let known: Vec<&str> = self.rules().map(|r| r.name).collect();
             return Err(bad(format!("there is no rule `{unknown}`")).hint(format!("rules: {}", known.join(", "))));

@@ -18,6 +18,7 @@ use crate::{
     report::{Kind, Outcome, Report, RuleUse, Site},
     rewrite,
     rules::{self, Rewrites, Rule},
+    select::{self, Choice, Unit},
     siblings,
     solve::{self, Solution},
     views::Names,
@@ -165,6 +166,8 @@ impl<'o> Pass<'o> {
                 }
             }
         }
+        norms.sort_by_key(|n| self.order.position(n.anchor));
+        quants.sort_by_key(|q| self.order.position(q.anchor));
         self.report.summary.norms += norms.iter().map(|n: &Norm| n.anchor).collect::<BTreeSet<_>>().len();
         self.report.summary.quants += quants.len();
         let mut readers: BTreeMap<ValueId, Vec<usize>> = BTreeMap::new();
@@ -209,46 +212,30 @@ impl<'o> Pass<'o> {
     }
 
     fn decide_group(&mut self, graph: &Graph, found: &Found, group: &[usize], decided: &mut Vec<Decided>) {
-        // Norms join the first op that can take them.
-        let mut ops: Vec<(Vec<usize>, Candidate)> = Vec::new();
-        let merge = self.options.why_off("sibling_norm").is_none();
         // Several weights on one normalised row are inseparable.
-        'rows: for unit in group.chunk_by(|a, b| found.norms[*a].anchor == found.norms[*b].anchor) {
-            for (members, candidate) in ops.iter_mut().filter(|_| merge) {
-                let with: Vec<usize> = members.iter().chain(unit).copied().collect();
-                if let Ok(c) = self.candidate(graph, found, &with) {
-                    *members = with;
-                    *candidate = c;
-                    continue 'rows;
-                }
-            }
-            match self.candidate(graph, found, unit) {
-                Ok(c) => ops.push((unit.to_vec(), c)),
-                Err((_, refusal)) => {
-                    self.reject(graph, found.norms[unit[0]].anchor, Kind::Norm, Outcome::Rejected, &refusal);
-                }
-            }
-        }
-        for (norms, candidate) in ops {
-            match worth_it(graph, &candidate) {
-                Ok(()) => {
+        let rows = group.chunk_by(|a, b| found.norms[*a].anchor == found.norms[*b].anchor);
+        let units: Vec<Unit<'_>> = rows
+            .map(|norms| {
+                let members: Vec<&Norm> = norms.iter().map(|n| &found.norms[*n]).collect();
+                let results = members.iter().flat_map(|n| &n.results).flat_map(|(_, values)| values);
+                let readers: BTreeSet<usize> =
+                    results.filter_map(|v| found.readers.get(v)).flatten().copied().collect();
+                let quants = readers.into_iter().map(|i| &found.quants[i]).collect();
+                Unit { norms: norms.to_vec(), members, quants }
+            })
+            .collect();
+        for choice in select::choose(graph, &self.order, &units, self.options) {
+            match choice {
+                Choice::Fuse(candidate, norms) => {
                     let operands = candidate.operands.iter().map(|(_, v)| *v).collect();
                     self.order.fuse(&candidate.core, operands);
                     decided.push(Decided { candidate, norms });
                 }
-                Err(refusal) => {
-                    self.reject(graph, candidate.parts[0].anchor, Kind::Norm, Outcome::Rejected, &refusal);
+                Choice::Leave(anchor, refusal) => {
+                    self.reject(graph, anchor, Kind::Norm, Outcome::Rejected, &refusal);
                 }
             }
         }
-    }
-
-    fn candidate(&self, graph: &Graph, found: &Found, norms: &[usize]) -> Result<Candidate, (usize, Refusal)> {
-        let members: Vec<&Norm> = norms.iter().map(|n| &found.norms[*n]).collect();
-        let results = members.iter().flat_map(|n| &n.results).flat_map(|(_, values)| values);
-        let readers: BTreeSet<usize> = results.filter_map(|v| found.readers.get(v)).flatten().copied().collect();
-        let quants: Vec<&Quant> = readers.into_iter().map(|i| &found.quants[i]).collect();
-        candidate::build(graph, &self.order, &members, &quants, self.options)
     }
 
     fn apply(&mut self, graph: &mut Graph, found: &Found, decided: Vec<Decided>) {
@@ -396,18 +383,4 @@ impl<'o> Pass<'o> {
     pub(crate) fn verified(&mut self, bodies: usize) {
         self.report.summary.verified = Some(bodies);
     }
-}
-
-/// A native norm that stands alone is one launch already.
-fn worth_it(graph: &Graph, c: &Candidate) -> Result<(), Refusal> {
-    if c.replaced.len() > 1 {
-        return Ok(());
-    }
-    let anchor = c.parts[0].anchor;
-    Err(Refusal {
-        rule: "rms_norm",
-        precondition: "saves_something",
-        node: Some(anchor),
-        hint: format!("`{}` is one op already and feeds no quantiser", graph.node(anchor).op.name()),
-    })
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use normfuse_ir::{Graph, NodeId, Result, ValueId};
 
-/// A topological order, and the fusions that have been decided.
+/// A topological order that follows from the graph's outputs alone, and the fusions that have been decided.
 ///
 /// A fused op reads all its operands before it gives any result. So once it is decided, whatever one of its results
 /// reaches depends on all of its operands, and a second fusion must be checked against that, not against the source.
@@ -29,7 +29,35 @@ impl Order {
     /// # Errors
     /// The graph has a cycle.
     pub fn new(graph: &Graph) -> Result<Self> {
-        let position = graph.topo_order()?.into_iter().enumerate().map(|(i, n)| (n, i)).collect();
+        let all = graph.topo_order()?;
+        // Producers first, from the outputs in their order: no matter in which order nodes were added.
+        let mut position = BTreeMap::new();
+        let mut stack: Vec<(NodeId, bool)> = Vec::new();
+        let push = |stack: &mut Vec<(NodeId, bool)>, v: ValueId| {
+            stack.extend(graph.producer(v).map(|(n, _)| (n, false)));
+        };
+        for output in graph.outputs().iter().rev() {
+            push(&mut stack, output.value);
+        }
+        while let Some((id, ready)) = stack.pop() {
+            if position.contains_key(&id) {
+                continue;
+            }
+            if ready {
+                position.insert(id, position.len());
+                continue;
+            }
+            stack.push((id, true));
+            let operands: Vec<ValueId> = graph.node(id).operands().map(|(_, v)| v).collect();
+            for v in operands.into_iter().rev() {
+                push(&mut stack, v);
+            }
+        }
+        // What no output needs comes last.
+        for id in all {
+            let next = position.len();
+            position.entry(id).or_insert(next);
+        }
         Ok(Self { position, owner: BTreeMap::new(), fusions: Vec::new() })
     }
 

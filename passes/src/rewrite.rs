@@ -32,7 +32,7 @@ pub struct Applied {
     pub shape_readers: Vec<(NodeId, usize, ValueId)>,
 }
 
-fn port_type(descriptor: &FusedNorm, port: OutPort, shape: &Shape) -> Type {
+pub(crate) fn port_type(descriptor: &FusedNorm, port: OutPort, shape: &Shape) -> Type {
     let sibling = |k: usize| &descriptor.siblings[k];
     match port {
         OutPort::Sum => match descriptor.prologue {
@@ -245,7 +245,7 @@ fn view_of(
 
 /// How many tokens rows are: the sizes that are not fixed in the model, so that heads count for the token that they are
 /// of; every leading size where all are fixed.
-fn tokens(rows: &Shape) -> Dim {
+pub(crate) fn tokens(rows: &Shape) -> Dim {
     let lead = &rows.0[..rows.rank().saturating_sub(1)];
     let open: Vec<Dim> = lead.iter().filter(|d| d.as_const().is_none()).cloned().collect();
     Shape(if open.is_empty() { lead.to_vec() } else { open }).numel()

@@ -40,12 +40,11 @@ pub fn restate_by(
     if own == *target {
         return Some(value);
     }
-    let shape = match constant_shape(&own, target) {
-        Some(sizes) => graph.add_const(names.fresh("shape"), Tensor::from_i64(&[sizes.len()], &sizes)),
-        None => {
-            let sizes = graph.value(like).ty.shape.clone()?;
-            sizes_from(graph, names, like, &sizes, target)?
-        }
+    let shape = if let Some(sizes) = constant_shape(&own, target) {
+        graph.add_const(names.fresh("shape"), Tensor::from_i64(&[sizes.len()], &sizes))
+    } else {
+        let sizes = graph.value(like).ty.shape.clone()?;
+        sizes_from(graph, names, like, &sizes, target)?
     };
     reshape(graph, names, value, shape, target)
 }

@@ -100,6 +100,9 @@ pub struct Compile {
     /// Copy external weights beside OUT (ONNX in another folder than the model's)
     #[arg(long, requires = "output")]
     pub copy_weights: bool,
+    /// Description of the device that fusions are chosen for, as in devices/nvidia_h200.json [default: that one]
+    #[arg(long, value_name = "FILE")]
+    pub target: Option<PathBuf>,
     /// Compare every fused op with what it replaced, and the whole graphs where they run here, bit for bit
     #[arg(long)]
     pub verify: bool,

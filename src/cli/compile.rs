@@ -6,7 +6,7 @@ use normfuse::{
     Format,
     formats::onnx::WriteOptions,
     ir::{Data, Def, Graph},
-    passes::{self, Kind, Outcome, Report, Site},
+    passes::{self, Kind, Outcome, Report, Site, cost::Device},
 };
 
 use super::{
@@ -34,8 +34,8 @@ pub fn main(args: &args::Compile) -> Result<()> {
     let target = args.output.as_deref().map(|out| target(args, out, &source)).transpose()?;
     progress.step("fusing");
     let mut graph = source.clone();
-    let mut report = passes::run_with(&mut graph, &switches::options(&switches), &mut progress)
-        .map_err(Failure::of_graph(&args.model))?;
+    let options = passes::Options { device: device(args.target.as_deref())?, ..switches::options(&switches) };
+    let mut report = passes::run_with(&mut graph, &options, &mut progress).map_err(Failure::of_graph(&args.model))?;
     let mut failed = unmet(&args.require, &report);
     let mut verification = None;
     if args.verify {
@@ -61,6 +61,16 @@ pub fn main(args: &args::Compile) -> Result<()> {
         args::ReportForm::Json => output::print(&document.json())?,
     }
     failed.map_or(Ok(()), |why| Err(Failure::Check(why)))
+}
+
+/// The device that fusions are chosen for.
+fn device(file: Option<&Path>) -> Result<Device> {
+    let Some(file) = file else { return Ok(Device::default()) };
+    let bad = |why: String| Failure::Usage(format!("--target {}: {why}", file.display()));
+    let text = std::fs::read_to_string(file).map_err(|e| bad(e.to_string()))?;
+    let device: Device = serde_json::from_str(&text).map_err(|e| bad(format!("expected a device description: {e}")))?;
+    device.check().map_err(bad)?;
+    Ok(device)
 }
 
 fn check_relaxations(relax: &[String]) -> Result<()> {

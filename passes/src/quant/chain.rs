@@ -98,8 +98,8 @@ pub struct Stripped {
     pub nodes: BTreeSet<NodeId>,
 }
 
-/// Goes back through views, and through casts that lose nothing (casts up to `compute` or on the way to it).
-pub fn strip(graph: &Graph, value: ValueId, _compute: DType) -> Stripped {
+/// Goes back through views, and through casts that lose nothing.
+pub fn strip(graph: &Graph, value: ValueId) -> Stripped {
     let mut s = Stripped { value, nodes: BTreeSet::new() };
     for _ in 0..MAX_LENGTH {
         let Some((id, op)) = producer_op(graph, s.value) else { break };
@@ -138,7 +138,7 @@ impl Chain {
             given: Some(factor),
             nodes: BTreeSet::new(),
         };
-        if let Some((id, Raw::Step(Step::Over(c), d), x)) = c.first_step(graph, factor)
+        if let Some((id, Raw::Step(Step::Over(c), d), x)) = Self::first_step(graph, factor)
             && c.get() == 1.0
             && graph.value(x).as_const().is_none_or(|t| t.len() == 1)
         {
@@ -150,7 +150,7 @@ impl Chain {
         Ok(Some(given))
     }
 
-    fn first_step(&self, graph: &Graph, value: ValueId) -> Option<(NodeId, Raw, ValueId)> {
+    fn first_step(graph: &Graph, value: ValueId) -> Option<(NodeId, Raw, ValueId)> {
         let mut given = None;
         let (id, raws, x) = step(graph, value, &mut given)?;
         match raws[..] {

@@ -140,6 +140,17 @@ fn through_views(graph: &Graph, value: ValueId, nodes: &mut BTreeSet<NodeId>) ->
     value
 }
 
+/// The one float value that codes depend on.
+fn one_leaf(leaf: &mut Option<ValueId>, value: ValueId) -> Result<(), Unreadable> {
+    match leaf {
+        Some(seen) if *seen != value => Err((None, "the codes depend on two float values".to_owned())),
+        _ => {
+            *leaf = Some(value);
+            Ok(())
+        }
+    }
+}
+
 /// The elementwise nodes between a float value and its codes.
 pub struct Cluster {
     /// The value.
@@ -167,7 +178,7 @@ impl Cluster {
                     c.constant(graph, value);
                     continue;
                 }
-                c.leaf(&mut leaf, value)?;
+                one_leaf(&mut leaf, value)?;
                 continue;
             };
             if ready {
@@ -196,7 +207,7 @@ impl Cluster {
             };
             if !inside {
                 if is_float {
-                    c.leaf(&mut leaf, value)?;
+                    one_leaf(&mut leaf, value)?;
                     continue;
                 }
                 return Err((Some(id), format!("`{}` of a float is more than a comparison", op.name())));
@@ -212,16 +223,6 @@ impl Cluster {
     fn constant(&mut self, graph: &Graph, value: ValueId) {
         if let Some(n) = scalar(graph, value).filter(|n| n.dtype.is_float()) {
             self.constants.push(n.value() as f32);
-        }
-    }
-
-    fn leaf(&self, leaf: &mut Option<ValueId>, value: ValueId) -> Result<(), Unreadable> {
-        match leaf {
-            Some(seen) if *seen != value => Err((None, "the codes depend on two float values".to_owned())),
-            _ => {
-                *leaf = Some(value);
-                Ok(())
-            }
         }
     }
 

@@ -19,8 +19,7 @@ use normfuse_ir::{
     scheme::{Origin, ScaleLayout, ScaleOutput, ZeroPoint},
 };
 
-pub(crate) use chain::strip;
-use chain::{Base, Chain};
+use chain::{Base, Chain, strip};
 use codes::Codes;
 
 use crate::{
@@ -90,7 +89,7 @@ pub fn find(graph: &Graph, anchor: NodeId) -> Result<Quant, Miss> {
         return dynamic_linear(graph, anchor).ok_or(Miss::None);
     }
     let codes = Codes::read(graph, anchor)?;
-    let base = strip(graph, codes.v, codes.scheme.compute);
+    let base = strip(graph, codes.v);
     let read = |f, width| Chain::read(graph, f, base.value, width);
     // With one row, the one scale may be that of the row.
     let row = codes.factor.zip(codes.only_row).and_then(|(f, width)| read(f, Some(width)).ok().flatten());
@@ -164,9 +163,9 @@ fn seen_as_group(graph: &Graph, q: &Quant, width: u64) -> bool {
 /// ONNX DynamicQuantizeLinear.
 fn dynamic_linear(graph: &Graph, anchor: NodeId) -> Option<Quant> {
     let node = graph.node(anchor);
-    let (dtype, _) = typed(graph, node.input(0)?)?;
+    typed(graph, node.input(0)?)?;
     let [q, scale, zero] = node.outputs[..] else { return None };
-    let base = strip(graph, node.input(0)?, dtype);
+    let base = strip(graph, node.input(0)?);
     let steps = vec![normfuse_ir::scheme::Step::Div(255.0.into())];
     let round = vec![normfuse_ir::scheme::Step::Round];
     let scheme = Scheme::dynamic(normfuse_ir::DType::U8, Granularity::Tensor, steps);

@@ -168,7 +168,11 @@ pub(super) fn given_scales(scheme: &Scheme, tensor: &Tensor, width: u64) -> Resu
 pub(super) fn given_zeros(scheme: &Scheme, tensor: &Tensor, width: u64) -> Result<Vec<i32>> {
     fused_norm::expect_dtype(tensor, scheme.element)?;
     expect_count(scheme, tensor, width)?;
-    with_int!(scheme.element, Z => Ok(view::<Z>(tensor)?.iter().map(|&z| z as i32).collect()), _ => Ok(Vec::new()))
+    let zeros = match scheme.element {
+        DType::I8 => view::<i8>(tensor)?.iter().map(|&z| i32::from(z)).collect(),
+        _ => view::<u8>(tensor)?.iter().map(|&z| i32::from(z)).collect(),
+    };
+    Ok(zeros)
 }
 
 fn expect_count(scheme: &Scheme, tensor: &Tensor, width: u64) -> Result<()> {

@@ -23,7 +23,13 @@ pub fn linear(granularity: Granularity) -> Scheme {
 pub fn in_use() -> Vec<Scheme> {
     let group = Granularity::Group(32);
     let exponent = |emax: f32| {
-        vec![Step::Max(c(f32::MIN_POSITIVE)), Step::Log, Step::Div(c(0.693_147_2)), Step::Floor, Step::Add(c(-emax))]
+        vec![
+            Step::Max(c(f32::MIN_POSITIVE)),
+            Step::Log,
+            Step::Div(c(std::f32::consts::LN_2)),
+            Step::Floor,
+            Step::Add(c(-emax)),
+        ]
     };
     let power = |steps: &[Step]| [steps, &[Step::Max(c(-127.0)), Step::Min(c(127.0)), Step::Power(c(2.0))]].concat();
     let mx = |element, emax: f32, top: f32| {

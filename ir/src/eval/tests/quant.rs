@@ -119,7 +119,7 @@ fn codes_by_comparison_and_their_packing() {
     let one = f(&[], &[1.0]);
     let v = [-0.0, -0.1, 0.25, 0.26, -0.75, 1.25, 1.75, 2.5, 3.5, 5.0, 9.0, f32::NAN];
     let of = |encode, packing| {
-        let s = Scheme { encode, packing, ..Scheme::fixed(DType::F4E2M1, Apply::Multiply) };
+        let s = Scheme { packing, encode, ..Scheme::fixed(DType::F4E2M1, Apply::Multiply) };
         quantize(&s, &f(&[1, v.len()], &v), Some(&one), None).unwrap().remove(0)
     };
     let codes = of(Encode::Compare, Packing::Codes);

@@ -1,0 +1,131 @@
+//! Choosing among fusions: what a host has no kernels for, what its own prices say, and the device's description.
+
+mod common;
+
+use std::{fs, path::Path, sync::Arc};
+
+use common::normfuse;
+
+use normfuse::{
+    ir::{FusedNorm, Graph, Op, fused::Prologue, text},
+    passes::{self, Options, Outcome, Report, cost::Device},
+};
+
+fn parse(name: &str) -> Graph {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/in/fuse").join(name);
+    text::parse(&fs::read_to_string(path).unwrap(), &mut |w| panic!("{} is in another file", w.name)).unwrap()
+}
+
+/// The fused ops and the report; what is chosen must verify.
+fn fuse(name: &str, options: Options) -> (Vec<FusedNorm>, Report) {
+    let mut graph = parse(name);
+    let report = passes::run(&mut graph, &Options { verify: true, ..options }).unwrap();
+    let fused = graph.nodes().filter_map(|(_, n)| match &n.op {
+        Op::FusedNorm(f) => Some((**f).clone()),
+        _ => None,
+    });
+    (fused.collect(), report)
+}
+
+fn without(what: &'static str, unsupported: fn(&FusedNorm) -> bool) -> Options {
+    let supports = move |f: &FusedNorm| if unsupported(f) { Err(format!("no kernel for {what}")) } else { Ok(()) };
+    Options { supports: Arc::new(supports), ..Options::default() }
+}
+
+#[test]
+fn siblings_part_where_there_is_no_kernel_for_two() {
+    let (together, _) = fuse("siblings_mla.nf", Options::default());
+    assert_eq!(together.len(), 1);
+    assert_eq!(together[0].siblings.len(), 2);
+    let (apart, report) = fuse("siblings_mla.nf", without("several norms", |f| f.siblings.len() > 1));
+    assert_eq!(apart.iter().map(|f| f.siblings.len()).collect::<Vec<_>>(), [1, 1]);
+    assert_eq!(report.summary.fused.norm_quant, 2);
+    assert_eq!(report.summary.fused.sibling_norm, 0);
+}
+
+#[test]
+fn one_quantiser_of_two_is_taken_and_the_other_says_why_not() {
+    let epilogues = |f: &FusedNorm| f.siblings.iter().map(|s| s.epilogues.len()).sum::<usize>();
+    let (both, _) = fuse("quant_repeated.nf", Options::default());
+    assert_eq!(epilogues(&both[0]), 2);
+    let (one, report) =
+        fuse("quant_repeated.nf", without("two schemes", |f| f.siblings.iter().any(|s| s.epilogues.len() > 1)));
+    assert_eq!(one.iter().map(epilogues).collect::<Vec<_>>(), [1]);
+    // Three static quantisers are nine launches, one per token is five.
+    assert_eq!(one[0].siblings[0].epilogues[0].to_string(), "f8e4m3fn/tensor(static)");
+    let left = report.sites.iter().find(|s| s.outcome == Outcome::Rejected).unwrap();
+    assert_eq!(left.anchor, "q3");
+    assert_eq!(left.precondition.as_deref(), Some("supported"));
+    assert_eq!(left.hint.as_deref(), Some("no kernel for two schemes"));
+}
+
+#[test]
+fn the_add_stays_outside_where_no_kernel_has_one() {
+    let (with, _) = fuse("quant_group.nf", Options::default());
+    assert_ne!(with[0].prologue, Prologue::None);
+    let (apart, report) = fuse("quant_group.nf", without("an add", |f| f.prologue != Prologue::None));
+    assert_eq!(apart[0].prologue, Prologue::None);
+    assert_eq!(report.summary.fused.norm_quant, 1);
+    assert!(!report.sites[0].replaced.contains(&"h".to_owned()), "{:?}", report.sites[0].replaced);
+}
+
+#[test]
+fn what_has_no_kernel_at_all_says_so() {
+    let (none, report) = fuse("quant_group.nf", without("any norm", |_| true));
+    assert_eq!(none.len(), 0);
+    assert_eq!(report.sites[0].precondition.as_deref(), Some("supported"));
+    assert_eq!(report.sites[0].hint.as_deref(), Some("no kernel for any norm"));
+}
+
+#[test]
+fn a_hosts_own_prices_decide() {
+    let priced = |price: fn(&FusedNorm) -> f64| Options {
+        cost: Some(Arc::new(move |work, tokens| {
+            let fused = if let Op::FusedNorm(f) = work.op { price(f) } else { 0.0 };
+            Device::default().ns(work, tokens) + fused
+        })),
+        ..Options::default()
+    };
+    let (same, _) = fuse("siblings_mla.nf", priced(|_| 0.0));
+    assert_eq!(same.len(), 1);
+    let (slow, report) = fuse("siblings_mla.nf", priced(|_| 1e12));
+    assert_eq!(slow.len(), 0);
+    assert_eq!(report.sites[0].precondition.as_deref(), Some("saves_something"));
+    assert!(report.sites[0].hint.as_deref().unwrap().contains("table of costs"));
+    let (apart, _) = fuse("siblings_mla.nf", priced(|f| if f.siblings.len() > 1 { 1e6 } else { 0.0 }));
+    assert_eq!(apart.len(), 2);
+    let quantises = |f: &FusedNorm| f.siblings.iter().any(|s| !s.epilogues.is_empty());
+    let (plain, report) =
+        fuse("quant_token.nf", priced(|f| if f.siblings[0].epilogues.is_empty() { 0.0 } else { 1e6 }));
+    assert!(plain.len() == 1 && !quantises(&plain[0]));
+    assert_eq!(report.sites.last().unwrap().precondition.as_deref(), Some("cheaper"));
+}
+
+#[test]
+fn a_device_that_is_none_is_refused() {
+    let device = Device { bytes_per_ns: 0.0, ..Device::default() };
+    let error = passes::run(&mut parse("add_rms.nf"), &Options { device, ..Options::default() }).unwrap_err();
+    assert!(error.message.contains("device `NVIDIA H200`: bytes_per_ns"), "{error}");
+}
+
+#[test]
+fn the_program_takes_a_description_of_a_device() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let graph = root.join("tests/in/fuse/add_rms.nf");
+    let run = |file: &Path| normfuse(["compile", graph.to_str().unwrap(), "--target", file.to_str().unwrap()]);
+    run(&root.join("devices/nvidia_h200.json")).code(0);
+    let bad = folder.path().join("bad.json");
+    fs::write(&bad, r#"{"name":"x","launch_ns":1,"bytes_per_ns":0,"tokens":[1,2]}"#).unwrap();
+    run(&bad).code(2).says("bytes_per_ns: expected more than 0, found 0");
+    fs::write(&bad, r#"{"name":"x"}"#).unwrap();
+    run(&bad).code(2).says("expected a device description: missing field `launch_ns`");
+    run(&folder.path().join("none.json")).code(2).says("--target");
+}
+
+#[test]
+fn the_default_device_is_the_one_in_the_file() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("devices/nvidia_h200.json");
+    let file: Device = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+    assert_eq!(file, Device::default());
+}
