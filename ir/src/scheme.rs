@@ -8,7 +8,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DType, num};
+pub use self::step::{Step, run};
+use crate::DType;
+
+mod step;
 
 /// An f32 that is compared, hashed and serialised by its bits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -77,102 +80,6 @@ pub enum Granularity {
     Group(u32),
     /// One given scale for each position of the last axis, the same for all rows.
     Channel,
-}
-
-/// One scalar operation, rounded to the dtype of the arithmetic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Step {
-    /// The larger of x and c; NaN propagates.
-    Max(F32),
-    /// The smaller of x and c; NaN propagates.
-    Min(F32),
-    /// `x + c`.
-    Add(F32),
-    /// `x * c`.
-    Mul(F32),
-    /// `x / c`.
-    Div(F32),
-    /// `c / x`.
-    Over(F32),
-    /// `c ^ x`.
-    Power(F32),
-    /// Natural logarithm.
-    Log,
-    /// Logarithm to base 2. Another function than `log(x) / ln 2`.
-    Log2,
-    /// `2 ^ x`.
-    Exp2,
-    /// Toward minus infinity.
-    Floor,
-    /// Toward plus infinity.
-    Ceil,
-    /// To the nearest integer, ties to even.
-    Round,
-    /// `x * given`.
-    MulGiven,
-    /// `x / given`.
-    DivGiven,
-    /// `given / x`.
-    GivenOver,
-    /// `given / x`, and 0 where x is 0.
-    GivenOverOrZero,
-    /// c where x is 0.
-    IfZero(F32),
-    /// Through another float type; arithmetic goes on in that type if it is f32, f16 or bf16, and where it was if not.
-    Cast {
-        /// The type.
-        to: DType,
-        /// The saturating form of the cast, for the 8-bit and 4-bit types.
-        saturate: bool,
-    },
-}
-
-impl Step {
-    /// True if the step reads the given operand.
-    pub const fn reads_given(self) -> bool {
-        matches!(self, Self::MulGiven | Self::DivGiven | Self::GivenOver | Self::GivenOverOrZero)
-    }
-
-    /// The step on one value, in the arithmetic of `at` (f32, f16 or bf16), which a cast may change.
-    pub fn apply(self, x: f32, at: &mut DType, given: f32) -> f32 {
-        let y = match self {
-            Self::Max(c) => num::max(x, c.get()),
-            Self::Min(c) => num::min(x, c.get()),
-            Self::Add(c) => x + c.get(),
-            Self::Mul(c) => x * c.get(),
-            Self::Div(c) => x / c.get(),
-            Self::Over(c) => c.get() / x,
-            Self::Power(c) => num::pow(c.get(), x),
-            Self::Log => num::log(x),
-            Self::Log2 => num::log2(x),
-            Self::Exp2 => num::exp2(x),
-            Self::Floor => x.floor(),
-            Self::Ceil => x.ceil(),
-            Self::Round => x.round_ties_even(),
-            Self::MulGiven => x * given,
-            Self::DivGiven => x / given,
-            Self::GivenOverOrZero if x == 0.0 => 0.0,
-            Self::GivenOver | Self::GivenOverOrZero => given / x,
-            Self::IfZero(c) if x == 0.0 => c.get(),
-            Self::IfZero(_) => x,
-            Self::Cast { to, saturate } => {
-                if to.is_arithmetic_float() {
-                    *at = to;
-                    x
-                } else {
-                    return num::decode(to, num::cast_f32_to(to, x, saturate));
-                }
-            }
-        };
-        num::round_to(*at, y)
-    }
-}
-
-/// A chain of steps on one value, beginning in the arithmetic of `compute`.
-pub fn run(steps: &[Step], x: f32, compute: DType, given: f32) -> f32 {
-    let mut at = compute;
-    steps.iter().fold(num::round_to(compute, x), |x, step| step.apply(x, &mut at, given))
 }
 
 /// What the chains of a scheme begin with.
@@ -380,6 +287,57 @@ impl Scheme {
             Granularity::Group(g) if g > 0 && n.is_multiple_of(u64::from(g)) => Some(n / u64::from(g)),
             Granularity::Tensor | Granularity::Channel | Granularity::Group(_) => None,
         }
+    }
+
+    /// The arithmetic in words, in order: how the factor and the scale follow, and what happens to a value.
+    ///
+    /// ```
+    /// use normfuse_ir::{DType, Granularity, Scheme, scheme::Step};
+    /// let s = Scheme::dynamic(DType::F8E4M3FN, Granularity::Token, vec![Step::Div(448.0.into()), Step::Max(1e-10.into())]);
+    /// assert_eq!(s.arithmetic(), "scale f32 = amax, / 448.0, max 1e-10; q = v / scale, cast f8e4m3fn");
+    /// ```
+    pub fn arithmetic(&self) -> String {
+        let chain = |steps: &[Step]| {
+            let origin = match self.origin {
+                Origin::Given => "given",
+                Origin::Amax => "amax",
+                Origin::Range => "range",
+            };
+            let steps = steps.iter().map(|s| format!(", {s}")).collect::<String>();
+            format!("{origin}{steps}")
+        };
+        let mut text = String::new();
+        let shared = self.scale.as_ref().is_some_and(|s| s.steps == self.factor);
+        if let Some(s) = &self.scale {
+            text += &format!("scale {} = {}; ", s.dtype, chain(&s.steps));
+        }
+        let factor = match (shared, self.origin) {
+            (true, _) => "scale",
+            (false, Origin::Given) if self.factor.is_empty() => "given",
+            _ => {
+                text += &format!("factor = {}; ", chain(&self.factor));
+                "factor"
+            }
+        };
+        let apply = if self.apply == Apply::Divide { '/' } else { '*' };
+        text += &format!("q = v {apply} {factor}");
+        for step in &self.post {
+            text += &format!(", {step}");
+        }
+        match self.zero_point {
+            ZeroPoint::None => {}
+            ZeroPoint::Given => text += ", + given zero point",
+            ZeroPoint::Range => text += ", + zero point of the range",
+        }
+        text += &match (self.element.is_int(), self.encode) {
+            (true, _) | (_, Encode::Saturate) => format!(", cast {}", self.element),
+            (_, Encode::Cast) => format!(", cast {} unsaturated", self.element),
+            (_, Encode::Compare) => format!(", to {} by comparisons", self.element),
+        };
+        if self.compute != DType::F32 {
+            text += &format!("; in {}", self.compute);
+        }
+        text
     }
 
     /// Checks what the types cannot.

@@ -338,6 +338,15 @@ impl<'o> Pass<'o> {
                 siblings: descriptor.siblings.len(),
                 replaced: replaced.map(|(_, name)| name.clone()).collect(),
                 schemes: schemes.iter().map(ToString::to_string).collect(),
+                arithmetic: schemes.iter().map(|s| s.arithmetic()).collect(),
+                rewrites: d
+                    .norms
+                    .iter()
+                    .map(|n| &found.norms[*n])
+                    .filter(|n| n.anchor == part.anchor)
+                    .flat_map(|n| &n.rules)
+                    .cloned()
+                    .collect(),
                 precondition: None,
                 node: None,
                 hint: None,
@@ -357,6 +366,8 @@ impl<'o> Pass<'o> {
             siblings: 0,
             replaced: Vec::new(),
             schemes: Vec::new(),
+            arithmetic: Vec::new(),
+            rewrites: Vec::new(),
             precondition: Some(refusal.precondition.into()),
             node: refusal.node.and_then(name),
             hint: Some(refusal.hint.clone()),

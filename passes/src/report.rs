@@ -64,6 +64,12 @@ pub struct Site {
     /// Schemes of the quantisers in the op.
     #[serde(default)]
     pub schemes: Vec<String>,
+    /// The arithmetic of each of them in words, step by step.
+    #[serde(default)]
+    pub arithmetic: Vec<String>,
+    /// The rewrites that recognised the norm, in the order in which they were applied to it.
+    #[serde(default)]
+    pub rewrites: Vec<String>,
     /// The first precondition that failed.
     pub precondition: Option<String>,
     /// The node at which it failed.

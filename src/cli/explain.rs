@@ -63,9 +63,10 @@ fn explain(site: &Site) -> String {
     if site.outcome != Outcome::Fused {
         return text;
     }
-    if !site.schemes.is_empty() {
-        let _ = writeln!(text, "  quantises to {}", site.schemes.join(", "));
+    for (scheme, arithmetic) in site.schemes.iter().zip(&site.arithmetic) {
+        let _ = writeln!(text, "  quantises to {scheme}: {arithmetic}");
     }
+    let _ = writeln!(text, "  recognised by {}", site.rewrites.join(", "));
     let _ = writeln!(text, "  replaces {}", site.replaced.join(", "));
     text
 }
