@@ -23,6 +23,8 @@ const RELAXATIONS: [&str; 5] = ["single-rounding", "scale-bits", "scaled-matmul"
 
 /// `--verify` runs whole graphs up to this many bytes of weights; larger models are compared op by op only.
 const WHOLE_GRAPH_BYTES: u64 = 1 << 30;
+/// And up to this many bytes of inputs, which models with fixed sizes may exceed by far.
+const WHOLE_GRAPH_INPUTS: usize = 16 << 20;
 
 pub fn main(args: &args::Compile) -> Result<()> {
     check_relaxations(&args.relax)?;
@@ -151,7 +153,7 @@ fn verify(args: &args::Compile, source: &Graph, graph: &Graph, progress: &Progre
         Err(Failure::Check(why)) => return Err(Failure::Check(why)),
         Err(other) => return Ok(skipped(other.to_string())),
     };
-    let outcome = match pair.compare_random(&args::Random::default(), progress) {
+    let outcome = match pair.compare_random(&args::Random::default(), WHOLE_GRAPH_INPUTS, progress) {
         Ok(outcome) => outcome,
         Err(Failure::Check(why)) => return Err(Failure::Check(why)),
         Err(other) => return Ok(skipped(other.to_string())),

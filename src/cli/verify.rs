@@ -34,7 +34,7 @@ pub fn main(args: &args::Verify) -> Result<()> {
             let results = pair.run_original(&given)?;
             Outcome { runs: vec![pair.compare(label, &given, &results)?] }
         }
-        None => pair.compare_random(&args.random, &progress)?,
+        None => pair.compare_random(&args.random, inputs::MOST_BYTES, &progress)?,
     };
     drop(progress);
     output::print(&outcome.text())?;
@@ -101,11 +101,11 @@ impl<'g> Pair<'g> {
         self.input_order.iter().map(|i| given[*i].clone()).collect()
     }
 
-    /// Compares on random inputs of several sizes and seeds.
+    /// Compares on random inputs of several sizes and seeds, of at most `most` bytes together.
     ///
     /// # Errors
     /// If the original runs under none of the sizes.
-    pub fn compare_random(&self, random: &args::Random, progress: &Progress) -> Result<Outcome> {
+    pub fn compare_random(&self, random: &args::Random, most: usize, progress: &Progress) -> Result<Outcome> {
         let given = inputs::bindings(self.original, &random.dims)?;
         let free: Vec<String> = inputs::symbols(self.original).into_iter().filter(|s| !given.contains_key(s)).collect();
         let mut outcome = Outcome { runs: Vec::new() };
@@ -120,7 +120,7 @@ impl<'g> Pair<'g> {
             for (i, symbol) in free.iter().enumerate() {
                 dims.insert(symbol.clone(), SIZES[(attempt + i) % SIZES.len()]);
             }
-            let tensors = inputs::random(self.original, seed, &dims)?;
+            let tensors = inputs::random(self.original, seed, &dims, most)?;
             let mut label = format!("seed {seed}");
             for (name, size) in &dims {
                 let _ = write!(label, " {name}={size}");
