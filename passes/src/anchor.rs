@@ -1,7 +1,7 @@
 //! Anchors: the nodes around which the pass looks.
 
 use normfuse_ir::{
-    Graph, NodeId, Op, Result,
+    Error, ErrorKind, Graph, NodeId, Op, Result,
     op::{BinaryOp, ReduceOp},
 };
 
@@ -19,12 +19,16 @@ pub struct Anchor {
     pub name: String,
 }
 
+/// Longest row that a norm may have. The longest in use have 2^15 elements; a width past 32 bits is a mistake of whoever
+/// wrote the model.
+const MAX_WIDTH: i64 = 1 << 32;
+
 /// Reductions of squares (and of other powers) and native norms, in topological order.
 ///
 /// # Errors
-/// The graph has a cycle.
+/// The graph has a cycle, or an absurd width.
 pub fn norms(graph: &Graph) -> Result<Vec<Anchor>> {
-    pick(graph, |id| {
+    let found = pick(graph, |id| {
         let node = graph.node(id);
         match &node.op {
             Op::RmsNorm { .. } | Op::Reduce { op: ReduceOp::SumSquare, .. } => true,
@@ -36,7 +40,15 @@ pub fn norms(graph: &Graph) -> Result<Vec<Anchor>> {
             }
             _ => false,
         }
-    })
+    })?;
+    for anchor in &found {
+        let rows = graph.node(anchor.node).input(0).and_then(|v| typed(graph, v));
+        if let Some(width) = rows.and_then(|(_, s)| s.last()?.as_const()).filter(|w| *w > MAX_WIDTH) {
+            let message = format!("expected rows of at most {MAX_WIDTH} elements, found {width}");
+            return Err(Error::new(ErrorKind::Shape, message).at_node(&anchor.name));
+        }
+    }
+    Ok(found)
 }
 
 /// Casts of computed values to quantised float types, in topological order.

@@ -35,8 +35,9 @@ use attributes::check_attributes;
 /// Most elements that a tensor may have for its contents to be followed.
 pub const MAX_KNOWN: usize = 64;
 
-/// Most elements that a tensor may have: beyond it, byte counts no longer fit the arithmetic of anything downstream.
-pub const MAX_ELEMENTS: i64 = 1 << 62;
+/// Most elements that a tensor may have. The largest that models have are logits of long prompts, some 2^35; a size far
+/// beyond is a mistake of whoever wrote the model, and nothing could ever run it.
+pub const MAX_ELEMENTS: i64 = 1 << 40;
 
 /// What inference says of one result of a node.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
