@@ -4,7 +4,7 @@ mod common;
 
 use std::path::Path;
 
-use common::{files, model, normfuse};
+use common::{files, model, normfuse, onnx};
 
 fn s(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
@@ -56,6 +56,21 @@ fn the_text_report_names_sites_and_what_was_verified() {
     {
         assert!(done.stdout.contains(part), "no `{part}` in {}", done.stdout);
     }
+}
+
+#[test]
+fn outputs_that_are_all_nan_are_equal_and_prove_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, out) = (folder.path().join("m.onnx"), folder.path().join("out.onnx"));
+    let mut m = onnx::one_norm(onnx::floats("w", &[8], &[1.0; 8]));
+    let weights = &mut m.graph.as_mut().unwrap().initializer;
+    *weights.iter_mut().find(|t| t.name() == "w").unwrap() = onnx::floats("w", &[8], &[f32::NAN; 8]);
+    onnx::save(&m, &path);
+    let args = ["compile", s(&path), "-o", s(&out), "--verify", "--report", "json", "--require", "norm=1"];
+    let report = normfuse(args).code(0).json();
+    assert!(report["verify"]["skipped"].as_str().unwrap().contains("NaN"), "{report}");
+    let done = normfuse(["verify", s(&path), s(&out)]).code(0).says("note: ").says("NaN");
+    assert!(done.stdout.contains("NaN in both"), "{}", done.stdout);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use super::{
     output,
     progress::Progress,
     report::{Document, Verification},
-    verify::Pair,
+    verify::{ALL_NAN, Pair},
 };
 
 /// Departures from the source's bits that semantics may allow by name.
@@ -148,7 +148,7 @@ fn verify(args: &args::Compile, source: &Graph, graph: &Graph, progress: &Progre
         return Ok(skipped(format!("{weights} bytes of weights; run `normfuse verify` for the whole graph")));
     }
     // Types of the inputs are known from here on, and what cannot run says so.
-    let pair = match Pair::new(source, &args.model, graph, &args.model) {
+    let pair = match Pair::new(source, &args.model, graph) {
         Ok(pair) => pair,
         Err(Failure::Check(why)) => return Err(Failure::Check(why)),
         Err(other) => return Ok(skipped(other.to_string())),
@@ -159,5 +159,8 @@ fn verify(args: &args::Compile, source: &Graph, graph: &Graph, progress: &Progre
         Err(other) => return Ok(skipped(other.to_string())),
     };
     outcome.check()?;
+    if outcome.is_all_nan() {
+        return Ok(skipped(ALL_NAN.into()));
+    }
     Ok(Verification { bodies, runs: outcome.runs.len(), skipped: None })
 }
