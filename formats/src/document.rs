@@ -92,7 +92,7 @@ fn check_bodies(graph: &Graph) -> Result<()> {
     }
     let mut typed = graph.clone();
     infer::infer(&mut typed)?;
-    body::check_all(&typed)?;
+    body::check_all(&typed).map_err(FormatError::of_body)?;
     Ok(())
 }
 

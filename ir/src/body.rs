@@ -140,8 +140,7 @@ impl Subject<'_> {
                         shown()
                     ),
                 )
-                .at_port(format!("output `{name}`"))
-                .hint("the file was changed or made by another version: compile the source model again"));
+                .at_port(format!("output `{name}`")));
             }
         }
         Ok(())

@@ -104,6 +104,7 @@ pub fn run(graph: &mut Graph, options: &Options) -> normfuse_ir::Result<Report> 
 /// The first difference, with node, port and element.
 pub fn verify_bodies(graph: &Graph) -> normfuse_ir::Result<usize> {
     normfuse_ir::body::check_all(graph)
+        .map_err(|e| e.hint("this is a fault of normfuse and not of the model: please report it"))
 }
 
 struct Pass<'o> {

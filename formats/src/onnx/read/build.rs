@@ -264,7 +264,7 @@ impl<'m> Builder<'m> {
         }
         let function = node.body.as_ref().map(|b| b.name.as_str()).unwrap_or_default();
         if self.checked.insert(format!("{function} {:?} {types:?}", node.op)) {
-            normfuse_ir::body::check(node, &types)?;
+            normfuse_ir::body::check(node, &types).map_err(FormatError::of_body)?;
         }
         Ok(())
     }
