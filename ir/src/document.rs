@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     DType, Data, Def, Error, ErrorKind, Graph, ModelInfo, NodeId, Op, Provenance, Region, Result, Scheme, Tensor, Type,
-    ValueId, tensor::byte_len, text::literal,
+    Value, ValueId, tensor::byte_len, text::literal,
 };
 
 /// Bodies inside bodies: one level is usual, and a chain of thousands would overflow the stack when it is dropped.
@@ -83,7 +83,7 @@ pub struct GraphDoc {
 #[serde(rename_all = "snake_case")]
 pub enum Line {
     /// A graph input.
-    Input(ValueDoc),
+    Input(InputDoc),
     /// A constant or weight.
     Const(ConstDoc),
     /// A node.
@@ -99,6 +99,20 @@ pub struct ValueDoc {
     /// What is known of it.
     #[serde(default, rename = "type", skip_serializing_if = "is_default")]
     pub ty: Type,
+}
+
+/// A graph input.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InputDoc {
+    /// Its name.
+    pub name: String,
+    /// What is known of it.
+    #[serde(default, rename = "type", skip_serializing_if = "is_default")]
+    pub ty: Type,
+    /// Its default, under the same name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default: Option<ConstDoc>,
 }
 
 /// A constant or weight. In JSON its contents are `"values"` (the literal of the text form), `"base64"` (the bytes) or
@@ -280,7 +294,14 @@ impl Writer<'_> {
 
     fn leaf(&mut self, graph: &Graph, id: ValueId) -> Line {
         let value = graph.value(id);
-        let Def::Const(tensor) = &value.def else { return Line::Input(value_doc(graph, id)) };
+        let stored = value.stored().map(|t| self.stored(value, t));
+        match (&value.def, stored) {
+            (Def::Const(_), Some(c)) => Line::Const(c),
+            (_, default) => Line::Input(InputDoc { name: value.name.clone(), ty: value.ty.clone(), default }),
+        }
+    }
+
+    fn stored(&mut self, value: &Value, tensor: &Tensor) -> ConstDoc {
         let payload = match tensor.data() {
             Data::Inline(_) => Payload::Inline(tensor.clone()),
             Data::External(Region { file, offset, .. }) => {
@@ -291,13 +312,8 @@ impl Writer<'_> {
                 Payload::Region { file: file.to_string(), offset: *offset }
             }
         };
-        Line::Const(ConstDoc {
-            name: value.name.clone(),
-            dtype: tensor.dtype(),
-            shape: tensor.shape().to_vec(),
-            scheme: value.ty.scheme.clone(),
-            payload,
-        })
+        let scheme = value.as_const().and_then(|_| value.ty.scheme.clone());
+        ConstDoc { name: value.name.clone(), dtype: tensor.dtype(), shape: tensor.shape().to_vec(), scheme, payload }
     }
 
     fn body(&mut self, body: &Arc<Graph>) -> usize {
@@ -354,8 +370,20 @@ fn build(
     let mut depth = 1;
     for line in doc.lines {
         match line {
-            Line::Input(v) => ids.push(graph.add_input(v.name, v.ty)),
-            Line::Const(c) => ids.push(add_const(&mut graph, c, files, resolve)?),
+            Line::Input(v) => {
+                let id = graph.add_input(v.name, v.ty);
+                if let Some(default) = v.default {
+                    graph.set_default(id, tensor(default, files, resolve)?);
+                }
+                ids.push(id);
+            }
+            Line::Const(c) => {
+                let (name, scheme) = (c.name.clone(), c.scheme.clone());
+                let tensor = tensor(c, files, resolve)?;
+                let id = graph.add_const(name, tensor);
+                graph.type_mut(id).scheme = scheme;
+                ids.push(id);
+            }
             Line::Node(node) => {
                 let at = node.at;
                 let locate = |mut e: Error| {
@@ -387,19 +415,16 @@ fn build(
     Ok((graph, depth))
 }
 
-fn add_const(graph: &mut Graph, c: ConstDoc, files: &BTreeMap<String, FileId>, resolve: Resolve) -> Result<ValueId> {
-    let tensor = match c.payload {
-        Payload::Inline(tensor) => tensor,
+fn tensor(c: ConstDoc, files: &BTreeMap<String, FileId>, resolve: Resolve) -> Result<Tensor> {
+    match c.payload {
+        Payload::Inline(tensor) => Ok(tensor),
         Payload::Region { file, offset } => {
             let len = byte_len(c.dtype, &c.shape).map_err(|e| e.at_node(&c.name))? as u64;
             let id = files.get(&file).cloned();
             let data = resolve(&WeightRef { name: c.name.clone(), file, offset, len, id })?;
-            Tensor::new(c.dtype, c.shape, data).map_err(|e| e.at_node(&c.name))?
+            Tensor::new(c.dtype, c.shape, data).map_err(|e| e.at_node(&c.name))
         }
-    };
-    let id = graph.add_const(c.name, tensor);
-    graph.type_mut(id).scheme = c.scheme;
-    Ok(id)
+    }
 }
 
 fn add_node(

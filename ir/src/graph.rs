@@ -77,7 +77,10 @@ impl Type {
 #[derive(Debug, Clone)]
 pub enum Def {
     /// An input of the graph.
-    Input,
+    Input {
+        /// What callers may pass who have nothing else to pass. It is no constant: another caller passes other data.
+        default: Option<Tensor>,
+    },
     /// A constant or weight.
     Const(Tensor),
     /// An output port of a node.
@@ -106,6 +109,15 @@ impl Value {
         match &self.def {
             Def::Const(t) => Some(t),
             _ => None,
+        }
+    }
+
+    /// The tensor that is stored with the value: a constant, or the default of an input.
+    pub fn stored(&self) -> Option<&Tensor> {
+        match &self.def {
+            Def::Const(t) => Some(t),
+            Def::Input { default } => default.as_ref(),
+            Def::Node { .. } => None,
         }
     }
 }
@@ -221,9 +233,19 @@ impl Graph {
 
     /// Adds a graph input.
     pub fn add_input(&mut self, name: impl Into<String>, ty: Type) -> ValueId {
-        let id = self.push_value(Value { name: name.into(), ty, def: Def::Input });
+        let id = self.push_value(Value { name: name.into(), ty, def: Def::Input { default: None } });
         self.inputs.push(id);
         id
+    }
+
+    /// Gives an input a default.
+    ///
+    /// # Panics
+    /// If the value is no input.
+    pub fn set_default(&mut self, input: ValueId, tensor: Tensor) {
+        let value = self.values[input.index()].as_mut().expect("value was removed");
+        assert!(matches!(value.def, Def::Input { .. }), "`{}` is no input", value.name);
+        value.def = Def::Input { default: Some(tensor) };
     }
 
     /// Adds a constant or weight.

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fmt::Write, path::Path};
 use normfuse::{
     Format, cpu,
     formats::onnx::WriteOptions,
-    ir::{Data, Def, Graph},
+    ir::{Data, Graph},
     passes::{self, Kind, Outcome, Report},
 };
 
@@ -104,12 +104,9 @@ fn target<'a>(args: &args::Compile, out: &'a Path, source: &Graph) -> Result<(&'
     if args.model.canonicalize().is_ok_and(|model| model == there) {
         return Err(Failure::Usage(format!("{} is the model itself: write to another file", out.display())));
     }
-    let is_data = source.values().any(|(_, v)| match &v.def {
-        Def::Const(t) => match t.data() {
-            Data::External(r) => r.data.origin() == Some(there.as_path()),
-            Data::Inline(_) => false,
-        },
-        _ => false,
+    let is_data = source.values().filter_map(|(_, v)| v.stored()).any(|t| match t.data() {
+        Data::External(r) => r.data.origin() == Some(there.as_path()),
+        Data::Inline(_) => false,
     });
     if is_data {
         return Err(Failure::Usage(format!("{} holds the model's weights: write to another file", out.display())));
@@ -141,7 +138,7 @@ fn verify(args: &args::Compile, source: &Graph, graph: &Graph, progress: &Progre
     let skipped = |why: String| Verification { bodies, runs: 0, skipped: Some(why) };
     let weights: u64 = graph
         .values()
-        .filter_map(|(_, v)| v.as_const())
+        .filter_map(|(_, v)| v.stored())
         .filter_map(|t| t.dtype().size_of(t.len()))
         .fold(0, |sum, n| sum.saturating_add(n as u64));
     if weights > WHOLE_GRAPH_BYTES {

@@ -16,7 +16,7 @@ use super::{
 /// Random inputs larger than this are refused: a size that a file merely claims must not fill the memory.
 pub const MOST_BYTES: usize = 4 << 30;
 
-/// The graph's inputs from a file, in the graph's order. Names match with or without `in.` before them; entries that
+/// The graph's inputs from a file, in the graph's order; those that the file lacks have their defaults. Names match with or without `in.` before them; entries that
 /// begin with `out.` or `out32.` are references that other programs keep beside the inputs.
 pub fn load(graph: &Graph, path: &Path) -> Result<Vec<Tensor>> {
     let mut found: BTreeMap<String, Tensor> = BTreeMap::new();
@@ -33,7 +33,8 @@ pub fn load(graph: &Graph, path: &Path) -> Result<Vec<Tensor>> {
     let all = || inputs.iter().map(|v| v.name.as_str()).collect::<Vec<_>>().join(", ");
     let mut bound = Vec::with_capacity(inputs.len());
     for value in &inputs {
-        let tensor = found.remove(value.name.strip_prefix("in.").unwrap_or(&value.name)).ok_or_else(|| {
+        let given = found.remove(value.name.strip_prefix("in.").unwrap_or(&value.name));
+        let tensor = given.or_else(|| value.stored().cloned()).ok_or_else(|| {
             FormatError::mismatch(format!("input `{}`", value.name), "no tensor of that name")
                 .in_file(path)
                 .hint(format!("the graph takes: {}", all()))
@@ -59,10 +60,10 @@ fn as_declared(tensor: Tensor, value: &Value) -> Result<Tensor, String> {
     }
 }
 
-/// Symbols in the shapes of the graph's inputs, in order of appearance.
+/// Symbols in the shapes of the inputs that callers must give, in order of appearance.
 pub fn symbols(graph: &Graph) -> Vec<String> {
     let mut symbols: Vec<String> = Vec::new();
-    for value in graph.inputs().iter().map(|v| graph.value(*v)) {
+    for value in graph.inputs().iter().map(|v| graph.value(*v)).filter(|v| v.stored().is_none()) {
         for dim in value.ty.shape.iter().flat_map(|s| &s.0) {
             dim.visit_symbols(&mut |s| {
                 if !symbols.iter().any(|known| known == s) {
@@ -96,7 +97,7 @@ pub fn bindings(graph: &Graph, dims: &[Binding]) -> Result<BTreeMap<String, i64>
 
 /// Random inputs of the sizes that `dims` gives, in the graph's order; equal seeds give equal inputs.
 ///
-/// Floats are spread around 0, now and then a large one. Integers that index a table stay inside it; the others are 1
+/// Inputs with a default have that. Floats are spread around 0, now and then a large one. Integers that index a table stay inside it; the others are 1
 /// (the meaning of a mask that hides nothing) or, under odd seeds, 0 and 1.
 ///
 /// # Errors
@@ -114,6 +115,10 @@ pub fn random(graph: &Graph, seed: u64, dims: &BTreeMap<String, i64>, most: usiz
     let mut made = Vec::new();
     for (i, id) in graph.inputs().iter().enumerate() {
         let value = graph.value(*id);
+        if let Some(default) = value.stored() {
+            made.push(default.clone());
+            continue;
+        }
         let at = |message: String| Failure::Usage(format!("input `{}`: {message}", value.name));
         let (Some(dtype), Some(shape)) = (value.ty.dtype, &value.ty.shape) else {
             return Err(at("the graph does not say its type; give --inputs".into()));

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt::Write, path::Path};
 use normfuse::{
     cpu::Plan,
     formats::FormatError,
-    ir::{Error, ErrorKind, Graph, Op, Tensor},
+    ir::{self, Error, ErrorKind, Graph, Op, Tensor},
 };
 
 use super::{
@@ -83,6 +83,17 @@ impl<'g> Pair<'g> {
         let inputs = |g: &Graph| g.inputs().iter().map(|v| g.value(*v).name.clone()).collect::<Vec<_>>();
         let outputs = |g: &Graph| g.outputs().iter().map(|o| o.name.clone()).collect::<Vec<_>>();
         let input_order = order("inputs", &inputs(original), &inputs(rewritten))?;
+        for (&v, at) in rewritten.inputs().iter().zip(&input_order) {
+            let (theirs, own) = (original.value(original.inputs()[*at]), rewritten.value(v));
+            let equal = match (theirs.stored(), own.stored()) {
+                (None, None) => true,
+                (Some(a), Some(b)) => ir::body::bits_equal(a, b).is_none(),
+                _ => false,
+            };
+            if !equal {
+                return Err(Failure::Check(format!("input `{}` has another default, or only one has one", own.name)));
+            }
+        }
         let output_order = order("outputs", &outputs(rewritten), &outputs(original))?;
         Ok(Self {
             original,

@@ -172,14 +172,50 @@ fn outputs_keep_their_names_whatever_is_behind_them() {
 }
 
 #[test]
-fn inputs_with_initializers_are_constants() {
+fn inputs_with_initializers_have_defaults() {
     let mut m = chain(20, vec![node("Add", &["x", "w"], &["y"])]);
+    let g = m.graph.as_mut().unwrap();
+    g.input.push(value("w", DataType::Float, "2 4"));
+    g.initializer = vec![f32s("w", &[2, 4], &[1.0; 8])];
+    let (g, out) = rewrite(&m);
+    let w = g.value(g.inputs()[1]);
+    assert_eq!((w.as_const().is_none(), w.stored().unwrap().bytes().len()), (true, 32));
+    assert_eq!(proto_of(&out).input, proto_of(&m).input);
+    assert_eq!(proto_of(&out).initializer[0].name(), "w");
+    // Nothing reads it, and it stays part of the interface.
+    m.graph.as_mut().unwrap().node[0] = node("Abs", &["x"], &["y"]);
+    let (_, out) = rewrite(&m);
+    assert_eq!((proto_of(&out).input.len(), proto_of(&out).initializer.len()), (2, 1));
+    // A default that is not of the input's type.
+    m.graph.as_mut().unwrap().initializer[0] = i64s("w", &[1]);
+    assert!(read(&m).unwrap().verify().unwrap_err().to_string().contains("`w`"));
+}
+
+#[test]
+fn old_files_list_their_constants_among_the_inputs() {
+    let mut m = chain(20, vec![node("Add", &["x", "w"], &["y"])]);
+    m.ir_version = Some(3);
     let g = m.graph.as_mut().unwrap();
     g.input.push(f32_value("w"));
     g.initializer = vec![f32s("w", &[2, 4], &[1.0; 8])];
     let (g, out) = rewrite(&m);
     assert_eq!((g.inputs().len(), proto_of(&out).input.len()), (1, 1));
-    assert!(g.info.notes[0].contains("taken as constants"));
+    assert_eq!(out.ir_version, Some(4));
+}
+
+#[test]
+fn a_default_stays_in_its_data_file() {
+    let disk = Disk::new();
+    disk.put("w.data", &[7; 32]);
+    let mut m = chain(20, vec![node("Add", &["x", "w"], &["y"])]);
+    let g = m.graph.as_mut().unwrap();
+    g.input.push(value("w", DataType::Float, "4"));
+    g.initializer = vec![external("w", DataType::Float, &[4], &[("location", "w.data"), ("offset", "16")])];
+    let g = disk.read(&m).unwrap();
+    assert!(matches!(g.value(g.inputs()[1]).stored().unwrap().data(), normfuse_ir::Data::External(_)));
+    let out = disk.write(&g).unwrap();
+    let entries = &proto_of(&out).initializer[0].external_data;
+    assert_eq!((entries[0].value(), entries[1].value()), ("w.data", "16"));
 }
 
 #[test]

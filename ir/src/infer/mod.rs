@@ -126,7 +126,7 @@ impl Facts {
         for (id, value) in graph.values() {
             match &value.def {
                 Def::Const(t) => facts.set(id, constant(t)),
-                Def::Input => check_size(&value.ty).map_err(|e| e.at_node(value.name.clone()))?,
+                Def::Input { .. } => check_size(&value.ty).map_err(|e| e.at_node(value.name.clone()))?,
                 Def::Node { .. } => {}
             }
         }

@@ -13,6 +13,7 @@
 //! opset "" 20
 //! field "producer" "torch"                             # also: metadata "key" "value", note "text"
 //! input %x: bf16[batch, seq, 256]
+//! input %bias: f32[n] default f32[2] = [0.0, 1.0]      # for callers who pass none
 //! const %eps: f32[] = 1e-6
 //! const %axes: i64[1] = [-1]
 //! const %ones: bf16[256] = fill(1.0)                   # and base64 "..." for what is long

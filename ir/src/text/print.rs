@@ -147,6 +147,10 @@ impl Printer {
                 Line::Input(v) => {
                     let _ = write!(self.out, "input {}", names[next]);
                     self.ty(&v.ty);
+                    if let Some(c) = &v.default {
+                        self.put(" default ");
+                        self.tensor(c);
+                    }
                     next += 1;
                 }
                 Line::Const(c) => {
@@ -200,8 +204,13 @@ impl Printer {
             Payload::Inline(_) => "const",
             Payload::Region { .. } => "weight",
         };
+        let _ = write!(self.out, "{keyword} {name}: ");
+        self.tensor(c);
+    }
+
+    fn tensor(&mut self, c: &ConstDoc) {
         let shape: Vec<String> = c.shape.iter().map(ToString::to_string).collect();
-        let _ = write!(self.out, "{keyword} {name}: {}[{}]", c.dtype, shape.join(", "));
+        let _ = write!(self.out, "{}[{}]", c.dtype, shape.join(", "));
         if let Some(scheme) = &c.scheme {
             self.put(" scheme ");
             self.attrs(&value(&**scheme));

@@ -43,6 +43,8 @@ metadata "k" ""
 note "odd, but legal"
 input %x: bf16[batch, 2*batch*seq + 1, 256]
 input %untyped
+input %bias: f32[n] default f32[2] = [0.5, -1.0]
+input %"overridable w": bf16[256] default bf16[256] = "model.data"[0..+512]
 const %axes: i64[1] = [-1]
 const %e: f32[] = 1e-6
 const %odd: f32[5] = [inf, -inf, nan, 0x7fc00001, -0.0]
@@ -95,7 +97,8 @@ fn ids_names_and_contents_survive() {
         match (&x.def, &y.def) {
             (Def::Const(x), Def::Const(y)) => assert_eq!(x.bytes(), y.bytes()),
             (Def::Node { node: n, port: p }, Def::Node { node: m, port: q }) => assert_eq!((n, p), (m, q)),
-            (Def::Input, Def::Input) => {}
+            (Def::Input { default: None }, Def::Input { default: None }) => {}
+            (Def::Input { default: Some(x) }, Def::Input { default: Some(y) }) => assert_eq!(x.bytes(), y.bytes()),
             other => panic!("{other:?}"),
         }
     }

@@ -115,9 +115,10 @@ impl<'m> Builder<'m> {
     }
 
     /// Adds a graph input.
-    pub fn input(&mut self, name: &str, ty: Type) -> Result<()> {
+    pub fn input(&mut self, name: &str, ty: Type) -> Result<ValueId> {
         let id = self.graph.add_input(name, ty);
-        self.define(name, id)
+        self.define(name, id)?;
+        Ok(id)
     }
 
     /// Adds a constant under a name of the file.

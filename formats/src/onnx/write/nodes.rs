@@ -151,15 +151,15 @@ impl<'g> Writer<'g> {
         self.helper(&base, Tensor::from_i64(&[values.len()], values))
     }
 
-    /// Constants that the nodes read, those of the graph first.
+    /// Defaults of inputs and constants that the nodes read, those of the graph first.
     pub fn constants(&self) -> impl Iterator<Item = (&str, &Tensor)> {
         // An operand of the IR can be an attribute of this opset, so ask what the written nodes read.
         let mut read: BTreeSet<&str> = self.graph.outputs().iter().map(|o| self.scope.name(o.value)).collect();
         read.extend(self.nodes.iter().flat_map(|n| &n.input).map(String::as_str));
         read.extend(self.captured.iter().map(String::as_str));
         let own = self.graph.values().filter_map(move |(id, v)| match &v.def {
-            Def::Const(t) if read.contains(self.scope.name(id)) => Some((self.scope.name(id), t)),
-            _ => None,
+            Def::Const(_) if !read.contains(self.scope.name(id)) => None,
+            _ => v.stored().map(|t| (self.scope.name(id), t)),
         });
         own.chain(self.helper_order.iter().map(|(n, t)| (n.as_str(), t)))
     }
