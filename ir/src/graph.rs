@@ -590,21 +590,18 @@ impl Graph {
         removed
     }
 
-    /// Removes constants that nobody reads; returns how many went.
-    pub fn remove_unused_consts(&mut self) -> usize {
-        let mut removed = 0;
-        for i in 0..self.values.len() {
-            let id = ValueId(i as u32);
-            let unused = matches!(&self.values[i], Some(v) if matches!(v.def, Def::Const(_)))
-                && self.leaf_uses.get(&id).is_none_or(BTreeSet::is_empty)
-                && !self.is_output(id);
-            if unused {
-                self.values[i] = None;
-                self.leaf_uses.remove(&id);
-                removed += 1;
-            }
+    /// Constants that nobody reads.
+    pub fn unused_consts(&self) -> BTreeSet<ValueId> {
+        let unread = |id: &ValueId| self.leaf_uses.get(id).is_none_or(BTreeSet::is_empty) && !self.is_output(*id);
+        self.values().filter(|(_, v)| v.as_const().is_some()).map(|(id, _)| id).filter(unread).collect()
+    }
+
+    /// Removes constants that nobody reads, but for those to keep.
+    pub fn remove_unused_consts(&mut self, keep: &BTreeSet<ValueId>) {
+        for id in self.unused_consts().difference(keep) {
+            self.values[id.index()] = None;
+            self.leaf_uses.remove(id);
         }
-        removed
     }
 }
 

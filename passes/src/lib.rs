@@ -80,6 +80,8 @@ pub fn run(graph: &mut Graph, options: &Options) -> normfuse_ir::Result<Report> 
     }
     infer::infer(graph)?;
     graph.verify()?;
+    // What the source has without reading it is not ours to remove.
+    let idle = graph.unused_consts();
     let mut pass = Pass::new(graph, options);
     pass.report.notes.clone_from(&graph.info.notes);
     pass.report.summary.nodes_before = graph.node_count();
@@ -89,7 +91,7 @@ pub fn run(graph: &mut Graph, options: &Options) -> normfuse_ir::Result<Report> 
     for anchor in anchor::quantisers(graph)? {
         pass.quantiser(graph, &anchor);
     }
-    graph.remove_unused_consts();
+    graph.remove_unused_consts(&idle);
     graph.verify()?;
     if options.verify {
         pass.report.summary.verified = Some(verify_bodies(graph)?);

@@ -1,6 +1,8 @@
 //! What goes in comes out: names, metadata, types, foreign ops, constants.
 
-use normfuse_formats::onnx::proto::{GraphProto, NodeProto, TensorAnnotation, TensorProto, tensor_proto::DataType};
+use normfuse_formats::onnx::proto::{
+    GraphProto, NodeProto, TensorAnnotation, TensorProto, tensor_proto::DataType, type_proto,
+};
 use normfuse_ir::{DType, Dim, Op, op::UnaryOp};
 
 use crate::build::*;
@@ -39,6 +41,45 @@ fn model_fields_and_metadata_stay() {
     w.float_data.clear();
     w.raw_data = Some(bytes::Bytes::copy_from_slice(&2f32.to_le_bytes()));
     assert_eq!(out, m);
+}
+
+#[test]
+fn operands_that_are_attributes_inside_keep_their_names() {
+    let reduce = |x, axes, y| with(node("ReduceMean", &[x, axes], &[y]), [int("keepdims", 1)]);
+    let mut m = chain(20, vec![reduce("x", "the axes", "t"), reduce("t", "same", "u"), reduce("u", "other", "y")]);
+    m.graph.as_mut().unwrap().initializer = vec![i64s("the axes", &[-1]), i64s("same", &[-1]), i64s("other", &[0])];
+    let (_, out) = rewrite(&m);
+    // Equal ones are one.
+    let read: Vec<&str> = proto_of(&out).node.iter().map(|n| n.input[1].as_str()).collect();
+    assert_eq!(read, ["same", "same", "other"]);
+    assert_eq!(proto_of(&out).initializer.len(), 2);
+}
+
+#[test]
+fn what_axes_mean_stays() {
+    let mut m = chain(20, vec![node("Neg", &["x"], &["y"])]);
+    let g = m.graph.as_mut().unwrap();
+    for v in g.input.iter_mut().chain(&mut g.output) {
+        let ty = v.r#type.as_mut().unwrap();
+        ty.denotation = Some("TENSOR".into());
+        let Some(type_proto::Value::TensorType(t)) = &mut ty.value else { panic!("a tensor") };
+        t.shape.as_mut().unwrap().dim[0].denotation = Some("DATA_BATCH".into());
+    }
+    let (_, out) = rewrite(&m);
+    assert_eq!(proto_of(&out), proto_of(&m));
+}
+
+#[test]
+fn only_what_the_source_declared_is_declared() {
+    let nodes = vec![node("Neg", &["x"], &["t"]), node("Abs", &["t"], &["u"]), node("Neg", &["u"], &["y"])];
+    let mut m = chain(20, nodes);
+    for declared in [vec![], vec![value("t", DataType::Float, "2 4")]] {
+        m.graph.as_mut().unwrap().value_info.clone_from(&declared);
+        let disk = Disk::new();
+        let mut g = disk.read(&m).unwrap();
+        normfuse_ir::infer::infer(&mut g).unwrap();
+        assert_eq!(proto_of(&disk.write(&g).unwrap()).value_info, declared);
+    }
 }
 
 #[test]
@@ -276,7 +317,7 @@ fn tensors_of_every_type() {
 }
 
 #[test]
-fn unused_weights_and_left_out_results_stay_out() {
+fn unused_weights_stay_and_left_out_results_stay_out() {
     let mut m = chain(
         20,
         vec![
@@ -286,6 +327,8 @@ fn unused_weights_and_left_out_results_stay_out() {
     );
     m.graph.as_mut().unwrap().initializer = vec![i64s("k", &[2]), i64s("unused", &[1])];
     let (g, out) = rewrite(&m);
-    assert!(g.values().all(|(_, v)| v.name != "unused"));
+    assert!(g.values().any(|(_, v)| v.name == "unused"));
     assert_eq!(proto_of(&out).node[0].output, ["", "i"]);
+    let names: Vec<&str> = proto_of(&out).initializer.iter().map(TensorProto::name).collect();
+    assert_eq!(names, ["k", "unused"]);
 }

@@ -66,7 +66,8 @@ pub struct Builder<'m> {
     bodies: &'m Bodies,
     scope: HashMap<String, ValueId>,
     declared: HashMap<&'m str, &'m ValueInfoProto>,
-    used: HashSet<String>,
+    /// Names that some node, subgraph or graph output reads.
+    pub used: HashSet<String>,
     outputs: HashSet<String>,
     /// Fused ops that were found to agree with their functions.
     checked: HashSet<String>,

@@ -12,7 +12,7 @@ mod types;
 mod unfold;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     path::Path,
     sync::Arc,
 };
@@ -164,12 +164,15 @@ fn import_graph<'m>(proto: &'m GraphProto, nodes: &[Flat], defaults: bool, mut b
         b.output(v.name())?;
         declared.push(ty);
     }
-    let mut graph = b.graph;
+    let Builder { mut graph, used, .. } = b;
     for (out, ty) in graph.outputs_mut().iter_mut().zip(declared) {
         out.declared = ty;
     }
-    // The axes that became attributes, and weights that nothing reads.
-    graph.remove_unused_consts();
+    // Constants that became attributes go. What the file itself does not read stays, as it is.
+    let (attributes, idle): (BTreeSet<_>, BTreeSet<_>) =
+        graph.unused_consts().into_iter().partition(|v| used.contains(&graph.value(*v).name));
+    fields::remember_integers(&mut graph, &attributes);
+    graph.remove_unused_consts(&idle);
     Ok(graph)
 }
 
@@ -194,7 +197,7 @@ fn import_body(f: &FunctionProto, opset: i64, nodes: &[Flat], folder: &mut DataF
         b.output(name)?;
     }
     let mut graph = b.graph;
-    graph.remove_unused_consts();
+    graph.remove_unused_consts(&BTreeSet::new());
     graph.info.opsets = BTreeMap::from([(String::new(), opset)]);
     Ok(graph)
 }

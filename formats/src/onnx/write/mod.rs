@@ -67,10 +67,7 @@ fn write_inner(graph: &Graph, path: &Path, options: &WriteOptions) -> Result<()>
     proto.value_info = writer.value_info().map(annotated).collect();
     for (name, tensor) in writer.constants() {
         let mut t = weights.initializer(name, tensor).map_err(|e| e.at_port(format!("weight `{name}`")))?;
-        if let Some((doc, metadata)) = notes.get(name) {
-            t.doc_string = Some(doc.clone()).filter(|d| !d.is_empty());
-            t.metadata_props = fields::entries(metadata);
-        }
+        fields::annotate_tensor(&mut t, &notes);
         proto.initializer.push(t);
     }
     let domains = writer.domains().clone();

@@ -24,6 +24,8 @@ pub struct Writer<'g> {
     helpers: BTreeMap<(DType, Vec<usize>, Vec<u8>), String>,
     /// The same in order of first use.
     helper_order: Vec<(String, Tensor)>,
+    /// Names of lists of integers in the source.
+    integers: BTreeMap<Vec<i64>, String>,
     domains: BTreeSet<String>,
     /// Names that subgraphs read.
     captured: BTreeSet<String>,
@@ -34,7 +36,8 @@ pub struct Writer<'g> {
 impl<'g> Writer<'g> {
     /// For the graph of a model.
     pub fn new(graph: &'g Graph, opset: i64) -> Result<Self> {
-        Ok(Self { body: false, ..Self::with_scope(graph, opset, Scope::of_model(graph)?) })
+        let integers = fields::integers(graph);
+        Ok(Self { body: false, integers, ..Self::with_scope(graph, opset, Scope::of_model(graph)?) })
     }
 
     /// For the body of a function, with its names.
@@ -46,6 +49,7 @@ impl<'g> Writer<'g> {
             nodes: Vec::new(),
             helpers: BTreeMap::new(),
             helper_order: Vec::new(),
+            integers: BTreeMap::new(),
             domains: BTreeSet::new(),
             captured: BTreeSet::new(),
             body: true,
@@ -141,13 +145,12 @@ impl<'g> Writer<'g> {
         name
     }
 
-    /// The constant operand that lists these integers.
+    /// The constant operand that lists these integers, by the name that the source has for it.
     pub fn ints(&mut self, values: &[i64]) -> String {
-        let mut base = String::from("ints");
-        for v in values {
-            base.push('_');
-            base.push_str(&v.to_string());
-        }
+        let base = self.integers.get(values).cloned().unwrap_or_else(|| {
+            let list: Vec<String> = values.iter().map(ToString::to_string).collect();
+            format!("ints_{}", list.join("_"))
+        });
         self.helper(&base, Tensor::from_i64(&[values.len()], values))
     }
 
@@ -158,7 +161,7 @@ impl<'g> Writer<'g> {
         read.extend(self.nodes.iter().flat_map(|n| &n.input).map(String::as_str));
         read.extend(self.captured.iter().map(String::as_str));
         let own = self.graph.values().filter_map(move |(id, v)| match &v.def {
-            Def::Const(_) if !read.contains(self.scope.name(id)) => None,
+            Def::Const(_) if !read.contains(self.scope.name(id)) && !self.graph.users(id).is_empty() => None,
             _ => v.stored().map(|t| (self.scope.name(id), t)),
         });
         own.chain(self.helper_order.iter().map(|(n, t)| (n.as_str(), t)))
@@ -166,11 +169,12 @@ impl<'g> Writer<'g> {
 
     /// Declarations of what nodes make, graph outputs apart.
     pub fn value_info(&self) -> impl Iterator<Item = ValueInfoProto> + '_ {
+        let declared = fields::declared(self.graph);
         let outputs: BTreeSet<&str> = self.graph.outputs().iter().map(|o| o.name.as_str()).collect();
         let types: BTreeMap<&str, &Type> = self
             .graph
             .values()
-            .filter(|(_, v)| matches!(v.def, Def::Node { .. }))
+            .filter(|(_, v)| matches!(v.def, Def::Node { .. }) && declared.contains(&v.name))
             .map(|(id, v)| (self.scope.name(id), &v.ty))
             .collect();
         let names = self.nodes.iter().flat_map(|n| &n.output).filter(move |n| !outputs.contains(n.as_str()));
