@@ -155,6 +155,20 @@ fn absurd_sizes_of_inputs() {
     refused_model(&m, &["`x`", "9223372036854775807"]);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("m.onnx");
+    let sized = |x, y, t| {
+        let mut m = one_norm(floats("w", &[8], &[1.0; 8]));
+        let g = m.graph.as_mut().unwrap();
+        g.input = vec![value("x", FLOAT, &[x, 8])];
+        g.output = vec![value("y", FLOAT, &[y, 8])];
+        g.value_info = vec![value("sq", FLOAT, &[t, 8])];
+        m
+    };
+    refused_model(&sized(-3, 0, 0), &["`x`", "axis 0", "-3"]);
+    refused_model(&sized(0, -2, 0), &["`y`", "axis 0", "-2"]);
+    refused_model(&sized(0, 0, i64::MIN), &["`sq`", "axis 0"]);
+    // Exporters do write this one, for a size that they do not know.
+    onnx::save(&sized(-1, -1, -1), &path);
+    normfuse(["compile", s(&path), "--require", "norm=1"]).code(0);
     m.graph.as_mut().unwrap().input = vec![value("x", FLOAT, &[1 << 40, 8])];
     m.graph.as_mut().unwrap().output = vec![value("y", FLOAT, &[1 << 40, 8])];
     refused_model(&m, &["`x`", "[1099511627776, 8]"]);

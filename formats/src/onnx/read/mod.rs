@@ -139,6 +139,7 @@ fn import_graph<'m>(proto: &'m GraphProto, nodes: &[Flat], defaults: bool, mut b
             FormatError::mismatch("dense initializers", "a sparse one").at_port(format!("initializer `{name}`"))
         );
     }
+    proto.input.iter().chain(&proto.output).chain(&proto.value_info).try_for_each(types::check_sizes)?;
     b.declare(&proto.value_info);
     b.declare(&proto.output);
     let initialized: HashSet<&str> = proto.initializer.iter().map(super::proto::TensorProto::name).collect();

@@ -34,6 +34,25 @@ pub fn interface(info: &ValueInfoProto) -> Result<Type> {
     }
 }
 
+/// Refuses negative sizes in a declaration, all but the -1 that exporters other than PyTorch's write for an unknown one.
+///
+/// # Errors
+/// Names the value and the axis.
+pub fn check_sizes(info: &ValueInfoProto) -> Result<()> {
+    let Some(type_proto::Value::TensorType(t)) = info.r#type.as_ref().and_then(|t| t.value.as_ref()) else {
+        return Ok(());
+    };
+    for (axis, d) in t.shape.iter().flat_map(|s| &s.dim).enumerate() {
+        if let Some(dimension::Value::DimValue(n)) = d.value
+            && n < -1
+        {
+            return Err(FormatError::mismatch(format!("a size of at least 0 for axis {axis}"), n)
+                .at_port(format!("value `{}`", info.name())));
+        }
+    }
+    Ok(())
+}
+
 /// What a value's declaration says, as far as the IR can say it.
 pub fn declared(name: &str, ty: Option<&TypeProto>) -> Type {
     let Some(type_proto::Value::TensorType(t)) = ty.and_then(|t| t.value.as_ref()) else { return Type::default() };
