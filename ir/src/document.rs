@@ -9,9 +9,15 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    DType, Data, Def, Error, ErrorKind, Graph, ModelInfo, NodeId, Op, Provenance, Region, Result, Scheme, Tensor, Type,
-    Value, ValueId, tensor::byte_len, text::literal,
+    DType, Data, Error, ErrorKind, Graph, ModelInfo, Op, Provenance, Result, Scheme, Tensor, Type, ValueId,
+    tensor::byte_len,
 };
+
+pub(crate) mod json;
+mod write;
+
+pub(crate) use json::base64_bytes;
+use json::{ConstRepr, checked_op};
 
 /// Bodies inside bodies: one level is usual, and a chain of thousands would overflow the stack when it is dropped.
 const MAX_BODY_DEPTH: usize = 16;
@@ -191,24 +197,6 @@ fn parse_error(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::Parse, message)
 }
 
-// ---- graph to document ----
-
-impl Document {
-    /// The document of a graph. `identify` is asked once for each data file.
-    pub fn of(graph: &Graph, identify: Identify) -> Self {
-        let mut w = Writer {
-            identify,
-            files: BTreeMap::new(),
-            bodies: Vec::new(),
-            known: BTreeMap::new(),
-            by_text: BTreeMap::new(),
-        };
-        let graph = w.graph(graph);
-        let files = w.files.into_iter().filter_map(|(name, id)| id.map(|id| (name, id))).collect();
-        Self { normfuse: 1, files, bodies: w.bodies, graph }
-    }
-}
-
 impl Document {
     /// Leaves out what only the source format wants back: model fields and metadata, and each node's metadata and free
     /// text. What rewrites recorded stays.
@@ -227,116 +215,6 @@ impl Document {
         self
     }
 }
-
-struct Writer<'a> {
-    identify: Identify<'a>,
-    files: BTreeMap<String, Option<FileId>>,
-    bodies: Vec<GraphDoc>,
-    /// Bodies that nodes share, by address; only looked up, so the order of addresses reaches nothing.
-    known: BTreeMap<*const Graph, usize>,
-    /// Bodies by content: rewrites make equal ones again and again.
-    by_text: BTreeMap<String, usize>,
-}
-
-impl Writer<'_> {
-    fn graph(&mut self, graph: &Graph) -> GraphDoc {
-        let mut doc = GraphDoc { name: graph.name.clone(), info: graph.info.clone(), ..GraphDoc::default() };
-        let mut number = vec![None; graph.value_bound()];
-        let mut next = 0usize;
-        let leaves: Vec<ValueId> =
-            graph.values().filter(|(_, v)| !matches!(v.def, Def::Node { .. })).map(|(id, _)| id).collect();
-        let mut leaves = leaves.into_iter().peekable();
-        // A graph with a cycle has no order; its nodes are shown in order of creation, and reading it back will refuse.
-        let order = graph.topo_order().unwrap_or_else(|_| graph.nodes().map(|(id, _)| id).collect());
-        // Operands are numbered at the end: in a cycle some are defined after their use.
-        let mut pending: Vec<(usize, NodeId)> = Vec::new();
-        for id in order {
-            let node = graph.node(id);
-            let last_leaf = node.operands().map(|(_, v)| v).filter(|v| graph.producer(*v).is_none()).max();
-            let before = node.outputs.first().copied();
-            while let Some(leaf) = leaves.next_if(|l| Some(*l) <= last_leaf || before.is_some_and(|b| *l < b)) {
-                number[leaf.index()] = Some(next);
-                next += 1;
-                doc.lines.push(self.leaf(graph, leaf));
-            }
-            for v in &node.outputs {
-                number[v.index()] = Some(next);
-                next += 1;
-            }
-            pending.push((doc.lines.len(), id));
-            doc.lines.push(Line::Node(Box::new(NodeDoc {
-                name: node.name.clone(),
-                op: node.op.clone(),
-                inputs: Vec::new(),
-                results: node.outputs.iter().map(|v| value_doc(graph, *v)).collect(),
-                provenance: node.provenance.clone(),
-                body: node.body.as_ref().map(|b| self.body(b)),
-                at: None,
-            })));
-        }
-        for leaf in leaves {
-            number[leaf.index()] = Some(next);
-            next += 1;
-            doc.lines.push(self.leaf(graph, leaf));
-        }
-        for (at, id) in pending {
-            if let Line::Node(node) = &mut doc.lines[at] {
-                node.inputs = graph.node(id).inputs.iter().map(|v| v.and_then(|v| number[v.index()])).collect();
-            }
-        }
-        for out in graph.outputs() {
-            if let Some(value) = number.get(out.value.index()).copied().flatten() {
-                doc.outputs.push(OutputDoc { name: out.name.clone(), value, declared: out.declared.clone() });
-            }
-        }
-        doc
-    }
-
-    fn leaf(&mut self, graph: &Graph, id: ValueId) -> Line {
-        let value = graph.value(id);
-        let stored = value.stored().map(|t| self.stored(value, t));
-        match (&value.def, stored) {
-            (Def::Const(_), Some(c)) => Line::Const(c),
-            (_, default) => Line::Input(InputDoc { name: value.name.clone(), ty: value.ty.clone(), default }),
-        }
-    }
-
-    fn stored(&mut self, value: &Value, tensor: &Tensor) -> ConstDoc {
-        let payload = match tensor.data() {
-            Data::Inline(_) => Payload::Inline(tensor.clone()),
-            Data::External(Region { file, offset, .. }) => {
-                if !self.files.contains_key(&**file) {
-                    let id = (self.identify)(file);
-                    self.files.insert(file.to_string(), id);
-                }
-                Payload::Region { file: file.to_string(), offset: *offset }
-            }
-        };
-        let scheme = value.as_const().and_then(|_| value.ty.scheme.clone());
-        ConstDoc { name: value.name.clone(), dtype: tensor.dtype(), shape: tensor.shape().to_vec(), scheme, payload }
-    }
-
-    fn body(&mut self, body: &Arc<Graph>) -> usize {
-        if let Some(n) = self.known.get(&Arc::as_ptr(body)) {
-            return *n;
-        }
-        let doc = self.graph(body);
-        let text = serde_json::to_string(&doc).unwrap_or_default();
-        let n = *self.by_text.entry(text).or_insert_with(|| {
-            self.bodies.push(doc);
-            self.bodies.len() - 1
-        });
-        self.known.insert(Arc::as_ptr(body), n);
-        n
-    }
-}
-
-fn value_doc(graph: &Graph, id: ValueId) -> ValueDoc {
-    let v = graph.value(id);
-    ValueDoc { name: v.name.clone(), ty: v.ty.clone() }
-}
-
-// ---- document to graph ----
 
 impl Document {
     /// Builds the graph; `resolve` turns weight references into bytes.
@@ -465,118 +343,4 @@ fn add_node(
         *graph.type_mut(*value) = result.ty;
     }
     Ok((outputs, depth))
-}
-
-// ---- JSON of the leaves ----
-
-/// A value from its JSON, refusing attributes that it does not have (serde alone would skip a misspelt one).
-///
-/// # Errors
-/// A sentence that names the attribute.
-pub(crate) fn strict<T: Serialize + serde::de::DeserializeOwned>(value: &serde_json::Value) -> Result<T, String> {
-    let parsed = T::deserialize(value).map_err(|e| e.to_string())?;
-    let again = serde_json::to_value(&parsed).map_err(|e| e.to_string())?;
-    match stray_key(value, &again) {
-        Some(key) => Err(format!("there is no attribute `{key}`")),
-        None => Ok(parsed),
-    }
-}
-
-fn stray_key(given: &serde_json::Value, known: &serde_json::Value) -> Option<String> {
-    use serde_json::Value;
-    match (given, known) {
-        (Value::Object(given), Value::Object(known)) => given.iter().find_map(|(key, v)| match known.get(key) {
-            Some(k) => stray_key(v, k),
-            // Fields that are left out when they are empty may be given as empty.
-            None if v.is_null() || v.as_str() == Some("") => None,
-            None => Some(key.clone()),
-        }),
-        (Value::Array(given), Value::Array(known)) => given.iter().zip(known).find_map(|(g, k)| stray_key(g, k)),
-        _ => None,
-    }
-}
-
-fn checked_op<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Op, D::Error> {
-    strict(&serde_json::Value::deserialize(d)?).map_err(serde::de::Error::custom)
-}
-
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ConstRepr {
-    name: String,
-    dtype: DType,
-    shape: Vec<usize>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    scheme: Option<Arc<Scheme>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    values: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    base64: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    region: Option<RegionRepr>,
-}
-
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RegionRepr {
-    file: String,
-    offset: u64,
-}
-
-impl From<ConstDoc> for ConstRepr {
-    fn from(c: ConstDoc) -> Self {
-        let (mut values, mut base64, mut region) = (None, None, None);
-        match c.payload {
-            Payload::Inline(t) if t.len() <= literal::MAX_LISTED => values = Some(literal::print(&t)),
-            Payload::Inline(t) => base64 = Some(encode_base64(t.bytes())),
-            Payload::Region { file, offset } => region = Some(RegionRepr { file, offset }),
-        }
-        Self { name: c.name, dtype: c.dtype, shape: c.shape, scheme: c.scheme, values, base64, region }
-    }
-}
-
-impl TryFrom<ConstRepr> for ConstDoc {
-    type Error = String;
-
-    fn try_from(c: ConstRepr) -> Result<Self, String> {
-        let bytes = match (c.values, c.base64, c.region) {
-            (Some(s), None, None) => literal::parse(c.dtype, &c.shape, &s),
-            (None, Some(s), None) => decode_base64(&s),
-            (None, None, Some(RegionRepr { file, offset })) => {
-                let payload = Payload::Region { file, offset };
-                return Ok(Self { name: c.name, dtype: c.dtype, shape: c.shape, scheme: c.scheme, payload });
-            }
-            _ => Err("expected one of `values`, `base64` and `region`".to_owned()),
-        };
-        let tensor = bytes
-            .and_then(|b| Tensor::from_bytes(c.dtype, c.shape.clone(), b).map_err(|e| e.to_string()))
-            .map_err(|e| format!("constant `{}`: {e}", c.name))?;
-        Ok(Self { name: c.name, dtype: c.dtype, shape: c.shape, scheme: c.scheme, payload: Payload::Inline(tensor) })
-    }
-}
-
-pub(crate) fn encode_base64(bytes: &[u8]) -> String {
-    use base64::{Engine, prelude::BASE64_STANDARD};
-    BASE64_STANDARD.encode(bytes)
-}
-
-pub(crate) fn decode_base64(text: &str) -> Result<Vec<u8>, String> {
-    use base64::{Engine, prelude::BASE64_STANDARD};
-    BASE64_STANDARD.decode(text).map_err(|e| format!("this is not base64: {e}"))
-}
-
-/// Serde of shared bytes as base64.
-pub(crate) mod base64_bytes {
-    use std::sync::Arc;
-
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    pub fn serialize<S: Serializer>(bytes: &Arc<[u8]>, s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_str(&super::encode_base64(bytes))
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Arc<[u8]>, D::Error> {
-        let text = String::deserialize(d)?;
-        super::decode_base64(&text).map(Into::into).map_err(D::Error::custom)
-    }
 }

@@ -100,7 +100,7 @@ impl<'g> Pair<'g> {
             original_file,
             rewritten,
             original_plan: Plan::new(original).map_err(Failure::of_graph(original_file))?,
-            rewritten_plan: Plan::new(rewritten).map_err(only_rewritten)?,
+            rewritten_plan: Plan::new(rewritten).map_err(|e| only_rewritten(&e))?,
             input_order,
             output_order,
         })
@@ -155,7 +155,7 @@ impl<'g> Pair<'g> {
 
     /// Runs the rewritten graph and compares its outputs with those of the original.
     fn compare(&self, label: String, given: &[Tensor], want: &[Tensor]) -> Result<Run> {
-        let found = self.rewritten_plan.run(&self.for_rewritten(given)).map_err(only_rewritten)?;
+        let found = self.rewritten_plan.run(&self.for_rewritten(given)).map_err(|e| only_rewritten(&e))?;
         let mut run = Run { label, outputs: Vec::new(), parting: None };
         for ((out, want), at) in self.original.outputs().iter().zip(want).zip(&self.output_order) {
             let compared = bits::compare(want, &found[*at])
@@ -215,7 +215,7 @@ impl<'g> Pair<'g> {
     }
 }
 
-fn only_rewritten(e: Error) -> Failure {
+fn only_rewritten(e: &Error) -> Failure {
     Failure::Check(format!("the original runs and the rewritten graph does not: {e}"))
 }
 

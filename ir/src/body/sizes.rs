@@ -137,7 +137,7 @@ impl Extent {
         while self.symbols.contains(&name) {
             name.push('\'');
         }
-        for d in self.operands.iter_mut().flat_map(|o| o.leading()).filter(|d| **d == largest) {
+        for d in self.operands.iter_mut().flat_map(Operand::leading).filter(|d| **d == largest) {
             *d = Dim::sym(name.as_str());
         }
         self.freed.push((largest, name));

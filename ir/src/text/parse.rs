@@ -13,8 +13,8 @@ use super::{
 use crate::{
     DType, Dim, Provenance, Result, Shape, Tensor, Type,
     document::{
-        ConstDoc, Document, FileId, GraphDoc, InputDoc, Line, NodeDoc, OutputDoc, Payload, ValueDoc, decode_base64,
-        strict,
+        ConstDoc, Document, FileId, GraphDoc, InputDoc, Line, NodeDoc, OutputDoc, Payload, ValueDoc,
+        json::{decode_base64, strict},
     },
     tensor::byte_len,
 };

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     Op, Scheme, Tensor, Type,
-    document::{ConstDoc, Document, GraphDoc, Line, NodeDoc, Payload, encode_base64},
+    document::{ConstDoc, Document, GraphDoc, Line, NodeDoc, Payload, json::encode_base64},
 };
 
 /// How many bytes all `fill(..)` constants of a text may take together: the reader allocates no more than that on the

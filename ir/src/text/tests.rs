@@ -94,11 +94,10 @@ fn ids_names_and_contents_survive() {
     assert_eq!((&a.info, &a.name, a.outputs()), (&b.info, &b.name, b.outputs()));
     for ((i, x), (j, y)) in a.values().zip(b.values()) {
         assert_eq!((i, &x.name, &x.ty), (j, &y.name, &y.ty));
+        assert_eq!(x.stored().map(Tensor::bytes), y.stored().map(Tensor::bytes));
         match (&x.def, &y.def) {
-            (Def::Const(x), Def::Const(y)) => assert_eq!(x.bytes(), y.bytes()),
             (Def::Node { node: n, port: p }, Def::Node { node: m, port: q }) => assert_eq!((n, p), (m, q)),
-            (Def::Input { default: None }, Def::Input { default: None }) => {}
-            (Def::Input { default: Some(x) }, Def::Input { default: Some(y) }) => assert_eq!(x.bytes(), y.bytes()),
+            (Def::Const(_), Def::Const(_)) | (Def::Input { .. }, Def::Input { .. }) => {}
             other => panic!("{other:?}"),
         }
     }
