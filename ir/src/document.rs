@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    DType, Data, Error, ErrorKind, Graph, ModelInfo, Op, Provenance, Result, Scheme, Tensor, Type, ValueId,
+    DType, Data, Error, ErrorKind, Graph, ModelInfo, Op, Opaque, Provenance, Result, Scheme, Tensor, Type, ValueId,
     tensor::byte_len,
 };
 
@@ -134,6 +134,8 @@ pub struct ConstDoc {
     pub shape: Vec<usize>,
     /// The scheme it belongs to, if it is quantised.
     pub scheme: Option<Arc<Scheme>>,
+    /// The type that its source format has for it, if the IR has none.
+    pub opaque: Option<Opaque>,
     /// Its contents.
     pub payload: Payload,
 }
@@ -256,10 +258,11 @@ fn build(
                 ids.push(id);
             }
             Line::Const(c) => {
-                let (name, scheme) = (c.name.clone(), c.scheme.clone());
+                let (name, scheme, opaque) = (c.name.clone(), c.scheme.clone(), c.opaque.clone());
                 let tensor = tensor(c, files, resolve)?;
                 let id = graph.add_const(name, tensor);
-                graph.type_mut(id).scheme = scheme;
+                let ty = graph.type_mut(id);
+                (ty.scheme, ty.opaque) = (scheme, opaque);
                 ids.push(id);
             }
             Line::Node(node) => {

@@ -28,7 +28,7 @@ mod links;
 mod rewrite;
 mod value;
 
-pub use value::{Def, Type, Value};
+pub use value::{Def, Opaque, Type, Value};
 
 /// A node of one graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

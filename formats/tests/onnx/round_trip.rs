@@ -1,7 +1,8 @@
 //! What goes in comes out: names, metadata, types, foreign ops, constants.
 
 use normfuse_formats::onnx::proto::{
-    GraphProto, NodeProto, TensorAnnotation, TensorProto, tensor_proto::DataType, type_proto,
+    GraphProto, NodeProto, SparseTensorProto, TensorAnnotation, TensorProto, TypeProto, ValueInfoProto,
+    tensor_proto::DataType, type_proto,
 };
 use normfuse_ir::{DType, Dim, Op, op::UnaryOp};
 
@@ -257,6 +258,76 @@ fn a_default_stays_in_its_data_file() {
     let out = disk.write(&g).unwrap();
     let entries = &proto_of(&out).initializer[0].external_data;
     assert_eq!((entries[0].value(), entries[1].value()), ("w.data", "16"));
+}
+
+fn typed(name: &str, value: type_proto::Value) -> ValueInfoProto {
+    let ty = TypeProto { denotation: None, value: Some(value) };
+    ValueInfoProto { name: Some(name.into()), r#type: Some(ty), ..ValueInfoProto::default() }
+}
+
+/// Strings, sequences, maps, 4-bit integers, complex numbers, sparse tensors: ops over them are foreign, and the ops
+/// beside them are not.
+#[test]
+fn values_that_the_ir_has_no_type_for_pass_through() {
+    let floats_of = f32_value("f").r#type.unwrap();
+    let sequence = type_proto::Sequence { elem_type: Some(Box::new(floats_of)) };
+    let sequence = |name| typed(name, type_proto::Value::SequenceType(Box::new(sequence.clone())));
+    let with_type = |ty: DataType, name: &str| TensorProto { data_type: Some(ty as i32), ..f32s(name, &[3], &[]) };
+    let four =
+        TensorProto { raw_data: Some(bytes::Bytes::from_static(&[0x21, 0x03])), ..with_type(DataType::Int4, "i4") };
+    let words = vec![b"a".to_vec(), b"\xff".to_vec(), Vec::new()];
+    let words =
+        TensorProto { string_data: words, doc_string: Some("words".into()), ..with_type(DataType::String, "w") };
+    let complex = TensorProto { float_data: vec![0.5; 6], ..with_type(DataType::Complex64, "c") };
+    let sparse = SparseTensorProto {
+        values: Some(f32s("sparse", &[1], &[2.0])),
+        indices: Some(i64s("", &[1])),
+        dims: vec![2, 4],
+    };
+    let nodes = vec![
+        node("StringConcat", &["s", "w"], &["t"]),
+        node("Identity", &["t"], &["u"]),
+        node("SequenceInsert", &["seq", "x"], &["longer"]),
+        node("DequantizeLinear", &["i4", "scale"], &["d"]),
+        node("Identity", &["c"], &["cc"]),
+        node("Mul", &["x", "sparse"], &["sum"]),
+        node("Abs", &["x"], &["y"]),
+    ];
+    let strings = |name| value(name, DataType::String, "3");
+    let mut m = model(20, graph(vec![f32_value("x"), strings("s"), sequence("seq")], nodes, vec![f32_value("y")]));
+    let g = m.graph.as_mut().unwrap();
+    g.output.extend([strings("u"), sequence("longer"), value("cc", DataType::Complex64, "3"), f32_value("sum")]);
+    g.initializer = vec![four, words, complex, f32s("scale", &[], &[])];
+    g.initializer[3].raw_data = Some(bytes::Bytes::from_static(&[0; 4]));
+    g.sparse_initializer = vec![sparse];
+    g.value_info = vec![strings("t"), f32_value("d")];
+    let (_, out) = rewrite(&m);
+    assert_eq!(proto_of(&out), proto_of(&m));
+    let disk = Disk::new();
+    let graph = disk.read(&m).unwrap();
+    graph.verify().unwrap();
+    let foreign: Vec<bool> = graph.nodes().map(|(_, n)| matches!(n.op, Op::Foreign(_))).collect();
+    assert_eq!(foreign, [true, true, true, true, true, true, false]);
+    // The other forms say all of it.
+    for form in [normfuse_ir::text::print(&graph), normfuse_ir::json::print(&graph)] {
+        let no_files = &mut |w: &normfuse_ir::text::WeightRef| panic!("{}", w.name);
+        let back = match form.strip_prefix('{') {
+            Some(_) => normfuse_ir::json::parse(&form, no_files),
+            None => normfuse_ir::text::parse(&form, no_files),
+        };
+        assert_eq!(disk.write(&back.unwrap()).unwrap(), out);
+    }
+}
+
+#[test]
+fn bytes_of_any_type_stay_in_their_data_file() {
+    let disk = Disk::new();
+    disk.put("w.data", &[7; 32]);
+    let mut m = chain(20, vec![node("DequantizeLinear", &["w", "x"], &["y"])]);
+    let place = [("location", "w.data"), ("offset", "16"), ("length", "2")];
+    m.graph.as_mut().unwrap().initializer = vec![external("w", DataType::Uint4, &[3], &place)];
+    let g = disk.read(&m).unwrap();
+    assert_eq!(proto_of(&disk.write(&g).unwrap()).initializer, proto_of(&m).initializer);
 }
 
 #[test]

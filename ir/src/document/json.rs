@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{ConstDoc, Payload};
-use crate::{DType, Op, Scheme, Tensor, text::literal};
+use crate::{DType, Op, Opaque, Scheme, Tensor, text::literal};
 
 /// A value from its JSON, refusing attributes that it does not have (serde alone would skip a misspelt one).
 ///
@@ -47,6 +47,8 @@ pub(super) struct ConstRepr {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     scheme: Option<Arc<Scheme>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    opaque: Option<Opaque>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     values: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     base64: Option<String>,
@@ -69,7 +71,16 @@ impl From<ConstDoc> for ConstRepr {
             Payload::Inline(t) => base64 = Some(encode_base64(t.bytes())),
             Payload::Region { file, offset } => region = Some(RegionRepr { file, offset }),
         }
-        Self { name: c.name, dtype: c.dtype, shape: c.shape, scheme: c.scheme, values, base64, region }
+        Self {
+            name: c.name,
+            dtype: c.dtype,
+            shape: c.shape,
+            scheme: c.scheme,
+            opaque: c.opaque,
+            values,
+            base64,
+            region,
+        }
     }
 }
 
@@ -77,19 +88,18 @@ impl TryFrom<ConstRepr> for ConstDoc {
     type Error = String;
 
     fn try_from(c: ConstRepr) -> Result<Self, String> {
-        let bytes = match (c.values, c.base64, c.region) {
-            (Some(s), None, None) => literal::parse(c.dtype, &c.shape, &s),
-            (None, Some(s), None) => decode_base64(&s),
-            (None, None, Some(RegionRepr { file, offset })) => {
-                let payload = Payload::Region { file, offset };
-                return Ok(Self { name: c.name, dtype: c.dtype, shape: c.shape, scheme: c.scheme, payload });
-            }
-            _ => Err("expected one of `values`, `base64` and `region`".to_owned()),
+        let inline = |bytes: Result<Vec<u8>, String>| {
+            bytes
+                .and_then(|b| Tensor::from_bytes(c.dtype, c.shape.clone(), b).map_err(|e| e.to_string()))
+                .map_err(|e| format!("constant `{}`: {e}", c.name))
         };
-        let tensor = bytes
-            .and_then(|b| Tensor::from_bytes(c.dtype, c.shape.clone(), b).map_err(|e| e.to_string()))
-            .map_err(|e| format!("constant `{}`: {e}", c.name))?;
-        Ok(Self { name: c.name, dtype: c.dtype, shape: c.shape, scheme: c.scheme, payload: Payload::Inline(tensor) })
+        let payload = match (c.values, c.base64, c.region) {
+            (Some(s), None, None) => Payload::Inline(inline(literal::parse(c.dtype, &c.shape, &s))?),
+            (None, Some(s), None) => Payload::Inline(inline(decode_base64(&s))?),
+            (None, None, Some(RegionRepr { file, offset })) => Payload::Region { file, offset },
+            _ => return Err(format!("constant `{}`: expected one of `values`, `base64` and `region`", c.name)),
+        };
+        Ok(Self { name: c.name, dtype: c.dtype, shape: c.shape, scheme: c.scheme, opaque: c.opaque, payload })
     }
 }
 

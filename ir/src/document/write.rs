@@ -105,8 +105,15 @@ impl Writer<'_> {
                 Payload::Region { file: file.to_string(), offset: *offset }
             }
         };
-        let scheme = value.as_const().and_then(|_| value.ty.scheme.clone());
-        ConstDoc { name: value.name.clone(), dtype: tensor.dtype(), shape: tensor.shape().to_vec(), scheme, payload }
+        let own = value.as_const().map(|_| value.ty.clone()).unwrap_or_default();
+        ConstDoc {
+            name: value.name.clone(),
+            dtype: tensor.dtype(),
+            shape: tensor.shape().to_vec(),
+            scheme: own.scheme,
+            opaque: own.opaque,
+            payload,
+        }
     }
 
     fn body(&mut self, body: &Arc<Graph>) -> usize {

@@ -7,6 +7,12 @@ use serde::{Deserialize, Serialize};
 use super::NodeId;
 use crate::{DType, Scheme, Shape, Tensor};
 
+/// A type that the IR has no words for (strings, sequences, 4-bit integers), as the source format encodes it. Only
+/// foreign ops read and make such values, and they pass through untouched.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Opaque(#[serde(with = "crate::document::base64_bytes")] pub Arc<[u8]>);
+
 /// What is known about a value without running the graph.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -23,12 +29,16 @@ pub struct Type {
     /// For quantised values and their scales: the scheme they belong to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scheme: Option<Arc<Scheme>>,
+    /// In place of all this, a type that only its source format can say. A constant of such a type is its bytes: what
+    /// the format keeps apart from the type, as `u8`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opaque: Option<Opaque>,
 }
 
 impl Type {
     /// A row-major tensor type.
     pub fn tensor(dtype: DType, shape: impl Into<Shape>) -> Self {
-        Self { dtype: Some(dtype), shape: Some(shape.into()), strides: None, scheme: None }
+        Self { dtype: Some(dtype), shape: Some(shape.into()), ..Self::default() }
     }
 }
 

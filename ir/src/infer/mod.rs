@@ -332,6 +332,7 @@ fn refine(ty: &mut Type, declared: &Type, foreign: bool) -> Result<()> {
     if foreign {
         ty.strides.clone_from(&declared.strides);
         ty.scheme.clone_from(&declared.scheme);
+        ty.opaque.clone_from(&declared.opaque);
     }
     Ok(())
 }

@@ -94,6 +94,7 @@ fn quantised(rows: Option<&[Dim]>, scheme: &Arc<Scheme>) -> Vec<Type> {
         shape: shape.map(Shape),
         strides,
         scheme: Some(scheme.clone()),
+        ..Type::default()
     };
     let mut types = vec![typed(scheme.element, rows.map(<[Dim]>::to_vec), None)];
     if scheme.has_scale_output() {

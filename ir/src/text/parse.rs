@@ -11,7 +11,7 @@ use super::{
     print::FILL_BUDGET,
 };
 use crate::{
-    DType, Dim, Provenance, Result, Shape, Tensor, Type,
+    DType, Dim, Opaque, Provenance, Result, Shape, Tensor, Type,
     document::{
         ConstDoc, Document, FileId, GraphDoc, InputDoc, Line, NodeDoc, OutputDoc, Payload, ValueDoc,
         json::{decode_base64, strict},
@@ -272,6 +272,11 @@ impl Parser<'_> {
             let value = attr::parse(&mut self.lexer, &self.aliases)?;
             ty.scheme = Some(attr::scheme(&value).map_err(|e| at.error(e))?.into());
         }
+        if self.lexer.eat_word("opaque")? {
+            let at = self.lexer.pos()?;
+            let bytes = decode_base64(&self.lexer.string("the encoded type")?).map_err(|e| at.error(e))?;
+            ty.opaque = Some(Opaque(bytes.into()));
+        }
         Ok(ty)
     }
 
@@ -322,7 +327,7 @@ impl Parser<'_> {
             None => matches!(self.lexer.peek()?.0, Tok::Str(_)),
         };
         let payload = if weight { self.region(len)? } else { self.contents(dtype, &shape, len)? };
-        Ok(ConstDoc { name, dtype, shape, scheme: ty.scheme, payload })
+        Ok(ConstDoc { name, dtype, shape, scheme: ty.scheme, opaque: ty.opaque, payload })
     }
 
     fn region(&mut self, len: usize) -> Result<Payload> {

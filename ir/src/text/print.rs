@@ -11,7 +11,7 @@ use super::{
     literal, ops,
 };
 use crate::{
-    Op, Scheme, Tensor, Type,
+    Op, Opaque, Scheme, Tensor, Type,
     document::{ConstDoc, Document, GraphDoc, Line, NodeDoc, Payload, json::encode_base64},
 };
 
@@ -197,6 +197,13 @@ impl Printer {
             self.put(" scheme ");
             self.attrs(&value(&**scheme));
         }
+        self.opaque(ty.opaque.as_ref());
+    }
+
+    fn opaque(&mut self, opaque: Option<&Opaque>) {
+        if let Some(Opaque(bytes)) = opaque {
+            let _ = write!(self.out, " opaque \"{}\"", encode_base64(bytes));
+        }
     }
 
     fn constant(&mut self, c: &ConstDoc, name: &str) {
@@ -215,6 +222,7 @@ impl Printer {
             self.put(" scheme ");
             self.attrs(&value(&**scheme));
         }
+        self.opaque(c.opaque.as_ref());
         self.put(" = ");
         match &c.payload {
             Payload::Inline(t) => self.contents(t),

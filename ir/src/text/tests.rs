@@ -43,6 +43,8 @@ metadata "k" ""
 note "odd, but legal"
 input %x: bf16[batch, 2*batch*seq + 1, 256]
 input %untyped
+input %strings: ? opaque "CgQIARIA"
+const %words: u8[2] opaque "KgQIARIA" = [1, 2]
 input %bias: f32[n] default f32[2] = [0.5, -1.0]
 input %"overridable w": bf16[256] default bf16[256] = "model.data"[0..+512]
 const %axes: i64[1] = [-1]

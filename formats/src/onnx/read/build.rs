@@ -6,7 +6,7 @@ use std::{
 };
 
 use normfuse_ir::{
-    DType, Dim, FusedNorm, Graph, NodeId, Op, Tensor, Type, ValueId,
+    DType, Dim, FusedNorm, Graph, NodeId, Op, Opaque, Tensor, Type, ValueId,
     infer::{self, Inferred, Operand},
     op::{ForeignAttr, ForeignOp},
 };
@@ -129,6 +129,13 @@ impl<'m> Builder<'m> {
         Ok(id)
     }
 
+    /// Adds a constant that the IR has no type for.
+    pub fn opaque(&mut self, name: &str, bytes: Tensor, rest: Opaque) -> Result<()> {
+        let id = self.constant(name, bytes)?;
+        self.graph.type_mut(id).opaque = Some(rest);
+        Ok(())
+    }
+
     /// Adds a constant that the file does not have.
     pub fn fresh_constant(&mut self, base: &str, tensor: Tensor) -> ValueId {
         let name = self.names.fresh(base);
@@ -194,7 +201,11 @@ impl<'m> Builder<'m> {
         while trimmed.last() == Some(&None) {
             trimmed.pop();
         }
+        let declared = |n: &String| self.declared.get(n.as_str()).is_some_and(|v| is_opaque(v));
+        let opaque = inputs.iter().flatten().any(|v| self.graph.value(*v).ty.opaque.is_some())
+            || node.output.iter().any(declared);
         let mapped = match domain(node.domain()) {
+            _ if opaque => foreign("a value of a type that normfuse does not know"),
             "" => ops::Cx { b: self, node, attrs, inputs: trimmed }.map(),
             DOMAIN => self.fused(node, attrs).map(|(op, body)| ops::Mapped { op, inputs: trimmed, body: Some(body) }),
             _ => foreign("an operator set that normfuse does not know"),
@@ -413,6 +424,10 @@ impl<'m> Builder<'m> {
             _ => None,
         }
     }
+}
+
+fn is_opaque(info: &ValueInfoProto) -> bool {
+    types::declared(info.name(), info.r#type.as_ref()).opaque.is_some()
 }
 
 /// A failure of which the message needs the whole node list.

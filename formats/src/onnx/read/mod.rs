@@ -28,7 +28,7 @@ use self::{
 use super::{
     DOMAIN, OPSETS, fields,
     names::Names,
-    proto::{FunctionProto, GraphProto, ModelProto},
+    proto::{FunctionProto, GraphProto, ModelProto, TensorProto},
 };
 use crate::{
     FormatError, Result,
@@ -133,16 +133,10 @@ fn take_nodes(mut graph: GraphProto) -> (Vec<super::proto::NodeProto>, GraphProt
 }
 
 fn import_graph<'m>(proto: &'m GraphProto, nodes: &[Flat], defaults: bool, mut b: Builder<'m>) -> Result<Graph> {
-    if let Some(t) = proto.sparse_initializer.first() {
-        let name = t.values.as_ref().map(|v| v.name().to_owned()).unwrap_or_default();
-        return Err(
-            FormatError::mismatch("dense initializers", "a sparse one").at_port(format!("initializer `{name}`"))
-        );
-    }
     proto.input.iter().chain(&proto.output).chain(&proto.value_info).try_for_each(types::check_sizes)?;
     b.declare(&proto.value_info);
     b.declare(&proto.output);
-    let initialized: HashSet<&str> = proto.initializer.iter().map(super::proto::TensorProto::name).collect();
+    let initialized: HashSet<&str> = proto.initializer.iter().map(TensorProto::name).collect();
     let mut with_default = HashMap::new();
     for v in &proto.input {
         if defaults || !initialized.contains(v.name()) {
@@ -152,11 +146,27 @@ fn import_graph<'m>(proto: &'m GraphProto, nodes: &[Flat], defaults: bool, mut b
     }
     for t in &proto.initializer {
         let at = |e: FormatError| e.at_port(format!("initializer `{}`", t.name()));
+        let input = with_default.remove(t.name());
+        if !tensor::is_known(t) {
+            if input.is_some() {
+                let found = "one of a type that normfuse does not know";
+                return Err(at(FormatError::mismatch("a default of a type that normfuse knows", found)));
+            }
+            let (bytes, rest) = tensor::opaque(t, b.folder()).map_err(at)?;
+            b.opaque(t.name(), bytes, rest).map_err(at)?;
+            continue;
+        }
         let tensor = tensor::read(t, b.folder()).map_err(at)?;
-        match with_default.remove(t.name()) {
+        match input {
             Some(input) => b.graph.set_default(input, tensor),
             None => drop(b.constant(t.name(), tensor).map_err(at)?),
         }
+    }
+    for t in &proto.sparse_initializer {
+        let name = t.values.as_ref().map(TensorProto::name).unwrap_or_default();
+        let at = |e: FormatError| e.at_port(format!("initializer `{name}`"));
+        let (bytes, rest) = tensor::sparse(t).map_err(at)?;
+        b.opaque(name, bytes, rest).map_err(at)?;
     }
     b.nodes(nodes, proto.output.iter().map(super::proto::ValueInfoProto::name))?;
     let mut declared = Vec::with_capacity(proto.output.len());

@@ -65,10 +65,15 @@ fn write_inner(graph: &Graph, path: &Path, options: &WriteOptions) -> Result<()>
         proto.output.push(annotated(types::required(&out.name, &out.declared, Some(&graph.value(out.value).ty))?));
     }
     proto.value_info = writer.value_info().map(annotated).collect();
-    for (name, tensor) in writer.constants() {
-        let mut t = weights.initializer(name, tensor).map_err(|e| e.at_port(format!("weight `{name}`")))?;
-        fields::annotate_tensor(&mut t, &notes);
-        proto.initializer.push(t);
+    for (name, tensor, opaque) in writer.constants() {
+        let at = |e: FormatError| e.at_port(format!("weight `{name}`"));
+        match opaque {
+            Some(rest) => weights.opaque(name, tensor, rest, &mut proto).map_err(at)?,
+            None => proto.initializer.push(weights.initializer(name, tensor).map_err(at)?),
+        }
+    }
+    for t in &mut proto.initializer {
+        fields::annotate_tensor(t, &notes);
     }
     let domains = writer.domains().clone();
     proto.node = writer.into_nodes();

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, collections::BTreeSet};
 
-use normfuse_ir::{DType, Def, Graph, Node, Op, Tensor, Type, ValueId};
+use normfuse_ir::{DType, Def, Graph, Node, Op, Opaque, Tensor, Type, ValueId};
 
 use super::{functions::Functions, scope, scope::Scope, types, weights};
 use crate::{
@@ -155,16 +155,16 @@ impl<'g> Writer<'g> {
     }
 
     /// Defaults of inputs and constants that the nodes read, those of the graph first.
-    pub fn constants(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+    pub fn constants(&self) -> impl Iterator<Item = (&str, &Tensor, Option<&Opaque>)> {
         // An operand of the IR can be an attribute of this opset, so ask what the written nodes read.
         let mut read: BTreeSet<&str> = self.graph.outputs().iter().map(|o| self.scope.name(o.value)).collect();
         read.extend(self.nodes.iter().flat_map(|n| &n.input).map(String::as_str));
         read.extend(self.captured.iter().map(String::as_str));
         let own = self.graph.values().filter_map(move |(id, v)| match &v.def {
             Def::Const(_) if !read.contains(self.scope.name(id)) && !self.graph.users(id).is_empty() => None,
-            _ => v.stored().map(|t| (self.scope.name(id), t)),
+            _ => v.stored().map(|t| (self.scope.name(id), t, v.as_const().and(v.ty.opaque.as_ref()))),
         });
-        own.chain(self.helper_order.iter().map(|(n, t)| (n.as_str(), t)))
+        own.chain(self.helper_order.iter().map(|(n, t)| (n.as_str(), t, None)))
     }
 
     /// Declarations of what nodes make, graph outputs apart.
@@ -193,7 +193,7 @@ impl<'g> Writer<'g> {
 
     /// The nodes of a function, its constants first.
     pub fn into_function_nodes(self) -> Vec<NodeProto> {
-        let constants = self.constants().map(|(name, t)| NodeProto {
+        let constants = self.constants().map(|(name, t, _)| NodeProto {
             op_type: Some("Constant".into()),
             output: vec![name.to_owned()],
             attribute: vec![AttributeProto {
