@@ -88,7 +88,7 @@ fn sites(report: &Report) -> String {
 /// The same graph with its nodes in an order that follows from what it computes, named after that if `rename` says so.
 fn canonical(graph: &Graph, rename: bool) -> Graph {
     let kept = graph.values().map(|(_, v)| v).filter(|v| match &v.def {
-        Def::Input => true,
+        Def::Input { .. } => true,
         Def::Const(tensor) => text::is_weight(tensor),
         Def::Node { .. } => false,
     });
@@ -200,7 +200,7 @@ impl Canonical<'_> {
                 new
             }
             // Inputs are there from the start, and producers before their users.
-            Def::Input | Def::Node { .. } => old,
+            Def::Input { .. } | Def::Node { .. } => old,
         };
         self.map.insert(old, new);
         new

@@ -4,7 +4,7 @@ mod common;
 
 use std::path::Path;
 
-use common::{files, model, normfuse};
+use common::{files, model, normfuse, onnx};
 
 fn s(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
@@ -56,6 +56,68 @@ fn the_text_report_names_sites_and_what_was_verified() {
     for part in ["5 recognised, 4 fused with quantisers, 1 without", "f8e4m3fn/group128", "whole graph equal in 3 runs"]
     {
         assert!(done.stdout.contains(part), "no `{part}` in {}", done.stdout);
+    }
+}
+
+#[test]
+fn outputs_that_are_all_nan_are_equal_and_prove_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, out) = (folder.path().join("m.onnx"), folder.path().join("out.onnx"));
+    let mut m = onnx::one_norm(onnx::floats("w", &[8], &[1.0; 8]));
+    let weights = &mut m.graph.as_mut().unwrap().initializer;
+    *weights.iter_mut().find(|t| t.name() == "w").unwrap() = onnx::floats("w", &[8], &[f32::NAN; 8]);
+    onnx::save(&m, &path);
+    let args = ["compile", s(&path), "-o", s(&out), "--verify", "--report", "json", "--require", "norm=1"];
+    let report = normfuse(args).code(0).json();
+    assert!(report["verify"]["skipped"].as_str().unwrap().contains("NaN"), "{report}");
+    let done = normfuse(["verify", s(&path), s(&out)]).code(0).says("note: ").says("NaN");
+    assert!(done.stdout.contains("NaN in both"), "{}", done.stdout);
+}
+
+#[test]
+fn inputs_with_a_default_stay_inputs() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, out) = (folder.path().join("m.onnx"), folder.path().join("out.onnx"));
+    let x = normfuse::ir::Tensor::from_f32(&[1, 8], &[3.0, -1.0, 0.5, 0.0, 2.0, 7.0, -4.0, 1.0]);
+    let given = |named: &[(&str, normfuse::ir::Tensor)]| {
+        let file = folder.path().join("in.npz");
+        let named: Vec<_> = named.iter().map(|(n, t)| ((*n).to_owned(), t.clone())).collect();
+        normfuse::formats::tensors::write(&file, &named).unwrap();
+        file
+    };
+    // A weight may come from a caller, a number that a rule looks at may not.
+    for (name, dims, fused) in [("w", &[8][..], 1), ("eps", &[], 0), ("two", &[], 0)] {
+        let mut m = onnx::one_norm(onnx::floats("w", &[8], &[0.5; 8]));
+        m.graph.as_mut().unwrap().input.push(onnx::value(name, onnx::FLOAT, dims));
+        onnx::save(&m, &path);
+        let done = normfuse(["compile", s(&path), "-o", s(&out), "--verify", "--report", "json"]).code(0);
+        assert_eq!(done.json()["summary"]["fused"]["norm"], fused, "{name}");
+        assert_eq!(done.json()["verify"]["runs"], 3, "{name}: {}", done.stdout);
+        let written = onnx::load(&out).graph.unwrap();
+        let names: Vec<&str> = written.input.iter().map(onnx::ValueInfoProto::name).collect();
+        assert_eq!(names, ["x", name]);
+        assert!(written.initializer.iter().any(|t| t.name() == name));
+        // With and without, and in the other forms.
+        let other = normfuse::ir::Tensor::from_f32(
+            &dims.iter().map(|d| *d as usize).collect::<Vec<_>>(),
+            &[3.0; 8][..dims.iter().product::<i64>() as usize],
+        );
+        let alone = given(&[("x", x.clone())]);
+        normfuse(["verify", s(&path), s(&out), "--inputs", s(&alone)]).code(0);
+        let run = |model: &Path, inputs: &Path| normfuse(["run", s(model), "--inputs", s(inputs)]).code(0).stdout;
+        let default = run(&path, &alone);
+        for form in ["m.nf", "m.json"] {
+            let form = folder.path().join(form);
+            normfuse(["compile", s(&path), "-o", s(&form)]).code(0);
+            assert_eq!(run(&form, &alone), default, "{name}");
+        }
+        let both = given(&[("x", x.clone()), (name, other)]);
+        normfuse(["verify", s(&path), s(&out), "--inputs", s(&both)]).code(0);
+        assert_ne!(run(&path, &both), default, "{name}");
+        let initializer = m.graph.as_mut().unwrap().initializer.iter_mut().find(|t| t.name() == name).unwrap();
+        *initializer = onnx::floats(name, dims, &vec![0.25; dims.iter().product::<i64>() as usize]);
+        onnx::save(&m, &path);
+        normfuse(["verify", s(&path), s(&out)]).code(1).says(&format!("`{name}` has another default"));
     }
 }
 

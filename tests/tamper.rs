@@ -72,7 +72,9 @@ fn a_body_that_is_not_its_descriptor_is_refused() {
         let root = body.node.iter_mut().find(|n| n.op_type() == "Sqrt").expect("every norm has a root");
         root.op_type = Some("Abs".into());
         onnx::save(&m, &rewritten);
-        normfuse(["verify", s(&source), s(&rewritten)]).code(2).says("rewritten.onnx");
+        let done = normfuse(["verify", s(&source), s(&rewritten)]).code(2).says("rewritten.onnx");
+        let done = done.says("compile the source model again");
+        assert_eq!(done.stderr.matches("node `").count(), 1, "{}", done.stderr);
     }
 }
 
@@ -147,4 +149,22 @@ fn graphs_with_other_outputs_or_inputs_are_not_equal() {
     onnx::save(&m, &other);
     normfuse(["verify", s(&source), s(&other)]).code(1).says("outputs");
     normfuse(["verify", s(&source), s(&model("llama_ts.onnx"))]).code(1).says("inputs");
+}
+
+#[test]
+fn a_fusion_that_we_got_wrong_is_called_ours() {
+    let mut graph = normfuse::open(&model("deepseek_v3_fp8.onnx")).unwrap();
+    let options = normfuse::passes::Options { supports: std::sync::Arc::new(normfuse::cpu::supports), ..Default::default() };
+    normfuse::passes::run(&mut graph, &options).unwrap();
+    let fused = graph.nodes().find_map(|(id, n)| match &n.op {
+        normfuse::ir::Op::FusedNorm(f) => Some((id, n.name.clone(), (**f).clone())),
+        _ => None,
+    });
+    let (id, name, mut descriptor) = fused.expect("a fused op");
+    descriptor.siblings[0].eps = normfuse::ir::scheme::F32::new(0.5);
+    graph.set_op(id, normfuse::ir::Op::FusedNorm(descriptor.into())).unwrap();
+    let e = normfuse::passes::verify_bodies(&graph).unwrap_err();
+    assert_eq!(e.node, Some(name));
+    assert!(e.to_string().contains("a fault of normfuse"), "{e}");
+    assert_eq!(e.to_string().matches("node `").count(), 1, "{e}");
 }

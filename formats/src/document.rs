@@ -8,7 +8,7 @@ use std::{
 };
 
 use normfuse_ir::{
-    Data, Def, Graph, Op, body,
+    Data, Graph, Op, body,
     document::{FileId, Identify, Resolve, WeightRef},
     infer,
 };
@@ -92,7 +92,7 @@ fn check_bodies(graph: &Graph) -> Result<()> {
     }
     let mut typed = graph.clone();
     infer::infer(&mut typed)?;
-    body::check_all(&typed)?;
+    body::check_all(&typed).map_err(FormatError::of_body)?;
     Ok(())
 }
 
@@ -112,7 +112,7 @@ fn collect(
     same: &mut BTreeSet<(String, PathBuf)>,
 ) -> Result<()> {
     for (_, value) in graph.values() {
-        let Def::Const(tensor) = &value.def else { continue };
+        let Some(tensor) = value.stored() else { continue };
         let Data::External(region) = tensor.data() else { continue };
         let mut check = |folder: &mut DataFolder| -> Result<()> {
             let file = folder.file(&region.file)?;

@@ -57,7 +57,7 @@ pub fn print(graph: &Graph) -> String {
 fn source(graph: &Graph, value: ValueId) -> Option<String> {
     match graph.value(value).def {
         Def::Node { node, .. } => Some(format!("n{}", node.index())),
-        Def::Input => graph.inputs().iter().position(|v| *v == value).map(|i| format!("in{i}")),
+        Def::Input { .. } => graph.inputs().iter().position(|v| *v == value).map(|i| format!("in{i}")),
         Def::Const(_) => None,
     }
 }

@@ -90,6 +90,13 @@ impl FormatError {
         self
     }
 
+    /// A fused op in a file does not agree with the body that the file has for it, or cannot be compared.
+    pub(crate) fn of_body(e: ir::Error) -> Self {
+        let differs = e.kind != ir::ErrorKind::Unsupported;
+        let hint = "the file was changed or made by another version: compile the source model again";
+        if differs { Self::from(e).hint(hint) } else { e.into() }
+    }
+
     /// The file that the error is about.
     pub fn file(&self) -> Option<&Path> {
         self.0.file.as_deref()
@@ -97,18 +104,12 @@ impl FormatError {
 
     /// The node that the error is about.
     pub fn node(&self) -> Option<&str> {
-        self.0.node.as_deref().or(match &self.0.cause {
-            Cause::Ir(e) => e.node.as_deref(),
-            _ => None,
-        })
+        self.0.node.as_deref()
     }
 
     /// The operand, result or attribute that the error is about.
     pub fn port(&self) -> Option<&str> {
-        self.0.port.as_deref().or(match &self.0.cause {
-            Cause::Ir(e) => e.port.as_deref(),
-            _ => None,
-        })
+        self.0.port.as_deref()
     }
 
     /// What went wrong.
@@ -124,8 +125,10 @@ impl From<io::Error> for FormatError {
 }
 
 impl From<ir::Error> for FormatError {
-    fn from(e: ir::Error) -> Self {
-        Self::new(e)
+    /// What the IR says of the place becomes this error's own, so that outer frames do not name it again.
+    fn from(mut e: ir::Error) -> Self {
+        let (node, port, hint) = (e.node.take(), e.port.take(), e.hint.take());
+        Self(Box::new(Inner { file: None, node, port, cause: e.into(), hint }))
     }
 }
 
@@ -173,8 +176,9 @@ mod tests {
 
     #[test]
     fn an_ir_error_keeps_its_node() {
-        let e = FormatError::from(ir::Error::new(ir::ErrorKind::Shape, "rank 3").at_node("n").at_port("x"));
+        let inner = ir::Error::new(ir::ErrorKind::Shape, "rank 3").at_node("n").at_port("x").hint("transpose it");
+        let e = FormatError::from(inner).at_node("outer").hint("or else");
         assert_eq!((e.node(), e.port()), (Some("n"), Some("x")));
-        assert_eq!(e.in_file(Path::new("f")).to_string(), "f: node `n`, x: rank 3");
+        assert_eq!(e.in_file(Path::new("f")).to_string(), "f: node `n`, x: rank 3 (transpose it)");
     }
 }

@@ -9,9 +9,15 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    DType, Data, Def, Error, ErrorKind, Graph, ModelInfo, NodeId, Op, Provenance, Region, Result, Scheme, Tensor, Type,
-    ValueId, tensor::byte_len, text::literal,
+    DType, Data, Error, ErrorKind, Graph, ModelInfo, Op, Opaque, Provenance, Result, Scheme, Tensor, Type, ValueId,
+    tensor::byte_len,
 };
+
+pub(crate) mod json;
+mod write;
+
+pub(crate) use json::base64_bytes;
+use json::{ConstRepr, checked_op};
 
 /// Bodies inside bodies: one level is usual, and a chain of thousands would overflow the stack when it is dropped.
 const MAX_BODY_DEPTH: usize = 16;
@@ -83,7 +89,7 @@ pub struct GraphDoc {
 #[serde(rename_all = "snake_case")]
 pub enum Line {
     /// A graph input.
-    Input(ValueDoc),
+    Input(InputDoc),
     /// A constant or weight.
     Const(ConstDoc),
     /// A node.
@@ -101,6 +107,20 @@ pub struct ValueDoc {
     pub ty: Type,
 }
 
+/// A graph input.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InputDoc {
+    /// Its name.
+    pub name: String,
+    /// What is known of it.
+    #[serde(default, rename = "type", skip_serializing_if = "is_default")]
+    pub ty: Type,
+    /// Its default, under the same name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default: Option<ConstDoc>,
+}
+
 /// A constant or weight. In JSON its contents are `"values"` (the literal of the text form), `"base64"` (the bytes) or
 /// `"region"` (file, offset; the length follows from the type).
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -114,6 +134,8 @@ pub struct ConstDoc {
     pub shape: Vec<usize>,
     /// The scheme it belongs to, if it is quantised.
     pub scheme: Option<Arc<Scheme>>,
+    /// The type that its source format has for it, if the IR has none.
+    pub opaque: Option<Opaque>,
     /// Its contents.
     pub payload: Payload,
 }
@@ -177,24 +199,6 @@ fn parse_error(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::Parse, message)
 }
 
-// ---- graph to document ----
-
-impl Document {
-    /// The document of a graph. `identify` is asked once for each data file.
-    pub fn of(graph: &Graph, identify: Identify) -> Self {
-        let mut w = Writer {
-            identify,
-            files: BTreeMap::new(),
-            bodies: Vec::new(),
-            known: BTreeMap::new(),
-            by_text: BTreeMap::new(),
-        };
-        let graph = w.graph(graph);
-        let files = w.files.into_iter().filter_map(|(name, id)| id.map(|id| (name, id))).collect();
-        Self { normfuse: 1, files, bodies: w.bodies, graph }
-    }
-}
-
 impl Document {
     /// Leaves out what says where a graph came from: names and metadata of graphs and nodes, and provenance.
     #[must_use]
@@ -215,114 +219,6 @@ impl Document {
         self
     }
 }
-
-struct Writer<'a> {
-    identify: Identify<'a>,
-    files: BTreeMap<String, Option<FileId>>,
-    bodies: Vec<GraphDoc>,
-    /// Bodies that nodes share, by address; only looked up, so the order of addresses reaches nothing.
-    known: BTreeMap<*const Graph, usize>,
-    /// Bodies by content: rewrites make equal ones again and again.
-    by_text: BTreeMap<String, usize>,
-}
-
-impl Writer<'_> {
-    fn graph(&mut self, graph: &Graph) -> GraphDoc {
-        let mut doc = GraphDoc { name: graph.name.clone(), info: graph.info.clone(), ..GraphDoc::default() };
-        let mut number = vec![None; graph.value_bound()];
-        let mut next = 0usize;
-        let leaves: Vec<ValueId> =
-            graph.values().filter(|(_, v)| !matches!(v.def, Def::Node { .. })).map(|(id, _)| id).collect();
-        let mut leaves = leaves.into_iter().peekable();
-        // A graph with a cycle has no order; its nodes are shown in order of creation, and reading it back will refuse.
-        let order = graph.topo_order().unwrap_or_else(|_| graph.nodes().map(|(id, _)| id).collect());
-        // Operands are numbered at the end: in a cycle some are defined after their use.
-        let mut pending: Vec<(usize, NodeId)> = Vec::new();
-        for id in order {
-            let node = graph.node(id);
-            let last_leaf = node.operands().map(|(_, v)| v).filter(|v| graph.producer(*v).is_none()).max();
-            let before = node.outputs.first().copied();
-            while let Some(leaf) = leaves.next_if(|l| Some(*l) <= last_leaf || before.is_some_and(|b| *l < b)) {
-                number[leaf.index()] = Some(next);
-                next += 1;
-                doc.lines.push(self.leaf(graph, leaf));
-            }
-            for v in &node.outputs {
-                number[v.index()] = Some(next);
-                next += 1;
-            }
-            pending.push((doc.lines.len(), id));
-            doc.lines.push(Line::Node(Box::new(NodeDoc {
-                name: node.name.clone(),
-                op: node.op.clone(),
-                inputs: Vec::new(),
-                results: node.outputs.iter().map(|v| value_doc(graph, *v)).collect(),
-                provenance: node.provenance.clone(),
-                body: node.body.as_ref().map(|b| self.body(b)),
-                at: None,
-            })));
-        }
-        for leaf in leaves {
-            number[leaf.index()] = Some(next);
-            next += 1;
-            doc.lines.push(self.leaf(graph, leaf));
-        }
-        for (at, id) in pending {
-            if let Line::Node(node) = &mut doc.lines[at] {
-                node.inputs = graph.node(id).inputs.iter().map(|v| v.and_then(|v| number[v.index()])).collect();
-            }
-        }
-        for out in graph.outputs() {
-            if let Some(value) = number.get(out.value.index()).copied().flatten() {
-                doc.outputs.push(OutputDoc { name: out.name.clone(), value, declared: out.declared.clone() });
-            }
-        }
-        doc
-    }
-
-    fn leaf(&mut self, graph: &Graph, id: ValueId) -> Line {
-        let value = graph.value(id);
-        let Def::Const(tensor) = &value.def else { return Line::Input(value_doc(graph, id)) };
-        let payload = match tensor.data() {
-            Data::Inline(_) => Payload::Inline(tensor.clone()),
-            Data::External(Region { file, offset, .. }) => {
-                if !self.files.contains_key(&**file) {
-                    let id = (self.identify)(file);
-                    self.files.insert(file.to_string(), id);
-                }
-                Payload::Region { file: file.to_string(), offset: *offset }
-            }
-        };
-        Line::Const(ConstDoc {
-            name: value.name.clone(),
-            dtype: tensor.dtype(),
-            shape: tensor.shape().to_vec(),
-            scheme: value.ty.scheme.clone(),
-            payload,
-        })
-    }
-
-    fn body(&mut self, body: &Arc<Graph>) -> usize {
-        if let Some(n) = self.known.get(&Arc::as_ptr(body)) {
-            return *n;
-        }
-        let doc = self.graph(body);
-        let text = serde_json::to_string(&doc).unwrap_or_default();
-        let n = *self.by_text.entry(text).or_insert_with(|| {
-            self.bodies.push(doc);
-            self.bodies.len() - 1
-        });
-        self.known.insert(Arc::as_ptr(body), n);
-        n
-    }
-}
-
-fn value_doc(graph: &Graph, id: ValueId) -> ValueDoc {
-    let v = graph.value(id);
-    ValueDoc { name: v.name.clone(), ty: v.ty.clone() }
-}
-
-// ---- document to graph ----
 
 impl Document {
     /// Builds the graph; `resolve` turns weight references into bytes.
@@ -356,8 +252,21 @@ fn build(
     let mut depth = 1;
     for line in doc.lines {
         match line {
-            Line::Input(v) => ids.push(graph.add_input(v.name, v.ty)),
-            Line::Const(c) => ids.push(add_const(&mut graph, c, files, resolve)?),
+            Line::Input(v) => {
+                let id = graph.add_input(v.name, v.ty);
+                if let Some(default) = v.default {
+                    graph.set_default(id, tensor(default, files, resolve)?);
+                }
+                ids.push(id);
+            }
+            Line::Const(c) => {
+                let (name, scheme, opaque) = (c.name.clone(), c.scheme.clone(), c.opaque.clone());
+                let tensor = tensor(c, files, resolve)?;
+                let id = graph.add_const(name, tensor);
+                let ty = graph.type_mut(id);
+                (ty.scheme, ty.opaque) = (scheme, opaque);
+                ids.push(id);
+            }
             Line::Node(node) => {
                 let at = node.at;
                 let locate = |mut e: Error| {
@@ -389,19 +298,16 @@ fn build(
     Ok((graph, depth))
 }
 
-fn add_const(graph: &mut Graph, c: ConstDoc, files: &BTreeMap<String, FileId>, resolve: Resolve) -> Result<ValueId> {
-    let tensor = match c.payload {
-        Payload::Inline(tensor) => tensor,
+fn tensor(c: ConstDoc, files: &BTreeMap<String, FileId>, resolve: Resolve) -> Result<Tensor> {
+    match c.payload {
+        Payload::Inline(tensor) => Ok(tensor),
         Payload::Region { file, offset } => {
             let len = byte_len(c.dtype, &c.shape).map_err(|e| e.at_node(&c.name))? as u64;
             let id = files.get(&file).cloned();
             let data = resolve(&WeightRef { name: c.name.clone(), file, offset, len, id })?;
-            Tensor::new(c.dtype, c.shape, data).map_err(|e| e.at_node(&c.name))?
+            Tensor::new(c.dtype, c.shape, data).map_err(|e| e.at_node(&c.name))
         }
-    };
-    let id = graph.add_const(c.name, tensor);
-    graph.type_mut(id).scheme = c.scheme;
-    Ok(id)
+    }
 }
 
 fn add_node(
@@ -442,118 +348,4 @@ fn add_node(
         *graph.type_mut(*value) = result.ty;
     }
     Ok((outputs, depth))
-}
-
-// ---- JSON of the leaves ----
-
-/// A value from its JSON, refusing attributes that it does not have (serde alone would skip a misspelt one).
-///
-/// # Errors
-/// A sentence that names the attribute.
-pub(crate) fn strict<T: Serialize + serde::de::DeserializeOwned>(value: &serde_json::Value) -> Result<T, String> {
-    let parsed = T::deserialize(value).map_err(|e| e.to_string())?;
-    let again = serde_json::to_value(&parsed).map_err(|e| e.to_string())?;
-    match stray_key(value, &again) {
-        Some(key) => Err(format!("there is no attribute `{key}`")),
-        None => Ok(parsed),
-    }
-}
-
-fn stray_key(given: &serde_json::Value, known: &serde_json::Value) -> Option<String> {
-    use serde_json::Value;
-    match (given, known) {
-        (Value::Object(given), Value::Object(known)) => given.iter().find_map(|(key, v)| match known.get(key) {
-            Some(k) => stray_key(v, k),
-            // Fields that are left out when they are empty may be given as empty.
-            None if v.is_null() || v.as_str() == Some("") => None,
-            None => Some(key.clone()),
-        }),
-        (Value::Array(given), Value::Array(known)) => given.iter().zip(known).find_map(|(g, k)| stray_key(g, k)),
-        _ => None,
-    }
-}
-
-fn checked_op<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Op, D::Error> {
-    strict(&serde_json::Value::deserialize(d)?).map_err(serde::de::Error::custom)
-}
-
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ConstRepr {
-    name: String,
-    dtype: DType,
-    shape: Vec<usize>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    scheme: Option<Arc<Scheme>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    values: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    base64: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    region: Option<RegionRepr>,
-}
-
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RegionRepr {
-    file: String,
-    offset: u64,
-}
-
-impl From<ConstDoc> for ConstRepr {
-    fn from(c: ConstDoc) -> Self {
-        let (mut values, mut base64, mut region) = (None, None, None);
-        match c.payload {
-            Payload::Inline(t) if t.len() <= literal::MAX_LISTED => values = Some(literal::print(&t)),
-            Payload::Inline(t) => base64 = Some(encode_base64(t.bytes())),
-            Payload::Region { file, offset } => region = Some(RegionRepr { file, offset }),
-        }
-        Self { name: c.name, dtype: c.dtype, shape: c.shape, scheme: c.scheme, values, base64, region }
-    }
-}
-
-impl TryFrom<ConstRepr> for ConstDoc {
-    type Error = String;
-
-    fn try_from(c: ConstRepr) -> Result<Self, String> {
-        let bytes = match (c.values, c.base64, c.region) {
-            (Some(s), None, None) => literal::parse(c.dtype, &c.shape, &s),
-            (None, Some(s), None) => decode_base64(&s),
-            (None, None, Some(RegionRepr { file, offset })) => {
-                let payload = Payload::Region { file, offset };
-                return Ok(Self { name: c.name, dtype: c.dtype, shape: c.shape, scheme: c.scheme, payload });
-            }
-            _ => Err("expected one of `values`, `base64` and `region`".to_owned()),
-        };
-        let tensor = bytes
-            .and_then(|b| Tensor::from_bytes(c.dtype, c.shape.clone(), b).map_err(|e| e.to_string()))
-            .map_err(|e| format!("constant `{}`: {e}", c.name))?;
-        Ok(Self { name: c.name, dtype: c.dtype, shape: c.shape, scheme: c.scheme, payload: Payload::Inline(tensor) })
-    }
-}
-
-pub(crate) fn encode_base64(bytes: &[u8]) -> String {
-    use base64::{Engine, prelude::BASE64_STANDARD};
-    BASE64_STANDARD.encode(bytes)
-}
-
-pub(crate) fn decode_base64(text: &str) -> Result<Vec<u8>, String> {
-    use base64::{Engine, prelude::BASE64_STANDARD};
-    BASE64_STANDARD.decode(text).map_err(|e| format!("this is not base64: {e}"))
-}
-
-/// Serde of shared bytes as base64.
-pub(crate) mod base64_bytes {
-    use std::sync::Arc;
-
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    pub fn serialize<S: Serializer>(bytes: &Arc<[u8]>, s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_str(&super::encode_base64(bytes))
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Arc<[u8]>, D::Error> {
-        let text = String::deserialize(d)?;
-        super::decode_base64(&text).map(Into::into).map_err(D::Error::custom)
-    }
 }

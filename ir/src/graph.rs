@@ -22,9 +22,13 @@ use petgraph::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{DType, Error, ErrorKind, Op, Result, Scheme, Shape, Tensor};
+use crate::{Error, ErrorKind, Op, Result, Shape, Tensor};
 
 mod links;
+mod rewrite;
+mod value;
+
+pub use value::{Def, Opaque, Type, Value};
 
 /// A node of one graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -45,68 +49,6 @@ impl ValueId {
     /// Position in order of creation.
     pub fn index(self) -> usize {
         self.0 as usize
-    }
-}
-
-/// What is known about a value without running the graph.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Type {
-    /// Element type, once known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub dtype: Option<DType>,
-    /// Symbolic shape, once known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub shape: Option<Shape>,
-    /// Element strides, where they are not row-major.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub strides: Option<Vec<crate::Dim>>,
-    /// For quantised values and their scales: the scheme they belong to.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub scheme: Option<Arc<Scheme>>,
-}
-
-impl Type {
-    /// A row-major tensor type.
-    pub fn tensor(dtype: DType, shape: impl Into<Shape>) -> Self {
-        Self { dtype: Some(dtype), shape: Some(shape.into()), strides: None, scheme: None }
-    }
-}
-
-/// Who makes a value.
-#[derive(Debug, Clone)]
-pub enum Def {
-    /// An input of the graph.
-    Input,
-    /// A constant or weight.
-    Const(Tensor),
-    /// An output port of a node.
-    Node {
-        /// The node.
-        node: NodeId,
-        /// Its output port.
-        port: usize,
-    },
-}
-
-/// A value: name, type and producer.
-#[derive(Debug, Clone)]
-pub struct Value {
-    /// Unique name; for weights the name in the model file or checkpoint.
-    pub name: String,
-    /// What is known of it.
-    pub ty: Type,
-    /// Who makes it.
-    pub def: Def,
-}
-
-impl Value {
-    /// The tensor, if the value is a constant.
-    pub fn as_const(&self) -> Option<&Tensor> {
-        match &self.def {
-            Def::Const(t) => Some(t),
-            _ => None,
-        }
     }
 }
 
@@ -221,9 +163,19 @@ impl Graph {
 
     /// Adds a graph input.
     pub fn add_input(&mut self, name: impl Into<String>, ty: Type) -> ValueId {
-        let id = self.push_value(Value { name: name.into(), ty, def: Def::Input });
+        let id = self.push_value(Value { name: name.into(), ty, def: Def::Input { default: None } });
         self.inputs.push(id);
         id
+    }
+
+    /// Gives an input a default.
+    ///
+    /// # Panics
+    /// If the value is no input.
+    pub fn set_default(&mut self, input: ValueId, tensor: Tensor) {
+        let value = self.values[input.index()].as_mut().expect("value was removed");
+        assert!(matches!(value.def, Def::Input { .. }), "`{}` is no input", value.name);
+        value.def = Def::Input { default: Some(tensor) };
     }
 
     /// Adds a constant or weight.
@@ -477,112 +429,6 @@ impl Graph {
                 .at_node(stuck.unwrap_or_default()));
         }
         Ok(order)
-    }
-
-    // ---- rewriting ----
-
-    /// Makes one operand read another value.
-    ///
-    /// # Panics
-    /// If the node, port or value does not exist.
-    pub fn set_input(&mut self, user: NodeId, port: usize, value: Option<ValueId>) {
-        if let Some(old) = self.node(user).inputs[port] {
-            self.unlink(old, user, port);
-        }
-        self.nodes[ix(user)].inputs[port] = value;
-        if let Some(new) = value {
-            self.link(new, user, port);
-        }
-    }
-
-    /// Makes every user and graph result that reads `old` read `new`.
-    pub fn replace_uses(&mut self, old: ValueId, new: ValueId) {
-        for (user, port) in self.users(old) {
-            self.set_input(user, port, Some(new));
-        }
-        for out in &mut self.outputs {
-            if out.value == old {
-                out.value = new;
-            }
-        }
-    }
-
-    /// Replaces a node's op by one with as many operands and results.
-    ///
-    /// # Errors
-    /// `Structure` if the numbers differ.
-    pub fn set_op(&mut self, id: NodeId, op: Op) -> Result<()> {
-        let node = &self.nodes[ix(id)];
-        let (min, max) = op.arity();
-        let n = node.inputs.len();
-        if n < min || max.is_some_and(|m| n > m) || op.num_outputs() != node.outputs.len() {
-            return Err(Error::new(
-                ErrorKind::Structure,
-                format!("`{}` does not fit the ports of this node", op.name()),
-            )
-            .at_node(node.name.clone()));
-        }
-        self.nodes[ix(id)].op = op;
-        Ok(())
-    }
-
-    /// Removes a node whose results nobody reads.
-    ///
-    /// # Errors
-    /// `Structure` if a result is still read.
-    pub fn remove_node(&mut self, id: NodeId) -> Result<()> {
-        let node = self.node(id).clone();
-        for v in &node.outputs {
-            if self.is_output(*v) || !self.users(*v).is_empty() {
-                return Err(Error::new(
-                    ErrorKind::Structure,
-                    format!("`{}` is still read and cannot be removed", self.value(*v).name),
-                )
-                .at_node(node.name));
-            }
-        }
-        for (port, v) in node.operands() {
-            self.unlink(v, id, port);
-        }
-        for v in node.outputs {
-            self.values[v.index()] = None;
-        }
-        self.nodes.remove_node(ix(id));
-        Ok(())
-    }
-
-    /// Removes every node that no graph result depends on, walking back from `roots`; returns how many went.
-    /// Foreign ops fall away like others: a graph without side effects is what both formats describe.
-    pub fn remove_dead(&mut self, roots: impl IntoIterator<Item = NodeId>) -> usize {
-        let mut queue: Vec<NodeId> = roots.into_iter().collect();
-        let mut removed = 0;
-        while let Some(id) = queue.pop() {
-            let Some(node) = self.try_node(id) else { continue };
-            let producers: Vec<NodeId> =
-                node.operands().filter_map(|(_, v)| self.producer(v).map(|(n, _)| n)).collect();
-            if self.remove_node(id).is_ok() {
-                removed += 1;
-                queue.extend(producers);
-            }
-        }
-        removed
-    }
-
-    /// Removes constants that nobody reads; returns how many went.
-    pub fn remove_unused_consts(&mut self) -> usize {
-        let mut removed = 0;
-        for i in 0..self.values.len() {
-            let id = ValueId(i as u32);
-            let unused = matches!(&self.values[i], Some(v) if matches!(v.def, Def::Const(_)))
-                && self.leaf_uses.get(&id).is_none_or(BTreeSet::is_empty)
-                && !self.is_output(id);
-            if unused {
-                self.values[i] = None;
-                self.leaf_uses.remove(&id);
-                removed += 1;
-            }
-        }
-        removed
     }
 }
 

@@ -23,7 +23,7 @@ pub use dim::{Dim, Shape};
 pub use dtype::DType;
 pub use error::{Error, ErrorKind, Result};
 pub use fused::FusedNorm;
-pub use graph::{Def, Graph, GraphOutput, ModelInfo, Node, NodeId, Provenance, Type, Value, ValueId};
+pub use graph::{Def, Graph, GraphOutput, ModelInfo, Node, NodeId, Opaque, Provenance, Type, Value, ValueId};
 pub use op::Op;
 pub use scheme::{Granularity, Scheme};
 pub use tensor::{Data, Region, RegionBytes, Tensor};

@@ -61,18 +61,19 @@ fn check_values(graph: &Graph) -> Result<()> {
         let at = |e: Error| e.at_port(format!("value `{}`", value.name));
         infer::check_size(&value.ty).map_err(at)?;
         check_own_scheme(value).map_err(at)?;
-        match &value.def {
-            Def::Input => inputs += 1,
-            Def::Const(t) => {
-                let want = byte_len(t.dtype(), t.shape()).map_err(at)?;
-                let found = t.bytes().len();
-                if want != found {
-                    let what = format!("{}{:?} takes {want} bytes, found {found}", t.dtype(), t.shape());
-                    return Err(at(Error::new(ErrorKind::Shape, what)));
-                }
-                let ty = Type::tensor(t.dtype(), crate::Shape::from_concrete(t.shape()));
-                infer::compare(&ty, &value.ty).map_err(at)?;
+        if let Some(t) = value.stored() {
+            let want = byte_len(t.dtype(), t.shape()).map_err(at)?;
+            let found = t.bytes().len();
+            if want != found {
+                let what = format!("{}{:?} takes {want} bytes, found {found}", t.dtype(), t.shape());
+                return Err(at(Error::new(ErrorKind::Shape, what)));
             }
+            let ty = Type::tensor(t.dtype(), crate::Shape::from_concrete(t.shape()));
+            infer::compare(&ty, &value.ty).map_err(at)?;
+        }
+        match &value.def {
+            Def::Input { .. } => inputs += 1,
+            Def::Const(_) => {}
             Def::Node { node, port } => {
                 let result = graph.try_node(*node).and_then(|n| n.outputs.get(*port));
                 if result != Some(&id) {
@@ -84,7 +85,7 @@ fn check_values(graph: &Graph) -> Result<()> {
     let mut listed = HashSet::new();
     for v in graph.inputs() {
         match graph.try_value(*v) {
-            Some(Value { def: Def::Input, .. }) if listed.insert(*v) => {}
+            Some(Value { def: Def::Input { .. }, .. }) if listed.insert(*v) => {}
             Some(value) => return Err(bad(format!("`{}` is not an input, or is listed twice as one", value.name))),
             None => return Err(bad(format!("input value #{} does not exist", v.index()))),
         }

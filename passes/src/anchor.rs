@@ -1,11 +1,15 @@
 //! Anchors: the nodes around which the pass looks.
 
 use normfuse_ir::{
-    Graph, NodeId, Op, Result,
+    Error, ErrorKind, Graph, NodeId, Op, Result,
     op::{BinaryOp, ReduceOp},
 };
 
-use crate::{diagnose::squared, quant, region::producer_op};
+use crate::{
+    diagnose::squared,
+    quant,
+    region::{producer_op, typed},
+};
 
 /// An anchor.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,12 +20,16 @@ pub struct Anchor {
     pub name: String,
 }
 
+/// Longest row that a norm may have. The longest in use have 2^15 elements; a width past 32 bits is a mistake of whoever
+/// wrote the model.
+const MAX_WIDTH: i64 = 1 << 32;
+
 /// Reductions of squares (and of other powers) and native norms, in topological order.
 ///
 /// # Errors
-/// The graph has a cycle.
+/// The graph has a cycle, or an absurd width.
 pub fn norms(graph: &Graph) -> Result<Vec<Anchor>> {
-    pick(graph, |id| {
+    let found = pick(graph, |id| {
         let node = graph.node(id);
         match &node.op {
             Op::RmsNorm { .. } | Op::SkipRmsNorm { .. } | Op::Reduce { op: ReduceOp::SumSquare, .. } => true,
@@ -33,7 +41,15 @@ pub fn norms(graph: &Graph) -> Result<Vec<Anchor>> {
             }
             _ => false,
         }
-    })
+    })?;
+    for anchor in &found {
+        let rows = graph.node(anchor.node).input(0).and_then(|v| typed(graph, v));
+        if let Some(width) = rows.and_then(|(_, s)| s.last()?.as_const()).filter(|w| *w > MAX_WIDTH) {
+            let message = format!("expected rows of at most {MAX_WIDTH} elements, found {width}");
+            return Err(Error::new(ErrorKind::Shape, message).at_node(&anchor.name));
+        }
+    }
+    Ok(found)
 }
 
 /// Nodes that may end a quantiser, in topological order.

@@ -85,12 +85,14 @@ fn fuse(
     options.check()?;
     infer::infer(graph)?;
     graph.verify()?;
+    // What the source has without reading it is not ours to remove.
+    let idle = graph.unused_consts();
     let hidden = Hidden::hide(graph, options);
     let mut pass = Pass::new(graph, options, observer)?;
     let tried = pass.all(graph);
     hidden.restore(graph);
     tried?;
-    graph.remove_unused_consts();
+    graph.remove_unused_consts(&idle);
     graph.verify()?;
     if options.verify {
         pass.verified(verify_bodies(graph)?);
@@ -105,4 +107,5 @@ fn fuse(
 /// The first difference, with node, port and element.
 pub fn verify_bodies(graph: &Graph) -> normfuse_ir::Result<usize> {
     normfuse_ir::body::check_all(graph)
+        .map_err(|e| e.hint("this is a fault of normfuse and not of the model: please report it"))
 }

@@ -95,6 +95,10 @@ pub fn apply(
     let body = body::slice(graph, &body_operands, &body_ports)
         .ok_or_else(|| refuse("no_escape", "the replaced subgraph cannot be cut out on its own"))?;
 
+    // A file with a fused op that cannot be compared with its body would be refused by whoever reads it.
+    let op = Op::FusedNorm(Arc::new(c.descriptor.clone()));
+    let types: Vec<Type> = c.operands.iter().map(|(_, v)| graph.value(*v).ty.clone()).collect();
+    normfuse_ir::body::checkable(&op, &body, &types).map_err(|e| refuse("checkable", &e.to_string()))?;
     // Everything that can fail is asked before the graph changes.
     if !shapes_can_be_said(graph, c) {
         return Err(refuse("no_escape", "a view of a result has a shape that cannot be said in terms of the rows"));
@@ -109,9 +113,7 @@ pub fn apply(
     }
     let name = format!("fused_norm/{}", graph.node(anchor).name);
     let out_names: Vec<String> = c.ports.iter().map(|(p, ..)| names.fresh(&p.to_string())).collect();
-    let node = graph
-        .add_node(name, Op::FusedNorm(Arc::new(c.descriptor.clone())), &operands, out_names)
-        .map_err(|e| refuse("supported", &e.to_string()))?;
+    let node = graph.add_node(name, op, &operands, out_names).map_err(|e| refuse("supported", &e.to_string()))?;
 
     let mut dead: Vec<NodeId> = Vec::new();
     let mut own_moves = Vec::new();

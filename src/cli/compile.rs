@@ -5,7 +5,7 @@ use std::{fmt::Write, path::Path};
 use normfuse::{
     Format,
     formats::onnx::WriteOptions,
-    ir::{Data, Def, Graph},
+    ir::{Data, Graph},
     passes::{self, Kind, Outcome, Report, Site, cost::Device},
 };
 
@@ -16,7 +16,7 @@ use super::{
     progress::Progress,
     report::{self, Document, Verification},
     switches,
-    verify::Pair,
+    verify::{ALL_NAN, Pair},
 };
 
 /// Departures from the source's bits that semantics may allow by name.
@@ -24,6 +24,8 @@ const RELAXATIONS: [&str; 5] = ["single-rounding", "scale-bits", "scaled-matmul"
 
 /// `--verify` runs whole graphs up to this many bytes of weights; larger models are compared op by op only.
 const WHOLE_GRAPH_BYTES: u64 = 1 << 30;
+/// And up to this many bytes of inputs, which models with fixed sizes may exceed by far.
+const WHOLE_GRAPH_INPUTS: usize = 16 << 20;
 
 pub fn main(args: &args::Compile) -> Result<()> {
     check_relaxations(&args.relax)?;
@@ -99,12 +101,9 @@ fn target<'a>(args: &args::Compile, out: &'a Path, source: &Graph) -> Result<(&'
     if args.model.canonicalize().is_ok_and(|model| model == there) {
         return Err(Failure::Usage(format!("{} is the model itself: write to another file", out.display())));
     }
-    let is_data = source.values().any(|(_, v)| match &v.def {
-        Def::Const(t) => match t.data() {
-            Data::External(r) => r.data.origin() == Some(there.as_path()),
-            Data::Inline(_) => false,
-        },
-        _ => false,
+    let is_data = source.values().filter_map(|(_, v)| v.stored()).any(|t| match t.data() {
+        Data::External(r) => r.data.origin() == Some(there.as_path()),
+        Data::Inline(_) => false,
     });
     if is_data {
         return Err(Failure::Usage(format!("{} holds the model's weights: write to another file", out.display())));
@@ -159,23 +158,26 @@ fn verify(args: &args::Compile, source: &Graph, graph: &Graph, progress: &Progre
     let skipped = |why: String| Verification { bodies, runs: 0, skipped: Some(why) };
     let weights: u64 = graph
         .values()
-        .filter_map(|(_, v)| v.as_const())
+        .filter_map(|(_, v)| v.stored())
         .filter_map(|t| t.dtype().size_of(t.len()))
         .fold(0, |sum, n| sum.saturating_add(n as u64));
     if weights > WHOLE_GRAPH_BYTES {
         return Ok(skipped(format!("{weights} bytes of weights; run `normfuse verify` for the whole graph")));
     }
     // Types of the inputs are known from here on, and what cannot run says so.
-    let pair = match Pair::new(source, &args.model, graph, &args.model) {
+    let pair = match Pair::new(source, &args.model, graph) {
         Ok(pair) => pair,
         Err(Failure::Check(why)) => return Err(Failure::Check(why)),
         Err(other) => return Ok(skipped(other.to_string())),
     };
-    let outcome = match pair.compare_random(&args::Random::default(), progress) {
+    let outcome = match pair.compare_random(&args::Random::default(), WHOLE_GRAPH_INPUTS, progress) {
         Ok(outcome) => outcome,
         Err(Failure::Check(why)) => return Err(Failure::Check(why)),
         Err(other) => return Ok(skipped(other.to_string())),
     };
     outcome.check()?;
+    if outcome.is_all_nan() {
+        return Ok(skipped(ALL_NAN.into()));
+    }
     Ok(Verification { bodies, runs: outcome.runs.len(), skipped: None })
 }

@@ -14,9 +14,9 @@ use super::{
 };
 
 /// Random inputs larger than this are refused: a size that a file merely claims must not fill the memory.
-const MOST_BYTES: usize = 4 << 30;
+pub const MOST_BYTES: usize = 4 << 30;
 
-/// The graph's inputs from a file, in the graph's order. Names match with or without `in.` before them; entries that
+/// The graph's inputs from a file, in the graph's order; those that the file lacks have their defaults. Names match with or without `in.` before them; entries that
 /// begin with `out.` or `out32.` are references that other programs keep beside the inputs.
 pub fn load(graph: &Graph, path: &Path) -> Result<Vec<Tensor>> {
     let mut found: BTreeMap<String, Tensor> = BTreeMap::new();
@@ -33,7 +33,8 @@ pub fn load(graph: &Graph, path: &Path) -> Result<Vec<Tensor>> {
     let all = || inputs.iter().map(|v| v.name.as_str()).collect::<Vec<_>>().join(", ");
     let mut bound = Vec::with_capacity(inputs.len());
     for value in &inputs {
-        let tensor = found.remove(value.name.strip_prefix("in.").unwrap_or(&value.name)).ok_or_else(|| {
+        let given = found.remove(value.name.strip_prefix("in.").unwrap_or(&value.name));
+        let tensor = given.or_else(|| value.stored().cloned()).ok_or_else(|| {
             FormatError::mismatch(format!("input `{}`", value.name), "no tensor of that name")
                 .in_file(path)
                 .hint(format!("the graph takes: {}", all()))
@@ -59,10 +60,10 @@ fn as_declared(tensor: Tensor, value: &Value) -> Result<Tensor, String> {
     }
 }
 
-/// Symbols in the shapes of the graph's inputs, in order of appearance.
+/// Symbols in the shapes of the inputs that callers must give, in order of appearance.
 pub fn symbols(graph: &Graph) -> Vec<String> {
     let mut symbols: Vec<String> = Vec::new();
-    for value in graph.inputs().iter().map(|v| graph.value(*v)) {
+    for value in graph.inputs().iter().map(|v| graph.value(*v)).filter(|v| v.stored().is_none()) {
         for dim in value.ty.shape.iter().flat_map(|s| &s.0) {
             dim.visit_symbols(&mut |s| {
                 if !symbols.iter().any(|known| known == s) {
@@ -96,12 +97,12 @@ pub fn bindings(graph: &Graph, dims: &[Binding]) -> Result<BTreeMap<String, i64>
 
 /// Random inputs of the sizes that `dims` gives, in the graph's order; equal seeds give equal inputs.
 ///
-/// Floats are spread around 0, now and then a large one. Integers that index a table stay inside it; the others are 1
+/// Inputs with a default have that. Floats are spread around 0, now and then a large one. Integers that index a table stay inside it; the others are 1
 /// (the meaning of a mask that hides nothing) or, under odd seeds, 0 and 1.
 ///
 /// # Errors
-/// An input whose type is not known, a symbol that is not bound, sizes that do not fit in memory.
-pub fn random(graph: &Graph, seed: u64, dims: &BTreeMap<String, i64>) -> Result<Vec<Tensor>> {
+/// An input whose type is not known, a symbol that is not bound, inputs of more than `most` bytes together.
+pub fn random(graph: &Graph, seed: u64, dims: &BTreeMap<String, i64>, most: usize) -> Result<Vec<Tensor>> {
     let free: Vec<String> = symbols(graph).into_iter().filter(|s| !dims.contains_key(s)).collect();
     if !free.is_empty() {
         let flags: Vec<String> = free.iter().map(|s| format!("--dim {s}=N")).collect();
@@ -110,10 +111,14 @@ pub fn random(graph: &Graph, seed: u64, dims: &BTreeMap<String, i64>) -> Result<
             flags.join(" ")
         )));
     }
-    let mut left = MOST_BYTES;
+    let mut left = most;
     let mut made = Vec::new();
     for (i, id) in graph.inputs().iter().enumerate() {
         let value = graph.value(*id);
+        if let Some(default) = value.stored() {
+            made.push(default.clone());
+            continue;
+        }
         let at = |message: String| Failure::Usage(format!("input `{}`: {message}", value.name));
         let (Some(dtype), Some(shape)) = (value.ty.dtype, &value.ty.shape) else {
             return Err(at("the graph does not say its type; give --inputs".into()));
@@ -121,7 +126,7 @@ pub fn random(graph: &Graph, seed: u64, dims: &BTreeMap<String, i64>) -> Result<
         let shape = concrete(shape, dims).map_err(at)?;
         let bytes = byte_len(dtype, &shape).map_err(|e| at(e.to_string()))?;
         left = left.checked_sub(bytes).ok_or_else(|| {
-            at(format!("{dtype}{shape:?} and the inputs before it take more than {} GiB", MOST_BYTES >> 30))
+            at(format!("{dtype}{shape:?} and the inputs before it take more than {} MiB", most >> 20))
         })?;
         let mut dice = Dice::new(seed, i as u64);
         made.push(fill(dtype, &shape, &mut dice, bound_of_index(graph, *id), seed).map_err(at)?);
@@ -242,17 +247,17 @@ mod tests {
     fn indices_stay_inside_their_table_and_repeat_with_the_seed() {
         let (g, _) = lookup();
         let dims = BTreeMap::from([("batch".to_owned(), 3), ("seq".to_owned(), 20)]);
-        let a = random(&g, 7, &dims).unwrap().remove(0);
+        let a = random(&g, 7, &dims, MOST_BYTES).unwrap().remove(0);
         assert_eq!(a.shape(), [3, 21]);
         assert!(values(&a).iter().all(|v| (0.0..3.0).contains(v)) && values(&a).contains(&2.0));
-        assert_eq!(values(&a), values(&random(&g, 7, &dims).unwrap()[0]));
-        assert_ne!(values(&a), values(&random(&g, 8, &dims).unwrap()[0]));
+        assert_eq!(values(&a), values(&random(&g, 7, &dims, MOST_BYTES).unwrap()[0]));
+        assert_ne!(values(&a), values(&random(&g, 8, &dims, MOST_BYTES).unwrap()[0]));
     }
 
     #[test]
     fn sizes_that_are_missing_are_listed() {
         let (g, _) = lookup();
-        let e = random(&g, 0, &BTreeMap::new()).unwrap_err().to_string();
+        let e = random(&g, 0, &BTreeMap::new(), MOST_BYTES).unwrap_err().to_string();
         assert!(e.contains("--dim batch=N --dim seq=N"), "{e}");
         let e = bindings(&g, &[Binding { name: "sea".into(), size: 2 }]).unwrap_err().to_string();
         assert!(e.contains("batch, seq"), "{e}");
@@ -263,7 +268,7 @@ mod tests {
         let (g, _) = lookup();
         for size in [i64::MAX, 1 << 40, 1 << 30] {
             let dims = BTreeMap::from([("batch".to_owned(), size), ("seq".to_owned(), size)]);
-            assert!(random(&g, 0, &dims).is_err());
+            assert!(random(&g, 0, &dims, MOST_BYTES).is_err());
         }
     }
 }

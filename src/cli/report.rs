@@ -17,7 +17,7 @@ pub struct Verification {
     pub bodies: usize,
     /// Runs of the whole graph before and after, on random inputs.
     pub runs: usize,
-    /// Why the whole graph was not run, if it was not.
+    /// Why the whole graph was not compared, if it was not.
     pub skipped: Option<String>,
 }
 
@@ -79,7 +79,7 @@ impl<'a> Document<'a> {
         if let Some(v) = self.verify {
             let whole = v.skipped.as_ref().map_or_else(
                 || format!("whole graph equal in {} runs", v.runs),
-                |why| format!("whole graph not run: {why}"),
+                |why| format!("whole graph not compared: {why}"),
             );
             rows.push(row("verified", format!("{} distinct fused ops, bit for bit; {whole}", v.bodies)));
         }

@@ -24,7 +24,7 @@ pub fn main(args: &args::Run) -> Result<()> {
     let dims = inputs::bindings(&graph, &args.random.dims)?;
     let given = match &args.inputs {
         Some(file) => inputs::load(&graph, file)?,
-        None => inputs::random(&graph, args.random.seed, &dims)?,
+        None => inputs::random(&graph, args.random.seed, &dims, inputs::MOST_BYTES)?,
     };
     progress.step("running");
     let plan = Plan::new(&graph).map_err(Failure::of_graph(&args.model))?;

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt::Write, path::Path};
 use normfuse::{
     cpu::Plan,
     formats::FormatError,
-    ir::{Error, ErrorKind, Graph, Op, Tensor},
+    ir::{self, Error, ErrorKind, Graph, Op, Tensor},
 };
 
 use super::{
@@ -27,7 +27,7 @@ pub fn main(args: &args::Verify) -> Result<()> {
     let mut progress = Progress::new();
     progress.step("reading");
     let (original, rewritten) = (run::open(&args.original)?, run::open(&args.rewritten)?);
-    let pair = Pair::new(&original, &args.original, &rewritten, &args.rewritten)?;
+    let pair = Pair::new(&original, &args.original, &rewritten)?;
     progress.step("running both");
     let outcome = match &args.inputs {
         Some(file) => {
@@ -36,7 +36,7 @@ pub fn main(args: &args::Verify) -> Result<()> {
             let results = pair.run_original(&given)?;
             Outcome { runs: vec![pair.compare(label, &given, &results)?] }
         }
-        None => pair.compare_random(&args.random, &progress)?,
+        None => pair.compare_random(&args.random, inputs::MOST_BYTES, &progress)?,
     };
     let mut text = outcome.text();
     if args.bisect
@@ -47,8 +47,15 @@ pub fn main(args: &args::Verify) -> Result<()> {
     }
     drop(progress);
     output::print(&text)?;
-    outcome.check()
+    outcome.check()?;
+    if outcome.is_all_nan() {
+        eprintln!("note: {ALL_NAN}");
+    }
+    Ok(())
 }
+
+/// What an equality of this kind is worth.
+pub const ALL_NAN: &str = "every element of every output is NaN in both graphs, so no number was compared";
 
 /// Two graphs with one interface.
 pub struct Pair<'g> {
@@ -82,23 +89,29 @@ impl<'g> Pair<'g> {
     /// Plans both.
     ///
     /// # Errors
-    /// A graph that does not run here, or interfaces that differ.
-    pub fn new(
-        original: &'g Graph,
-        original_file: &'g Path,
-        rewritten: &'g Graph,
-        rewritten_file: &'g Path,
-    ) -> Result<Self> {
+    /// An original that does not run here; interfaces that differ, or a rewritten graph that alone does not run.
+    pub fn new(original: &'g Graph, original_file: &'g Path, rewritten: &'g Graph) -> Result<Self> {
         let inputs = |g: &Graph| g.inputs().iter().map(|v| g.value(*v).name.clone()).collect::<Vec<_>>();
         let outputs = |g: &Graph| g.outputs().iter().map(|o| o.name.clone()).collect::<Vec<_>>();
         let input_order = order("inputs", &inputs(original), &inputs(rewritten))?;
+        for (&v, at) in rewritten.inputs().iter().zip(&input_order) {
+            let (theirs, own) = (original.value(original.inputs()[*at]), rewritten.value(v));
+            let equal = match (theirs.stored(), own.stored()) {
+                (None, None) => true,
+                (Some(a), Some(b)) => ir::body::bits_equal(a, b).is_none(),
+                _ => false,
+            };
+            if !equal {
+                return Err(Failure::Check(format!("input `{}` has another default, or only one has one", own.name)));
+            }
+        }
         let output_order = order("outputs", &outputs(rewritten), &outputs(original))?;
         Ok(Self {
             original,
             original_file,
             rewritten,
             original_plan: Plan::new(original).map_err(Failure::of_graph(original_file))?,
-            rewritten_plan: Plan::new(rewritten).map_err(Failure::of_graph(rewritten_file))?,
+            rewritten_plan: Plan::new(rewritten).map_err(|e| only_rewritten(&e))?,
             input_order,
             output_order,
         })
@@ -112,11 +125,11 @@ impl<'g> Pair<'g> {
         self.input_order.iter().map(|i| given[*i].clone()).collect()
     }
 
-    /// Compares on random inputs of several sizes and seeds.
+    /// Compares on random inputs of several sizes and seeds, of at most `most` bytes together.
     ///
     /// # Errors
     /// If the original runs under none of the sizes.
-    pub fn compare_random(&self, random: &args::Random, progress: &Progress) -> Result<Outcome> {
+    pub fn compare_random(&self, random: &args::Random, most: usize, progress: &Progress) -> Result<Outcome> {
         let given = inputs::bindings(self.original, &random.dims)?;
         let free: Vec<String> = inputs::symbols(self.original).into_iter().filter(|s| !given.contains_key(s)).collect();
         let mut outcome = Outcome { runs: Vec::new() };
@@ -131,7 +144,7 @@ impl<'g> Pair<'g> {
             for (i, symbol) in free.iter().enumerate() {
                 dims.insert(symbol.clone(), SIZES[(attempt + i) % SIZES.len()]);
             }
-            let tensors = inputs::random(self.original, seed, &dims)?;
+            let tensors = inputs::random(self.original, seed, &dims, most)?;
             let mut label = format!("seed {seed}");
             for (name, size) in &dims {
                 let _ = write!(label, " {name}={size}");
@@ -153,10 +166,7 @@ impl<'g> Pair<'g> {
 
     /// Runs the rewritten graph and compares its outputs with those of the original.
     fn compare(&self, label: String, given: &[Tensor], want: &[Tensor]) -> Result<Run> {
-        let found = self
-            .rewritten_plan
-            .run(&self.for_rewritten(given))
-            .map_err(|e| Failure::Check(format!("the original runs and the rewritten graph does not: {e}")))?;
+        let found = self.rewritten_plan.run(&self.for_rewritten(given)).map_err(|e| only_rewritten(&e))?;
         let mut run = Run { label, given: given.to_vec(), outputs: Vec::new(), parting: None };
         for ((out, want), at) in self.original.outputs().iter().zip(want).zip(&self.output_order) {
             let compared = bits::compare(want, &found[*at])
@@ -214,6 +224,10 @@ impl<'g> Pair<'g> {
         }
         text
     }
+}
+
+fn only_rewritten(e: &Error) -> Failure {
+    Failure::Check(format!("the original runs and the rewritten graph does not: {e}"))
 }
 
 /// Where each of `of` is among `among`.
@@ -274,8 +288,14 @@ impl Outcome {
         text
     }
 
+    /// True if there are outputs and none has a number.
+    pub fn is_all_nan(&self) -> bool {
+        let mut compared = self.runs.iter().flat_map(|r| &r.outputs).map(|(_, _, c)| c).peekable();
+        compared.peek().is_some() && compared.all(|c| c.nans == c.elements)
+    }
+
     /// # Errors
-    /// The difference, with the first site; or that nothing was compared, where every element is NaN.
+    /// The difference, with the first site.
     pub fn check(&self) -> Result<()> {
         if let Some(run) = self.runs.iter().find(|r| r.differs()) {
             let names: Vec<&str> =
@@ -283,10 +303,27 @@ impl Outcome {
             let site = run.parting.as_deref().unwrap_or("no value before the outputs has the same name in both graphs");
             return Err(Failure::Check(format!("{} differs ({}); {site}", names.join(", "), run.label)));
         }
-        let mut compared = self.runs.iter().flat_map(|r| &r.outputs).map(|(_, _, c)| c).peekable();
-        if compared.peek().is_some() && compared.all(|c| c.nans == c.elements) {
-            return Err(Failure::Check("every element of every output is NaN, so nothing was compared".into()));
-        }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use normfuse::ir::text;
+
+    use super::*;
+
+    fn graph(op: &str) -> Graph {
+        let text = format!("graph \"g\"\ninput %x: f32[2]\n%y = {op}(%x)\noutput %y\n");
+        text::parse(&text, &mut |_| unreachable!("no weights")).unwrap()
+    }
+
+    #[test]
+    fn a_rewritten_graph_that_alone_does_not_run_is_a_failed_check() {
+        let (runs, foreign) = (graph("abs"), graph("\"x\".\"Y\""));
+        let pair = |a, b| Pair::new(a, Path::new("m.onnx"), b).map(drop);
+        pair(&runs, &runs).unwrap();
+        assert!(matches!(pair(&foreign, &runs), Err(Failure::Input(_))));
+        assert!(matches!(pair(&runs, &foreign), Err(Failure::Check(_))));
     }
 }

@@ -2,10 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use normfuse_ir::{Graph, Provenance};
+use normfuse_ir::{DType, Graph, Op, Provenance, ValueId};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::proto::{GraphProto, ModelProto, StringStringEntryProto, TensorAnnotation, ValueInfoProto};
+use super::proto::{
+    GraphProto, ModelProto, StringStringEntryProto, TensorAnnotation, TensorProto, TensorShapeProto, ValueInfoProto,
+    type_proto,
+};
 
 /// Metadata key under which the names of the source nodes that a fused op replaced travel, as a JSON list.
 pub const REPLACED: &str = "normfuse.replaced";
@@ -14,8 +18,42 @@ pub const RULES: &str = "normfuse.rules";
 
 type Pairs = Vec<(String, String)>;
 
-/// Doc string and metadata of a value, by the value's name.
-pub type ValueNotes = BTreeMap<String, (String, Pairs)>;
+/// What a file says of a value beyond its type.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ValueNote {
+    #[serde(skip_serializing_if = "String::is_empty")]
+    doc: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    metadata: Pairs,
+    /// What the value means ("IMAGE").
+    #[serde(skip_serializing_if = "String::is_empty")]
+    denotation: String,
+    /// What its axes mean ("DATA_BATCH"), an entry an axis, or none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    axes: Vec<String>,
+}
+
+/// By the value's name.
+pub type ValueNotes = BTreeMap<String, ValueNote>;
+
+/// Values that nodes make and whose types the source declared.
+pub enum Declared {
+    /// All that are known: the graph comes from another format, or declared everything.
+    All,
+    /// These.
+    Only(BTreeSet<String>),
+}
+
+impl Declared {
+    /// True if the file declares this value.
+    pub fn contains(&self, name: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(names) => names.contains(name),
+        }
+    }
+}
 
 /// A node's provenance from its doc string and metadata.
 pub fn provenance(doc: &str, metadata: &[StringStringEntryProto]) -> Provenance {
@@ -70,18 +108,67 @@ pub fn read(model: &ModelProto, proto: &GraphProto, graph: &mut Graph) {
         .collect();
     list("quantization_annotation", json!(annotations));
     let mut notes = ValueNotes::new();
-    let mut note = |name: &str, doc: &str, metadata: &[StringStringEntryProto]| {
-        if !doc.is_empty() || !metadata.is_empty() {
-            notes.insert(name.to_owned(), (doc.to_owned(), pairs(metadata)));
+    let mut note = |name: &str, note: ValueNote| {
+        if note != ValueNote::default() {
+            notes.insert(name.to_owned(), note);
         }
     };
     for v in proto.value_info.iter().chain(&proto.input).chain(&proto.output) {
-        note(v.name(), v.doc_string(), &v.metadata_props);
+        note(v.name(), value_note(v));
     }
     for t in &proto.initializer {
-        note(t.name(), t.doc_string(), &t.metadata_props);
+        let (doc, metadata) = (t.doc_string().to_owned(), pairs(&t.metadata_props));
+        note(t.name(), ValueNote { doc, metadata, ..ValueNote::default() });
     }
     list("values", json!(notes));
+    let declared: BTreeSet<&str> = proto.value_info.iter().map(ValueInfoProto::name).collect();
+    let outputs: BTreeSet<&str> = proto.output.iter().map(ValueInfoProto::name).collect();
+    let made = graph.nodes().flat_map(|(_, n)| &n.outputs).map(|v| graph.value(*v).name.as_str());
+    let made: BTreeSet<&str> = made.filter(|n| !outputs.contains(n)).collect();
+    // Exporters declare all values or none, so that the list is mostly one word.
+    if !declared.is_superset(&made) {
+        let some: Vec<&&str> = declared.intersection(&made).collect();
+        graph.info.fields.insert("onnx.value_info".into(), json!(some).to_string());
+    }
+}
+
+fn value_note(v: &ValueInfoProto) -> ValueNote {
+    let ty = v.r#type.as_ref();
+    let dims = ty.and_then(shape).map(|s| s.dim.iter().map(|d| d.denotation().to_owned()).collect::<Vec<_>>());
+    ValueNote {
+        doc: v.doc_string().to_owned(),
+        metadata: pairs(&v.metadata_props),
+        denotation: ty.map(|t| t.denotation().to_owned()).unwrap_or_default(),
+        axes: dims.filter(|d| d.iter().any(|d| !d.is_empty())).unwrap_or_default(),
+    }
+}
+
+fn shape(ty: &super::proto::TypeProto) -> Option<&TensorShapeProto> {
+    match &ty.value {
+        Some(type_proto::Value::TensorType(t)) => t.shape.as_ref(),
+        _ => None,
+    }
+}
+
+/// Keeps the names of lists of integers that became attributes, for the writer makes them operands again.
+pub fn remember_integers(graph: &mut Graph, values: &BTreeSet<ValueId>) {
+    let mut names: BTreeMap<String, Vec<i64>> = BTreeMap::new();
+    for value in values.iter().map(|v| graph.value(*v)) {
+        if let Some(t) = value.as_const().filter(|t| t.dtype() == DType::I64 && t.shape().len() == 1) {
+            let ints = t.bytes().as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b)).collect();
+            names.insert(value.name.clone(), ints);
+        }
+    }
+    if !names.is_empty() {
+        graph.info.fields.insert("onnx.integers".into(), json!(names).to_string());
+    }
+}
+
+/// Names of lists of integers; of several for one list, the first.
+pub fn integers(graph: &Graph) -> BTreeMap<Vec<i64>, String> {
+    let names: BTreeMap<String, Vec<i64>> =
+        field(graph, "integers").and_then(|v| serde_json::from_str(v).ok()).unwrap_or_default();
+    names.into_iter().rev().map(|(name, list)| (list, name)).collect()
 }
 
 fn field<'g>(graph: &'g Graph, key: &str) -> Option<&'g str> {
@@ -98,12 +185,40 @@ pub fn value_notes(graph: &Graph) -> ValueNotes {
     field(graph, "values").and_then(|v| serde_json::from_str(v).ok()).unwrap_or_default()
 }
 
-/// Puts doc string and metadata back.
+/// Puts back what was said about a value.
 pub fn annotate(info: &mut ValueInfoProto, notes: &ValueNotes) {
-    if let Some((doc, metadata)) = notes.get(info.name()) {
-        info.doc_string = Some(doc.clone()).filter(|d| !d.is_empty());
-        info.metadata_props = entries(metadata);
+    let Some(note) = notes.get(info.name()) else { return };
+    let text = |s: &String| Some(s.clone()).filter(|s| !s.is_empty());
+    info.doc_string = text(&note.doc);
+    info.metadata_props = entries(&note.metadata);
+    let Some(ty) = &mut info.r#type else { return };
+    ty.denotation = text(&note.denotation);
+    if let Some(type_proto::Value::TensorType(type_proto::Tensor { shape: Some(s), .. })) = &mut ty.value
+        && s.dim.len() == note.axes.len()
+    {
+        for (d, axis) in s.dim.iter_mut().zip(&note.axes) {
+            d.denotation = text(axis);
+        }
     }
+}
+
+/// The same for an initializer.
+pub fn annotate_tensor(t: &mut TensorProto, notes: &ValueNotes) {
+    if let Some(note) = notes.get(t.name()) {
+        t.doc_string = Some(note.doc.clone()).filter(|d| !d.is_empty());
+        t.metadata_props = entries(&note.metadata);
+    }
+}
+
+/// Which values the written file declares: those that the source declared, and the results of fused ops, which nobody
+/// else can infer.
+pub fn declared(graph: &Graph) -> Declared {
+    let Some(listed) = field(graph, "value_info").and_then(|v| serde_json::from_str::<BTreeSet<String>>(v).ok()) else {
+        return Declared::All;
+    };
+    let fused = graph.nodes().filter(|(_, n)| matches!(n.op, Op::FusedNorm(_)));
+    let results = fused.flat_map(|(_, n)| &n.outputs).map(|v| graph.value(*v).name.clone());
+    Declared::Only(listed.into_iter().chain(results).collect())
 }
 
 /// The model's own fields, its graph and opsets left empty. `written` are the names of values in the new graph.

@@ -3,8 +3,8 @@
 use normfuse_formats::onnx::{
     self,
     proto::{
-        AttributeProto, GraphProto, ModelProto, SparseTensorProto, TensorProto, TrainingInfoProto, TypeProto,
-        attribute_proto::AttributeType, tensor_proto::DataType, type_proto,
+        AttributeProto, GraphProto, ModelProto, TensorProto, TrainingInfoProto, attribute_proto::AttributeType,
+        tensor_proto::DataType,
     },
 };
 use prost::Message;
@@ -147,20 +147,24 @@ fn operands_and_attributes_of_known_ops_are_checked() {
 }
 
 #[test]
-fn element_types_that_the_ir_lacks_are_named() {
-    let mut m = chain(20, vec![node("Neg", &["x"], &["y"])]);
-    m.graph.as_mut().unwrap().initializer =
-        vec![TensorProto { data_type: Some(DataType::Int4 as i32), ..f32s("w", &[], &[]) }];
-    let e = refused(&m);
-    assert!(e.contains("initializer `w`") && e.contains("found INT4"), "{e}");
-    for (ty, name) in [(DataType::String, "STRING"), (DataType::Complex64, "COMPLEX64"), (DataType::Undefined, "no ")] {
-        let e = refused(&model(20, graph(vec![value("s", ty, "2")], vec![], vec![])));
-        assert!(e.contains("graph input or output `s`") && e.contains(name), "{e}");
-    }
-    let sequence = type_proto::Value::SequenceType(Box::default());
+fn what_a_value_is_must_be_said() {
+    let e = refused(&model(20, graph(vec![value("s", DataType::Undefined, "2")], vec![], vec![])));
+    assert!(e.contains("graph input or output `s`") && e.contains("found a tensor of no element type"), "{e}");
     let mut v = f32_value("s");
-    v.r#type = Some(TypeProto { value: Some(sequence), denotation: None });
-    assert!(refused(&model(20, graph(vec![v], vec![], vec![]))).contains("found a sequence"));
+    v.r#type = None;
+    assert!(refused(&model(20, graph(vec![v], vec![], vec![]))).contains("found none"));
+    let with_w = |w| {
+        let mut m = chain(20, vec![node("Neg", &["x"], &["y"])]);
+        m.graph.as_mut().unwrap().initializer = vec![w];
+        refused(&m)
+    };
+    let e = with_w(TensorProto { data_type: Some(0), ..f32s("w", &[], &[]) });
+    assert!(e.contains("initializer `w`") && e.contains("some element type"), "{e}");
+    // Nobody knows how many bytes that is.
+    let e = with_w(external("w", DataType::Int4, &[3], &[("location", "w.data")]));
+    assert!(e.contains("initializer `w`") && e.contains("the `length`"), "{e}");
+    let e = with_w(external("w", DataType::Int4, &[3], &[("location", "../w.data"), ("length", "2")]));
+    assert!(e.contains("initializer `w`") && e.contains("inside the model's folder"), "{e}");
 }
 
 #[test]
@@ -172,10 +176,6 @@ fn what_would_be_lost_is_refused() {
     let mut m = fine.clone();
     m.configuration.push(onnx::proto::DeviceConfigurationProto::default());
     assert!(refused(&m).contains("device configurations"));
-    let mut m = fine.clone();
-    m.graph.as_mut().unwrap().sparse_initializer =
-        vec![SparseTensorProto { values: Some(f32s("w", &[], &[])), ..SparseTensorProto::default() }];
-    assert!(refused(&m).contains("initializer `w`"));
     let mut m = fine;
     m.graph.as_mut().unwrap().node[0].device_configurations.push(onnx::proto::NodeDeviceConfigurationProto::default());
     assert!(refused(&m).contains("node `the Neg`"));

@@ -1,6 +1,9 @@
 //! What goes in comes out: names, metadata, types, foreign ops, constants.
 
-use normfuse_formats::onnx::proto::{GraphProto, NodeProto, TensorAnnotation, TensorProto, tensor_proto::DataType};
+use normfuse_formats::onnx::proto::{
+    GraphProto, NodeProto, SparseTensorProto, TensorAnnotation, TensorProto, TypeProto, ValueInfoProto,
+    tensor_proto::DataType, type_proto,
+};
 use normfuse_ir::{DType, Dim, Op, op::UnaryOp};
 
 use crate::build::*;
@@ -39,6 +42,45 @@ fn model_fields_and_metadata_stay() {
     w.float_data.clear();
     w.raw_data = Some(bytes::Bytes::copy_from_slice(&2f32.to_le_bytes()));
     assert_eq!(out, m);
+}
+
+#[test]
+fn operands_that_are_attributes_inside_keep_their_names() {
+    let reduce = |x, axes, y| with(node("ReduceMean", &[x, axes], &[y]), [int("keepdims", 1)]);
+    let mut m = chain(20, vec![reduce("x", "the axes", "t"), reduce("t", "same", "u"), reduce("u", "other", "y")]);
+    m.graph.as_mut().unwrap().initializer = vec![i64s("the axes", &[-1]), i64s("same", &[-1]), i64s("other", &[0])];
+    let (_, out) = rewrite(&m);
+    // Equal ones are one.
+    let read: Vec<&str> = proto_of(&out).node.iter().map(|n| n.input[1].as_str()).collect();
+    assert_eq!(read, ["same", "same", "other"]);
+    assert_eq!(proto_of(&out).initializer.len(), 2);
+}
+
+#[test]
+fn what_axes_mean_stays() {
+    let mut m = chain(20, vec![node("Neg", &["x"], &["y"])]);
+    let g = m.graph.as_mut().unwrap();
+    for v in g.input.iter_mut().chain(&mut g.output) {
+        let ty = v.r#type.as_mut().unwrap();
+        ty.denotation = Some("TENSOR".into());
+        let Some(type_proto::Value::TensorType(t)) = &mut ty.value else { panic!("a tensor") };
+        t.shape.as_mut().unwrap().dim[0].denotation = Some("DATA_BATCH".into());
+    }
+    let (_, out) = rewrite(&m);
+    assert_eq!(proto_of(&out), proto_of(&m));
+}
+
+#[test]
+fn only_what_the_source_declared_is_declared() {
+    let nodes = vec![node("Neg", &["x"], &["t"]), node("Abs", &["t"], &["u"]), node("Neg", &["u"], &["y"])];
+    let mut m = chain(20, nodes);
+    for declared in [vec![], vec![value("t", DataType::Float, "2 4")]] {
+        m.graph.as_mut().unwrap().value_info.clone_from(&declared);
+        let disk = Disk::new();
+        let mut g = disk.read(&m).unwrap();
+        normfuse_ir::infer::infer(&mut g).unwrap();
+        assert_eq!(proto_of(&disk.write(&g).unwrap()).value_info, declared);
+    }
 }
 
 #[test]
@@ -172,14 +214,120 @@ fn outputs_keep_their_names_whatever_is_behind_them() {
 }
 
 #[test]
-fn inputs_with_initializers_are_constants() {
+fn inputs_with_initializers_have_defaults() {
     let mut m = chain(20, vec![node("Add", &["x", "w"], &["y"])]);
+    let g = m.graph.as_mut().unwrap();
+    g.input.push(value("w", DataType::Float, "2 4"));
+    g.initializer = vec![f32s("w", &[2, 4], &[1.0; 8])];
+    let (g, out) = rewrite(&m);
+    let w = g.value(g.inputs()[1]);
+    assert_eq!((w.as_const().is_none(), w.stored().unwrap().bytes().len()), (true, 32));
+    assert_eq!(proto_of(&out).input, proto_of(&m).input);
+    assert_eq!(proto_of(&out).initializer[0].name(), "w");
+    // Nothing reads it, and it stays part of the interface.
+    m.graph.as_mut().unwrap().node[0] = node("Abs", &["x"], &["y"]);
+    let (_, out) = rewrite(&m);
+    assert_eq!((proto_of(&out).input.len(), proto_of(&out).initializer.len()), (2, 1));
+    // A default that is not of the input's type.
+    m.graph.as_mut().unwrap().initializer[0] = i64s("w", &[1]);
+    assert!(read(&m).unwrap().verify().unwrap_err().to_string().contains("`w`"));
+}
+
+#[test]
+fn old_files_list_their_constants_among_the_inputs() {
+    let mut m = chain(20, vec![node("Add", &["x", "w"], &["y"])]);
+    m.ir_version = Some(3);
     let g = m.graph.as_mut().unwrap();
     g.input.push(f32_value("w"));
     g.initializer = vec![f32s("w", &[2, 4], &[1.0; 8])];
     let (g, out) = rewrite(&m);
     assert_eq!((g.inputs().len(), proto_of(&out).input.len()), (1, 1));
-    assert!(g.info.notes[0].contains("taken as constants"));
+    assert_eq!(out.ir_version, Some(4));
+}
+
+#[test]
+fn a_default_stays_in_its_data_file() {
+    let disk = Disk::new();
+    disk.put("w.data", &[7; 32]);
+    let mut m = chain(20, vec![node("Add", &["x", "w"], &["y"])]);
+    let g = m.graph.as_mut().unwrap();
+    g.input.push(value("w", DataType::Float, "4"));
+    g.initializer = vec![external("w", DataType::Float, &[4], &[("location", "w.data"), ("offset", "16")])];
+    let g = disk.read(&m).unwrap();
+    assert!(matches!(g.value(g.inputs()[1]).stored().unwrap().data(), normfuse_ir::Data::External(_)));
+    let out = disk.write(&g).unwrap();
+    let entries = &proto_of(&out).initializer[0].external_data;
+    assert_eq!((entries[0].value(), entries[1].value()), ("w.data", "16"));
+}
+
+fn typed(name: &str, value: type_proto::Value) -> ValueInfoProto {
+    let ty = TypeProto { denotation: None, value: Some(value) };
+    ValueInfoProto { name: Some(name.into()), r#type: Some(ty), ..ValueInfoProto::default() }
+}
+
+/// Strings, sequences, maps, 4-bit integers, complex numbers, sparse tensors: ops over them are foreign, and the ops
+/// beside them are not.
+#[test]
+fn values_that_the_ir_has_no_type_for_pass_through() {
+    let floats_of = f32_value("f").r#type.unwrap();
+    let sequence = type_proto::Sequence { elem_type: Some(Box::new(floats_of)) };
+    let sequence = |name| typed(name, type_proto::Value::SequenceType(Box::new(sequence.clone())));
+    let with_type = |ty: DataType, name: &str| TensorProto { data_type: Some(ty as i32), ..f32s(name, &[3], &[]) };
+    let four =
+        TensorProto { raw_data: Some(bytes::Bytes::from_static(&[0x21, 0x03])), ..with_type(DataType::Int4, "i4") };
+    let words = vec![b"a".to_vec(), b"\xff".to_vec(), Vec::new()];
+    let words =
+        TensorProto { string_data: words, doc_string: Some("words".into()), ..with_type(DataType::String, "w") };
+    let complex = TensorProto { float_data: vec![0.5; 6], ..with_type(DataType::Complex64, "c") };
+    let sparse = SparseTensorProto {
+        values: Some(f32s("sparse", &[1], &[2.0])),
+        indices: Some(i64s("", &[1])),
+        dims: vec![2, 4],
+    };
+    let nodes = vec![
+        node("StringConcat", &["s", "w"], &["t"]),
+        node("Identity", &["t"], &["u"]),
+        node("SequenceInsert", &["seq", "x"], &["longer"]),
+        node("DequantizeLinear", &["i4", "scale"], &["d"]),
+        node("Identity", &["c"], &["cc"]),
+        node("Mul", &["x", "sparse"], &["sum"]),
+        node("Abs", &["x"], &["y"]),
+    ];
+    let strings = |name| value(name, DataType::String, "3");
+    let mut m = model(20, graph(vec![f32_value("x"), strings("s"), sequence("seq")], nodes, vec![f32_value("y")]));
+    let g = m.graph.as_mut().unwrap();
+    g.output.extend([strings("u"), sequence("longer"), value("cc", DataType::Complex64, "3"), f32_value("sum")]);
+    g.initializer = vec![four, words, complex, f32s("scale", &[], &[])];
+    g.initializer[3].raw_data = Some(bytes::Bytes::from_static(&[0; 4]));
+    g.sparse_initializer = vec![sparse];
+    g.value_info = vec![strings("t"), f32_value("d")];
+    let (_, out) = rewrite(&m);
+    assert_eq!(proto_of(&out), proto_of(&m));
+    let disk = Disk::new();
+    let graph = disk.read(&m).unwrap();
+    graph.verify().unwrap();
+    let foreign: Vec<bool> = graph.nodes().map(|(_, n)| matches!(n.op, Op::Foreign(_))).collect();
+    assert_eq!(foreign, [true, true, true, true, true, true, false]);
+    // The other forms say all of it.
+    for form in [normfuse_ir::text::print(&graph), normfuse_ir::json::print(&graph)] {
+        let no_files = &mut |w: &normfuse_ir::text::WeightRef| panic!("{}", w.name);
+        let back = match form.strip_prefix('{') {
+            Some(_) => normfuse_ir::json::parse(&form, no_files),
+            None => normfuse_ir::text::parse(&form, no_files),
+        };
+        assert_eq!(disk.write(&back.unwrap()).unwrap(), out);
+    }
+}
+
+#[test]
+fn bytes_of_any_type_stay_in_their_data_file() {
+    let disk = Disk::new();
+    disk.put("w.data", &[7; 32]);
+    let mut m = chain(20, vec![node("DequantizeLinear", &["w", "x"], &["y"])]);
+    let place = [("location", "w.data"), ("offset", "16"), ("length", "2")];
+    m.graph.as_mut().unwrap().initializer = vec![external("w", DataType::Uint4, &[3], &place)];
+    let g = disk.read(&m).unwrap();
+    assert_eq!(proto_of(&disk.write(&g).unwrap()).initializer, proto_of(&m).initializer);
 }
 
 #[test]
@@ -240,7 +388,7 @@ fn tensors_of_every_type() {
 }
 
 #[test]
-fn unused_weights_and_left_out_results_stay_out() {
+fn unused_weights_stay_and_left_out_results_stay_out() {
     let mut m = chain(
         20,
         vec![
@@ -250,6 +398,8 @@ fn unused_weights_and_left_out_results_stay_out() {
     );
     m.graph.as_mut().unwrap().initializer = vec![i64s("k", &[2]), i64s("unused", &[1])];
     let (g, out) = rewrite(&m);
-    assert!(g.values().all(|(_, v)| v.name != "unused"));
+    assert!(g.values().any(|(_, v)| v.name == "unused"));
     assert_eq!(proto_of(&out).node[0].output, ["", "i"]);
+    let names: Vec<&str> = proto_of(&out).initializer.iter().map(TensorProto::name).collect();
+    assert_eq!(names, ["k", "unused"]);
 }

@@ -70,10 +70,16 @@ pub enum Row {
     Blocks,
     /// Half-way points of the narrow formats.
     Ties,
+    /// Values that come out near a half-way point of the dtype after a division by the root mean square, where the ways
+    /// to divide (by the root, by its reciprocal, by a reciprocal root) part.
+    RootTies,
     /// The smallest values of the dtype.
     Denormals,
     /// The largest values of the dtype: squares overflow.
     Huge,
+    /// Squares that the dtype holds, with a sum that it does not: a sum that is divided and a mean part here, and at
+    /// widths that are powers of two nowhere else.
+    LargeSum,
     /// One infinity.
     Infinity,
     /// One NaN.
@@ -82,7 +88,7 @@ pub enum Row {
 
 impl Row {
     /// Every kind.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Bell,
         Self::Wide,
         Self::Zeros,
@@ -92,8 +98,10 @@ impl Row {
         Self::Outlier,
         Self::Blocks,
         Self::Ties,
+        Self::RootTies,
         Self::Denormals,
         Self::Huge,
+        Self::LargeSum,
         Self::Infinity,
         Self::Nan,
     ];
@@ -101,13 +109,19 @@ impl Row {
     /// A row of `n` values for a float dtype (to be rounded to it).
     pub fn values(self, dtype: DType, n: usize, rng: &mut Rng) -> Vec<f32> {
         let (smallest, largest) = limits(dtype);
-        if self == Self::Ties {
-            let unit = unit(dtype, rng);
-            return ties(n, unit, rng);
+        match self {
+            Self::Ties => {
+                let unit = unit(dtype, rng);
+                return ties(n, unit, rng);
+            }
+            Self::RootTies => return root_ties(dtype, n, rng),
+            _ => {}
         }
+        // Squares add up to about three times what the dtype holds, and each is below it.
+        let large_sum = (largest.sqrt() * (4.0 / n.max(1) as f32).sqrt()).min(largest.sqrt() * 0.9);
         let mut row: Vec<f32> = (0..n)
             .map(|i| match self {
-                Self::Bell | Self::Infinity | Self::Nan | Self::Ties => rng.bell(),
+                Self::Bell | Self::Infinity | Self::Nan | Self::Ties | Self::RootTies => rng.bell(),
                 Self::Wide => rng.bell() * 2f32.powi(rng.below(28) as i32 - 14),
                 Self::Zeros => 0.0,
                 Self::SignedZeros => 0.0 * rng.sign(),
@@ -121,6 +135,7 @@ impl Row {
                     _ => rng.bell(),
                 },
                 Self::Denormals => smallest * rng.below(100) as f32 * rng.sign(),
+                Self::LargeSum => large_sum * (1.0 - rng.below(64) as f32 / 512.0) * rng.sign(),
                 Self::Huge => largest * (1.0 - rng.below(3) as f32 / 4.0) * rng.sign(),
             })
             .collect();
@@ -170,6 +185,43 @@ fn ties(n: usize, unit: f32, rng: &mut Rng) -> Vec<f32> {
     let target = TARGETS[rng.below(TARGETS.len())];
     let top = target.max_finite().unwrap_or(1.0);
     (0..n).map(|i| unit * if i % 16 == 0 { top * rng.sign() } else { tie(target, rng) }).collect()
+}
+
+/// Two values that alone decide the root mean square, and a few far smaller ones for which the ways to divide by it
+/// differ after a rounding to 16 bits. Among ordinary values that happens once in 2^17 times, so pairs are tried until
+/// one has such neighbours; for most it takes a thousand.
+fn root_ties(dtype: DType, n: usize, rng: &mut Rng) -> Vec<f32> {
+    const PAIRS: usize = 1 << 13;
+    let mut row = vec![0.0; n];
+    if n < 8 {
+        return row;
+    }
+    let narrow = if dtype == DType::F16 { DType::F16 } else { DType::BF16 };
+    // Squares of the small ones must vanish beside those of the pair, and so must any epsilon.
+    let large = if dtype == DType::F16 { 16384.0 } else { 16_777_216.0 };
+    let small = large * 2f32.powi(-15);
+    let round = |v: f32| num::round_to(narrow, v);
+    for _ in 0..PAIRS {
+        let mut draw = || round(large * (1.5 + rng.unit() * 0.49));
+        let (a, b) = (draw(), draw());
+        let v = (a * a + b * b) / n as f32;
+        let (root, rsqrt) = (v.sqrt(), num::rsqrt(v));
+        let inverse = 1.0 / root;
+        let parts = |x: &f32| {
+            let quotient = round(x / root);
+            quotient != round(x * inverse) || quotient != round(x * rsqrt)
+        };
+        let found: Vec<f32> = (128u8..=255).map(|m| small * f32::from(m) / 128.0).filter(parts).take(4).collect();
+        if found.is_empty() {
+            continue;
+        }
+        let start = rng.below(n);
+        for (i, x) in [a, b].into_iter().chain(found).enumerate() {
+            row[(start + i) % n] = x * rng.sign();
+        }
+        break;
+    }
+    row
 }
 
 /// A small odd number times a power of two: ties times that still fit the significand of `dtype`.
@@ -296,6 +348,11 @@ mod tests {
             assert_eq!(of(Row::Infinity).iter().filter(|v| v.is_infinite()).count(), 2, "one in each row");
             assert_eq!(of(Row::Nan).iter().filter(|v| v.is_nan()).count(), 2);
             assert!(of(Row::Huge).iter().all(|v| v.is_finite() && v.abs() > 1e4));
+            let (large, top) = (of(Row::LargeSum), f64::from(limits(dtype).1));
+            let squares = || large[..512].iter().map(|v| f64::from(*v).powi(2));
+            assert!(squares().all(|s| s < top) && squares().sum::<f64>() > top, "{dtype}");
+            let near = of(Row::RootTies)[..512].iter().filter(|v| **v != 0.0).count();
+            assert!((3..=6).contains(&near), "{dtype}: a pair and what it separates, found {near}");
             assert!(of(Row::Denormals).iter().all(|v| v.abs() < 1e-5) && of(Row::Denormals).iter().any(|&v| v != 0.0));
             let ties = of(Row::Ties);
             let top = ties.iter().fold(0.0f32, |m, v| m.max(v.abs()));

@@ -2,8 +2,8 @@ use std::sync::Arc;
 
 use super::*;
 use crate::{
-    FusedNorm, Granularity, Scheme, ValueId,
-    fused::{Root, Sibling, Source, Weight},
+    DType, Dim, FusedNorm, Granularity, Scheme, ValueId,
+    fused::{Prologue, Root, Sibling, Source, Weight},
     op::{BinaryOp, ReduceOp, UnaryOp},
     scheme::{F32, Step},
 };
@@ -53,9 +53,18 @@ const N: usize = 256;
 
 /// bf16 residual add, norm in f32, weight in bf16, then groups of 128 to e4m3 with `max(amax, 1e-10) / 448`.
 fn source(twist: Twist) -> Graph {
+    source_at(twist, vec![Dim::sym("m")], &[-1], &[-1])
+}
+
+/// The same with rows of the sizes `rows`, which the body restates as `merged` before the groups and as `own` after them.
+fn source_at(twist: Twist, rows: Vec<Dim>, merged: &[i64], own: &[i64]) -> Graph {
     let mut b = Builder(Graph::new("body"));
     let ty = |shape: Vec<Dim>| Type::tensor(DType::BF16, shape);
-    let row = vec![Dim::sym("m"), Dim::from(N as i64)];
+    let row = [rows, vec![Dim::from(N as i64)]].concat();
+    let restated = |leading: &[i64], last: &[i64]| {
+        let sizes = [leading, last].concat();
+        Tensor::from_i64(&[sizes.len()], &sizes)
+    };
     let x = b.0.add_input("x", ty(row.clone()));
     let residual = b.0.add_input("residual", ty(row));
     let w = b.0.add_input("w", ty(vec![Dim::from(N as i64)]));
@@ -78,7 +87,7 @@ fn source(twist: Twist) -> Graph {
         b.bin(BinaryOp::Mul, n, w)
     };
     let wide = b.cast(y, DType::F32);
-    let split = b.0.add_const("groups", Tensor::from_i64(&[3], &[-1, 2, 128]));
+    let split = b.0.add_const("groups", restated(merged, &[2, 128]));
     let groups = b.op(Op::Reshape { allow_zero: false }, &[wide, split]);
     let magnitude = b.un(UnaryOp::Abs, groups);
     let magnitude = if twist == Twist::MaxIgnoresNan {
@@ -100,9 +109,11 @@ fn source(twist: Twist) -> Graph {
         b.bin(BinaryOp::Div, groups, scale)
     };
     let q = b.cast(q, DType::F8E4M3FN);
-    let flat = b.0.add_const("flat", Tensor::from_i64(&[2], &[-1, N as i64]));
+    let flat = b.0.add_const("flat", restated(own, &[N as i64]));
     let q = b.op(Op::Reshape { allow_zero: false }, &[q, flat]);
     let scale = b.op(Op::Squeeze { axes: Some(vec![-1]) }, &[scale]);
+    let flat = b.0.add_const("flat_scale", restated(own, &[2]));
+    let scale = b.op(Op::Reshape { allow_zero: false }, &[scale, flat]);
     let mut g = b.0;
     g.add_output("sum", sum);
     g.add_output("y", y);
@@ -224,4 +235,141 @@ fn bits_are_compared() {
     let fp4 = |b: u8| Tensor::from_bytes(DType::F4E2M1, vec![1], vec![b]).unwrap();
     assert_eq!(bits_equal(&fp4(0x12), &fp4(0x52)), None, "padding is not data");
     assert!(bits_equal(&fp4(0x12), &fp4(0x13)).is_some());
+}
+
+fn rows_of(leading: &[Dim], width: usize) -> Type {
+    Type::tensor(DType::BF16, [leading, &[Dim::from(width as i64)]].concat())
+}
+
+/// Types of the operands of [`descriptor`] for rows of these sizes.
+fn types_at(leading: &[Dim]) -> Vec<Type> {
+    vec![rows_of(leading, N), rows_of(leading, N), rows_of(&[], N)]
+}
+
+#[test]
+fn numbers_of_rows_that_are_too_large_become_small_ones() {
+    let s = || Dim::sym("s");
+    let large = 1i64 << 20;
+    let number = Dim::from;
+    let cases: [(Vec<Dim>, &[i64], &[i64]); 7] = [
+        (vec![number(1), number(large)], &[-1], &[1, large]),
+        (vec![number(1), number(large)], &[1, large], &[1, large]),
+        (vec![number(4), number(large)], &[4 * large], &[4, large]),
+        (vec![number(1 << 30), number(1 << 21)], &[1 << 51], &[1 << 30, 1 << 21]),
+        (vec![s(); 5], &[0; 5], &[0; 5]),
+        (vec![s() * number(large)], &[-1], &[-1]),
+        (vec![s() - number(4)], &[-1], &[-1]),
+    ];
+    for (rows, merged, own) in cases {
+        let types = types_at(&rows);
+        let op = Op::FusedNorm(Arc::new(descriptor()));
+        let extent = Extent::of(operands(&op, &types).unwrap()).unwrap();
+        let sets = (0..sizes::ROUNDS).map(|n| extent.round(n)).chain([extent.bulk()]);
+        for set in sets.map(Result::unwrap) {
+            assert!(set.elements() <= sizes::DATA_SET, "{rows:?}: {:?}", set.shapes);
+        }
+        let checked = |twist| {
+            let (g, id) = node(descriptor(), Some(source_at(twist, rows.clone(), merged, own)));
+            check(g.node(id), &types)
+        };
+        checked(Twist::None).unwrap_or_else(|e| panic!("{rows:?}: {e}"));
+        let e = checked(Twist::NoFloor).unwrap_err();
+        assert_eq!(e.kind, ErrorKind::Value, "{rows:?}: {e}");
+    }
+}
+
+#[test]
+fn what_cannot_be_compared_says_so_before_anything_runs() {
+    let large = 1i64 << 20;
+    let rows = [Dim::from(large)];
+    let fixed = |own: &[i64]| source_at(Twist::None, rows.to_vec(), &[-1], own);
+    let op = Op::FusedNorm(Arc::new(descriptor()));
+    checkable(&op, &fixed(&[large]), &types_at(&rows)).unwrap();
+    // A body that makes a tensor of its own for a fixed number of rows fits no other number.
+    let mut bound = fixed(&[large]);
+    let sizes = bound.add_const("sizes", Tensor::from_i64(&[2], &[large, 1]));
+    let zero = Tensor::from_f32(&[], &[0.0]);
+    let zeros = Op::ConstantOfShape { dtype: DType::F32, value: zero.bytes().to_vec() };
+    let made = bound.add_node("zeros", zeros, &[Some(sizes)], ["zeros"]).unwrap();
+    let made = bound.node(made).outputs[0];
+    let cast = Op::Cast { to: DType::BF16, saturate: true };
+    let made = bound.add_node("narrow", cast, &[Some(made)], ["narrow"]).unwrap();
+    let (made, sum) = (bound.node(made).outputs[0], bound.outputs()[0].value);
+    let added = bound.add_node("add", Op::Binary(BinaryOp::Add), &[Some(sum), Some(made)], ["added"]).unwrap();
+    bound.outputs_mut()[0].value = bound.node(added).outputs[0];
+    assert!(checkable(&op, &bound, &types_at(&rows)).is_err());
+    let mut wide = descriptor();
+    wide.siblings[0].width = 1 << 33;
+    let wide_rows = vec![rows_of(&[Dim::sym("m")], 1 << 33); 2];
+    let types = [wide_rows, vec![rows_of(&[], 1 << 33)]].concat();
+    let (g, id) = node(wide, Some(source(Twist::None)));
+    let e = check(g.node(id), &types).unwrap_err();
+    assert_eq!((e.kind, e.node.as_deref()), (ErrorKind::Unsupported, Some("norm0")), "{e}");
+    assert!(e.message.contains("x bf16[m, 8589934592]"), "{e}");
+}
+
+#[test]
+fn bodies_that_make_too_much_of_their_rows_are_not_run() {
+    let mut body = source(Twist::None);
+    let sizes = body.add_const("sizes", Tensor::from_i64(&[3], &[1 << 30, 1, 1]));
+    let y = body.outputs()[1].value;
+    let spread = body.add_node("spread", Op::Expand, &[Some(y), Some(sizes)], ["spread"]).unwrap();
+    let spread = body.node(spread).outputs[0];
+    body.outputs_mut()[1].value = spread;
+    let (g, id) = node(descriptor(), Some(body));
+    let e = check_in(&g, id).unwrap_err();
+    assert_eq!(e.kind, ErrorKind::Unsupported, "{e}");
+    assert!(e.message.contains("value `spread` of the body has"), "{e}");
+}
+
+/// An RMSNorm in f16 throughout, as a mean or as a sum that is divided by the width.
+fn f16_norm(divided: bool) -> (Graph, NodeId) {
+    const WIDTH: usize = 512;
+    let mut b = Builder(Graph::new("body"));
+    let half = |v: f32| eval::numbers::from_floats(DType::F16, &[], &[v]).unwrap();
+    let x = b.0.add_input("x", Type::tensor(DType::F16, vec![Dim::sym("m"), Dim::from(WIDTH as i64)]));
+    let squares = b.bin(BinaryOp::Mul, x, x);
+    let reduce = |op| Op::Reduce { op, axes: Some(vec![-1]), keepdims: true };
+    let mean = if divided {
+        let sum = b.op(reduce(ReduceOp::Sum), &[squares]);
+        let count = b.0.add_const("count", half(WIDTH as f32));
+        b.bin(BinaryOp::Div, sum, count)
+    } else {
+        b.op(reduce(ReduceOp::Mean), &[squares])
+    };
+    let eps = b.0.add_const("eps", half(1e-3));
+    let v = b.bin(BinaryOp::Add, mean, eps);
+    let root = b.un(UnaryOp::Sqrt, v);
+    let y = b.bin(BinaryOp::Div, x, root);
+    b.0.add_output("y", y);
+    let op = FusedNorm {
+        prologue: Prologue::None,
+        source: Source::Shared,
+        emit_sum: false,
+        siblings: vec![Sibling {
+            width: WIDTH as u64,
+            input: DType::F16,
+            compute: DType::F16,
+            eps: F32::new(0.001_000_404_4),
+            root: Root::DivideBySqrt,
+            normed: DType::F16,
+            weight: None,
+            output: DType::F16,
+            emit_normed: true,
+            epilogues: vec![],
+        }],
+    };
+    let mut g = Graph::new("outer");
+    let x = g.add_input("x", Type::tensor(DType::F16, vec![Dim::sym("m"), Dim::from(WIDTH as i64)]));
+    let id = g.add_node("norm0", Op::FusedNorm(Arc::new(op)), &[Some(x)], ["y0"]).unwrap();
+    *g.node_meta_mut(id).2 = Some(Arc::new(b.0));
+    (g, id)
+}
+
+#[test]
+fn a_16_bit_sum_that_is_divided_is_no_mean() {
+    let (g, id) = f16_norm(false);
+    check_in(&g, id).unwrap();
+    let (g, id) = f16_norm(true);
+    assert_eq!(check_in(&g, id).unwrap_err().kind, ErrorKind::Value);
 }

@@ -34,6 +34,12 @@ impl<'a> Args<'a> {
         {
             return bad(format!("`{}` needs {}", op.name(), ports::operand(op, p)));
         }
+        if let Some(p) = operands.iter().position(|o| o.is_some_and(|o| o.ty.opaque.is_some()))
+            && !matches!(op, Op::Foreign(_))
+        {
+            let message = "expected a tensor, found a value of a type that only foreign ops can read";
+            return Err(Error::new(ErrorKind::DType, message).at_port(ports::operand(op, p)));
+        }
         Ok(Self { op, operands, tag })
     }
 

@@ -35,8 +35,9 @@ use attributes::check_attributes;
 /// Most elements that a tensor may have for its contents to be followed.
 pub const MAX_KNOWN: usize = 64;
 
-/// Most elements that a tensor may have: beyond it, byte counts no longer fit the arithmetic of anything downstream.
-pub const MAX_ELEMENTS: i64 = 1 << 62;
+/// Most elements that a tensor may have. The largest that models have are logits of long prompts, some 2^35; a size far
+/// beyond is a mistake of whoever wrote the model, and nothing could ever run it.
+pub const MAX_ELEMENTS: i64 = 1 << 40;
 
 /// What inference says of one result of a node.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -125,7 +126,7 @@ impl Facts {
         for (id, value) in graph.values() {
             match &value.def {
                 Def::Const(t) => facts.set(id, constant(t)),
-                Def::Input => check_size(&value.ty).map_err(|e| e.at_node(value.name.clone()))?,
+                Def::Input { .. } => check_size(&value.ty).map_err(|e| e.at_node(value.name.clone()))?,
                 Def::Node { .. } => {}
             }
         }
@@ -334,6 +335,7 @@ fn refine(ty: &mut Type, declared: &Type, foreign: bool) -> Result<()> {
     if foreign {
         ty.strides.clone_from(&declared.strides);
         ty.scheme.clone_from(&declared.scheme);
+        ty.opaque.clone_from(&declared.opaque);
     }
     Ok(())
 }

@@ -95,6 +95,7 @@ fn quantised(rows: Option<&[Dim]>, scheme: &Arc<Scheme>) -> Vec<Type> {
         shape: shape.map(Shape),
         strides,
         scheme: Some(scheme.clone()),
+        ..Type::default()
     };
     let mut shape = rows.map(<[Dim]>::to_vec);
     if let (Packing::Nibbles, Some(last)) = (scheme.packing, shape.as_mut().and_then(|s| s.last_mut())) {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Number, Value};
 
 use super::lex::{Lexer, Tok, is_word, quote};
-use crate::{Scheme, document::strict};
+use crate::{Scheme, document::json::strict};
 
 const MAX_DEPTH: usize = 64;
 

@@ -13,6 +13,7 @@
 //! opset "" 20
 //! field "producer" "torch"                             # also: metadata "key" "value", note "text"
 //! input %x: bf16[batch, seq, 256]
+//! input %bias: f32[n] default f32[2] = [0.0, 1.0]      # for callers who pass none
 //! const %eps: f32[] = 1e-6
 //! const %axes: i64[1] = [-1]
 //! const %ones: bf16[256] = fill(1.0)                   # and base64 "..." for what is long
@@ -29,7 +30,8 @@
 //! letters, digits and `_ . $ / -` is quoted. `%x~2` is the second value of the name `x`. A node's name is written
 //! where it is not that of its first result. Elements of constants are decimals that read back to the same bits, `inf`,
 //! `-inf`, `nan`, `true`, `false`, or the bits in hex (`0x7fc00001`). Types: `f32[a, 2*b]`, `f32` without a shape,
-//! `?[a]` without an element type, then `strides [..]` and `scheme ..`.
+//! `?[a]` without an element type, then `strides [..]`, `scheme ..`, and `opaque ".."` for a type that only the source
+//! format can say.
 
 mod attr;
 mod lex;

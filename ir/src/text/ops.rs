@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::literal;
-use crate::{DType, Op, document::strict, op::ForeignOp};
+use crate::{DType, Op, document::json::strict, op::ForeignOp};
 
 /// The op's attributes as the text form shows them: without the number of results, which the line itself shows.
 pub(super) fn attributes(op: &Op) -> Map<String, Value> {

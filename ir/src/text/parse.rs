@@ -11,9 +11,10 @@ use super::{
     print::FILL_BUDGET,
 };
 use crate::{
-    DType, Dim, Provenance, Result, Shape, Tensor, Type,
+    DType, Dim, Opaque, Provenance, Result, Shape, Tensor, Type,
     document::{
-        ConstDoc, Document, FileId, GraphDoc, Line, NodeDoc, OutputDoc, Payload, ValueDoc, decode_base64, strict,
+        ConstDoc, Document, FileId, GraphDoc, InputDoc, Line, NodeDoc, OutputDoc, Payload, ValueDoc,
+        json::{decode_base64, strict},
     },
     tensor::byte_len,
 };
@@ -195,7 +196,10 @@ impl Parser<'_> {
             "note" => graph.info.notes.push(self.lexer.string("the note")?),
             "input" => {
                 let name = self.definition(scope)?;
-                graph.lines.push(Line::Input(ValueDoc { name, ty: self.optional_type()? }));
+                let ty = self.optional_type()?;
+                let default =
+                    if self.lexer.eat_word("default")? { Some(self.tensor(name.clone(), None)?) } else { None };
+                graph.lines.push(Line::Input(InputDoc { name, ty, default }));
             }
             "const" | "weight" => {
                 let line = self.constant(word == "weight", scope)?;
@@ -268,6 +272,11 @@ impl Parser<'_> {
             let value = attr::parse(&mut self.lexer, &self.aliases)?;
             ty.scheme = Some(attr::scheme(&value).map_err(|e| at.error(e))?.into());
         }
+        if self.lexer.eat_word("opaque")? {
+            let at = self.lexer.pos()?;
+            let bytes = decode_base64(&self.lexer.string("the encoded type")?).map_err(|e| at.error(e))?;
+            ty.opaque = Some(Opaque(bytes.into()));
+        }
         Ok(ty)
     }
 
@@ -301,6 +310,11 @@ impl Parser<'_> {
     fn constant(&mut self, weight: bool, scope: &mut Scope) -> Result<ConstDoc> {
         let name = self.definition(scope)?;
         self.lexer.expect(':')?;
+        self.tensor(name, Some(weight))
+    }
+
+    /// A type and contents: a region of a file or not, or either if `weight` is `None`.
+    fn tensor(&mut self, name: String, weight: Option<bool>) -> Result<ConstDoc> {
         let at = self.lexer.pos()?;
         let ty = self.full_type()?;
         let (Some(dtype), Some(shape)) = (ty.dtype, ty.shape.as_ref().and_then(Shape::as_concrete)) else {
@@ -308,8 +322,12 @@ impl Parser<'_> {
         };
         let len = byte_len(dtype, &shape).map_err(|e| at.error(e.message))?;
         self.lexer.expect('=')?;
+        let weight = match weight {
+            Some(weight) => weight,
+            None => matches!(self.lexer.peek()?.0, Tok::Str(_)),
+        };
         let payload = if weight { self.region(len)? } else { self.contents(dtype, &shape, len)? };
-        Ok(ConstDoc { name, dtype, shape, scheme: ty.scheme, payload })
+        Ok(ConstDoc { name, dtype, shape, scheme: ty.scheme, opaque: ty.opaque, payload })
     }
 
     fn region(&mut self, len: usize) -> Result<Payload> {

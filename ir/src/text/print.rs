@@ -11,8 +11,8 @@ use super::{
     literal, ops,
 };
 use crate::{
-    Op, Scheme, Tensor, Type,
-    document::{ConstDoc, Document, GraphDoc, Line, NodeDoc, Payload, encode_base64},
+    Op, Opaque, Scheme, Tensor, Type,
+    document::{ConstDoc, Document, GraphDoc, Line, NodeDoc, Payload, json::encode_base64},
 };
 
 /// How many bytes all `fill(..)` constants of a text may take together: the reader allocates no more than that on the
@@ -161,6 +161,10 @@ impl Printer {
                 Line::Input(v) => {
                     let _ = write!(self.out, "input {}", names[next]);
                     self.ty(&v.ty);
+                    if let Some(c) = &v.default {
+                        self.put(" default ");
+                        self.tensor(c);
+                    }
                     next += 1;
                 }
                 Line::Const(c) => {
@@ -207,25 +211,43 @@ impl Printer {
             self.put(" scheme ");
             self.attrs(&value(&**scheme));
         }
+        self.opaque(ty.opaque.as_ref());
+    }
+
+    fn opaque(&mut self, opaque: Option<&Opaque>) {
+        if let Some(Opaque(bytes)) = opaque {
+            let _ = write!(self.out, " opaque \"{}\"", encode_base64(bytes));
+        }
     }
 
     fn constant(&mut self, c: &ConstDoc, name: &str) {
-        let left_out = self.outline
-            && match &c.payload {
-                Payload::Inline(t) => super::is_weight(t),
-                Payload::Region { .. } => true,
-            };
+        let left_out = self.left_out(c);
         let keyword = match c.payload {
             Payload::Inline(_) if !left_out => "const",
             _ => "weight",
         };
+        let _ = write!(self.out, "{keyword} {name}: ");
+        self.tensor(c);
+    }
+
+    /// True for contents that an outline does not show.
+    fn left_out(&self, c: &ConstDoc) -> bool {
+        self.outline
+            && match &c.payload {
+                Payload::Inline(t) => super::is_weight(t),
+                Payload::Region { .. } => true,
+            }
+    }
+
+    fn tensor(&mut self, c: &ConstDoc) {
         let shape: Vec<String> = c.shape.iter().map(ToString::to_string).collect();
-        let _ = write!(self.out, "{keyword} {name}: {}[{}]", c.dtype, shape.join(", "));
+        let _ = write!(self.out, "{}[{}]", c.dtype, shape.join(", "));
         if let Some(scheme) = &c.scheme {
             self.put(" scheme ");
             self.attrs(&value(&**scheme));
         }
-        if left_out {
+        self.opaque(c.opaque.as_ref());
+        if self.left_out(c) {
             return;
         }
         self.put(" = ");

@@ -43,6 +43,10 @@ metadata "k" ""
 note "odd, but legal"
 input %x: bf16[batch, 2*batch*seq + 1, 256]
 input %untyped
+input %strings: ? opaque "CgQIARIA"
+const %words: u8[2] opaque "KgQIARIA" = [1, 2]
+input %bias: f32[n] default f32[2] = [0.5, -1.0]
+input %"overridable w": bf16[256] default bf16[256] = "model.data"[0..+512]
 const %axes: i64[1] = [-1]
 const %e: f32[] = 1e-6
 const %odd: f32[5] = [inf, -inf, nan, 0x7fc00001, -0.0]
@@ -105,10 +109,10 @@ fn ids_names_and_contents_survive() {
     assert_eq!((&a.info, &a.name, a.outputs()), (&b.info, &b.name, b.outputs()));
     for ((i, x), (j, y)) in a.values().zip(b.values()) {
         assert_eq!((i, &x.name, &x.ty), (j, &y.name, &y.ty));
+        assert_eq!(x.stored().map(Tensor::bytes), y.stored().map(Tensor::bytes));
         match (&x.def, &y.def) {
-            (Def::Const(x), Def::Const(y)) => assert_eq!(x.bytes(), y.bytes()),
             (Def::Node { node: n, port: p }, Def::Node { node: m, port: q }) => assert_eq!((n, p), (m, q)),
-            (Def::Input, Def::Input) => {}
+            (Def::Const(_), Def::Const(_)) | (Def::Input { .. }, Def::Input { .. }) => {}
             other => panic!("{other:?}"),
         }
     }

@@ -259,8 +259,8 @@ mod tests {
             let original = crate::cli::run::open(&path).unwrap();
             let mut rewritten = original.clone();
             normfuse::passes::run(&mut rewritten, &normfuse::passes::Options::default()).unwrap();
-            let pair = Pair::new(&original, &path, &rewritten, &path).unwrap();
-            let outcome = pair.compare_random(&args::Random::default(), &Progress::new()).unwrap();
+            let pair = Pair::new(&original, &path, &rewritten).unwrap();
+            let outcome = pair.compare_random(&args::Random::default(), 1 << 30, &Progress::new()).unwrap();
             let mut unknown = Vec::new();
             let mut bisection = Bisection::new(&pair, &outcome.runs[0], &mut unknown).unwrap();
             assert_eq!(unknown, [""; 0], "{}", path.display());

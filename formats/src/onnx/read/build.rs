@@ -6,7 +6,7 @@ use std::{
 };
 
 use normfuse_ir::{
-    DType, Dim, FusedNorm, Graph, NodeId, Op, Tensor, Type, ValueId,
+    DType, Dim, FusedNorm, Graph, NodeId, Op, Opaque, Tensor, Type, ValueId,
     infer::{self, Inferred, Operand},
     op::{Dialect, ForeignAttr, ForeignOp},
 };
@@ -67,7 +67,8 @@ pub struct Builder<'m> {
     bodies: &'m Bodies,
     scope: HashMap<String, ValueId>,
     declared: HashMap<&'m str, &'m ValueInfoProto>,
-    used: HashSet<String>,
+    /// Names that some node, subgraph or graph output reads.
+    pub used: HashSet<String>,
     /// What anything but a `TRT_FP8DequantizeLinear` reads.
     read_as_bytes: HashSet<String>,
     outputs: HashSet<String>,
@@ -119,9 +120,10 @@ impl<'m> Builder<'m> {
     }
 
     /// Adds a graph input.
-    pub fn input(&mut self, name: &str, ty: Type) -> Result<()> {
+    pub fn input(&mut self, name: &str, ty: Type) -> Result<ValueId> {
         let id = self.graph.add_input(name, ty);
-        self.define(name, id)
+        self.define(name, id)?;
+        Ok(id)
     }
 
     /// Adds a constant under a name of the file.
@@ -129,6 +131,13 @@ impl<'m> Builder<'m> {
         let id = self.graph.add_const(name, tensor);
         self.define(name, id)?;
         Ok(id)
+    }
+
+    /// Adds a constant that the IR has no type for.
+    pub fn opaque(&mut self, name: &str, bytes: Tensor, rest: Opaque) -> Result<()> {
+        let id = self.constant(name, bytes)?;
+        self.graph.type_mut(id).opaque = Some(rest);
+        Ok(())
     }
 
     /// Adds a constant that the file does not have.
@@ -201,7 +210,11 @@ impl<'m> Builder<'m> {
         while trimmed.last() == Some(&None) {
             trimmed.pop();
         }
+        let declared = |n: &String| self.declared.get(n.as_str()).is_some_and(|v| is_opaque(v));
+        let opaque = inputs.iter().flatten().any(|v| self.graph.value(*v).ty.opaque.is_some())
+            || node.output.iter().any(declared);
         let mapped = match domain(node.domain()) {
+            _ if opaque => foreign("a value of a type that normfuse does not know"),
             DOMAIN => self.fused(node, attrs).map(|(op, body)| ops::Mapped { op, inputs: trimmed, body: Some(body) }),
             _ => ops::Cx { b: self, node, attrs, inputs: trimmed }.map(),
         };
@@ -289,7 +302,7 @@ impl<'m> Builder<'m> {
         }
         let function = node.body.as_ref().map(|b| b.name.as_str()).unwrap_or_default();
         if self.checked.insert(format!("{function} {:?} {types:?}", node.op)) {
-            normfuse_ir::body::check(node, &types)?;
+            normfuse_ir::body::check(node, &types).map_err(FormatError::of_body)?;
         }
         Ok(())
     }
@@ -458,6 +471,10 @@ impl<'m> Builder<'m> {
             _ => None,
         }
     }
+}
+
+fn is_opaque(info: &ValueInfoProto) -> bool {
+    types::declared(info.name(), info.r#type.as_ref()).opaque.is_some()
 }
 
 /// A failure of which the message needs the whole node list.

@@ -13,7 +13,11 @@ mod types;
 mod types_foreign;
 mod unfold;
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    path::Path,
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use normfuse_ir::{Graph, Type};
@@ -26,7 +30,7 @@ use self::{
 use super::{
     DOMAIN, OPSETS, fields,
     names::Names,
-    proto::{FunctionProto, GraphProto, ModelProto},
+    proto::{FunctionProto, GraphProto, ModelProto, TensorProto},
 };
 use crate::{
     FormatError, Result,
@@ -45,7 +49,8 @@ impl AsRef<[u8]> for Whole {
 /// Reads a model. Weights stay where they are: inline ones in the mapped model file, external ones in their own.
 ///
 /// Local functions are inlined, all but those of the domain `normfuse`, whose calls become fused ops with the function as
-/// their body. What the IR cannot say stays as a foreign op. Initializers that are also inputs count as constants.
+/// their body. What the IR cannot say stays as a foreign op. An initializer that is also an input is that input's default;
+/// before version 4 of the format, which had no others, it is a constant.
 ///
 /// # Errors
 /// A file that is not a model, or one that breaks ONNX's rules or uses types that the IR lacks: the error names the file
@@ -107,7 +112,10 @@ fn import(mut model: ModelProto, folder: &mut DataFolder) -> Result<Graph> {
         bodies.insert((f.name().to_owned(), f.overload().to_owned()), Arc::new(body));
     }
     proto.initializer.extend(hoist::hoist(&mut flat, &proto, &mut names)?);
-    let mut graph = import_graph(&proto, &flat, opset, &mut names, folder, &bodies)?;
+    // A file that does not say its version follows no version's rules; the newer one loses nothing.
+    let defaults = model.ir_version.is_none_or(|v| v >= 4);
+    let b = Builder::new(proto.name(), opset, &mut names, folder, &bodies);
+    let mut graph = import_graph(&proto, &flat, defaults, b)?;
     fields::read(&model, &proto, &mut graph);
     // Our own domain is imported by the writer where it is needed.
     graph.info.opsets = opsets.into_iter().filter(|(d, _)| d != DOMAIN).collect();
@@ -126,37 +134,41 @@ fn take_nodes(mut graph: GraphProto) -> (Vec<super::proto::NodeProto>, GraphProt
     (std::mem::take(&mut graph.node), graph)
 }
 
-fn import_graph(
-    proto: &GraphProto,
-    nodes: &[Flat],
-    opset: i64,
-    names: &mut Names,
-    folder: &mut DataFolder,
-    bodies: &Bodies,
-) -> Result<Graph> {
-    if let Some(t) = proto.sparse_initializer.first() {
-        let name = t.values.as_ref().map(|v| v.name().to_owned()).unwrap_or_default();
-        return Err(
-            FormatError::mismatch("dense initializers", "a sparse one").at_port(format!("initializer `{name}`"))
-        );
-    }
-    let mut b = Builder::new(proto.name(), opset, names, folder, bodies);
+fn import_graph<'m>(proto: &'m GraphProto, nodes: &[Flat], defaults: bool, mut b: Builder<'m>) -> Result<Graph> {
+    proto.input.iter().chain(&proto.output).chain(&proto.value_info).try_for_each(types::check_sizes)?;
     b.declare(&proto.value_info);
     b.declare(&proto.output);
-    let initialized: std::collections::HashSet<&str> =
-        proto.initializer.iter().map(super::proto::TensorProto::name).collect();
-    let mut defaults = 0;
+    let initialized: HashSet<&str> = proto.initializer.iter().map(TensorProto::name).collect();
+    let mut with_default = HashMap::new();
     for v in &proto.input {
-        if initialized.contains(v.name()) {
-            defaults += 1;
-        } else {
-            b.input(v.name(), types::interface(v)?)?;
+        if defaults || !initialized.contains(v.name()) {
+            let id = b.input(v.name(), types::interface(v)?)?;
+            with_default.extend(initialized.contains(v.name()).then_some((v.name(), id)));
         }
     }
     for t in &proto.initializer {
         let at = |e: FormatError| e.at_port(format!("initializer `{}`", t.name()));
+        let input = with_default.remove(t.name());
+        if !tensor::is_known(t) {
+            if input.is_some() {
+                let found = "one of a type that normfuse does not know";
+                return Err(at(FormatError::mismatch("a default of a type that normfuse knows", found)));
+            }
+            let (bytes, rest) = tensor::opaque(t, b.folder()).map_err(at)?;
+            b.opaque(t.name(), bytes, rest).map_err(at)?;
+            continue;
+        }
         let tensor = tensor::read(t, b.folder()).map_err(at)?;
-        b.constant(t.name(), tensor).map_err(at)?;
+        match input {
+            Some(input) => b.graph.set_default(input, tensor),
+            None => drop(b.constant(t.name(), tensor).map_err(at)?),
+        }
+    }
+    for t in &proto.sparse_initializer {
+        let name = t.values.as_ref().map(TensorProto::name).unwrap_or_default();
+        let at = |e: FormatError| e.at_port(format!("initializer `{name}`"));
+        let (bytes, rest) = tensor::sparse(t).map_err(at)?;
+        b.opaque(name, bytes, rest).map_err(at)?;
     }
     b.nodes(nodes, proto.output.iter().map(super::proto::ValueInfoProto::name))?;
     let mut declared = Vec::with_capacity(proto.output.len());
@@ -165,15 +177,15 @@ fn import_graph(
         b.output(v.name())?;
         declared.push(ty);
     }
-    let mut graph = b.graph;
+    let Builder { mut graph, used, .. } = b;
     for (out, ty) in graph.outputs_mut().iter_mut().zip(declared) {
         out.declared = ty;
     }
-    if defaults > 0 {
-        graph.info.notes.push(format!("{defaults} inputs have initializers and are taken as constants"));
-    }
-    // The axes that became attributes, and weights that nothing reads.
-    graph.remove_unused_consts();
+    // Constants that became attributes go. What the file itself does not read stays, as it is.
+    let (attributes, idle): (BTreeSet<_>, BTreeSet<_>) =
+        graph.unused_consts().into_iter().partition(|v| used.contains(&graph.value(*v).name));
+    fields::remember_integers(&mut graph, &attributes);
+    graph.remove_unused_consts(&idle);
     Ok(graph)
 }
 
@@ -198,7 +210,7 @@ fn import_body(f: &FunctionProto, opset: i64, nodes: &[Flat], folder: &mut DataF
         b.output(name)?;
     }
     let mut graph = b.graph;
-    graph.remove_unused_consts();
+    graph.remove_unused_consts(&BTreeSet::new());
     graph.info.opsets = BTreeMap::from([(String::new(), opset)]);
     Ok(graph)
 }

@@ -3,14 +3,15 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use normfuse_ir::{DType, Data, RegionBytes, Tensor, tensor::byte_len};
+use normfuse_ir::{DType, Data, Opaque, RegionBytes, Tensor, tensor::byte_len};
+use prost::Message;
 
 use crate::{
     FormatError, Result,
     map::DataFolder,
     onnx::{
         dtype,
-        proto::{TensorProto, tensor_proto::DataLocation},
+        proto::{GraphProto, SparseTensorProto, TensorProto, tensor_proto::DataLocation},
     },
 };
 
@@ -54,6 +55,52 @@ pub fn read(t: &TensorProto, folder: &mut DataFolder) -> Result<Tensor> {
         return Err(FormatError::mismatch("bools of 0 or 1", b));
     }
     Ok(tensor)
+}
+
+/// True for an element type that the IR has.
+pub fn is_known(t: &TensorProto) -> bool {
+    dtype::from_onnx(i64::from(t.data_type())).is_ok()
+}
+
+/// A tensor of an element type that the IR lacks, or a sparse one: its bytes, and the rest of it encoded as the only
+/// initializer of a graph. What is spelled in typed fields (strings) stays among the rest.
+///
+/// # Errors
+/// As [`read`], so far as bytes can be counted without knowing the type.
+pub fn opaque(t: &TensorProto, folder: &mut DataFolder) -> Result<(Tensor, Opaque)> {
+    if t.data_type() == 0 || t.segment.is_some() {
+        return Err(FormatError::mismatch("a whole tensor of some element type", "another"));
+    }
+    let mut rest = t.clone();
+    let data = if t.data_location() == DataLocation::External {
+        let given = t.external_data.iter().find(|e| e.key() == "length").map(|e| e.value().trim().parse::<u64>());
+        let Some(Ok(len)) = given else {
+            return Err(FormatError::mismatch("the `length` of external data of this element type", "none"));
+        };
+        (rest.data_location, rest.external_data) = (None, Vec::new());
+        Data::External(region(t, len, folder)?)
+    } else {
+        Data::Inline(Arc::new(Slice(rest.raw_data.take().unwrap_or_default())))
+    };
+    rest.name = None;
+    let len = match &data {
+        Data::External(r) => usize::try_from(r.len).unwrap_or(usize::MAX),
+        Data::Inline(b) => b.bytes().len(),
+    };
+    let shell = GraphProto { initializer: vec![rest], ..GraphProto::default() };
+    Ok((Tensor::new(DType::U8, vec![len], data)?, Opaque(shell.encode_to_vec().into())))
+}
+
+/// A sparse initializer, all of it as what the IR has no words for.
+///
+/// # Errors
+/// If its parts are in other files.
+pub fn sparse(t: &SparseTensorProto) -> Result<(Tensor, Opaque)> {
+    if t.values.iter().chain(&t.indices).any(|t| t.data_location() == DataLocation::External) {
+        return Err(FormatError::mismatch("inline data of a sparse initializer", "external data"));
+    }
+    let shell = GraphProto { sparse_initializer: vec![t.clone()], ..GraphProto::default() };
+    Ok((Tensor::from_bytes(DType::U8, vec![0], Vec::new())?, Opaque(shell.encode_to_vec().into())))
 }
 
 fn region(t: &TensorProto, len: u64, folder: &mut DataFolder) -> Result<normfuse_ir::Region> {

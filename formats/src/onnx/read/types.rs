@@ -1,6 +1,7 @@
 //! `TypeProto` to `Type`.
 
-use normfuse_ir::{Dim, Shape, Type};
+use normfuse_ir::{Dim, Opaque, Shape, Type};
+use prost::Message;
 
 use crate::{
     FormatError, Result,
@@ -10,34 +11,51 @@ use crate::{
     },
 };
 
-/// The type of a graph's input or result, which must be a tensor of a type that the IR has.
+/// The type of a graph's input or result.
 ///
 /// # Errors
-/// Names what the type is instead.
+/// If there is none.
 pub fn interface(info: &ValueInfoProto) -> Result<Type> {
-    let refuse = |found: String| {
-        Err(FormatError::mismatch("a tensor of an element type that normfuse knows", found)
-            .at_port(format!("graph input or output `{}`", info.name())))
+    let refuse = |found: &str| {
+        Err(FormatError::mismatch("a type", found).at_port(format!("graph input or output `{}`", info.name())))
     };
     match info.r#type.as_ref().and_then(|t| t.value.as_ref()) {
-        Some(type_proto::Value::TensorType(t)) if t.elem_type() == 0 => refuse("a tensor of no element type".into()),
-        Some(type_proto::Value::TensorType(t)) => match dtype::from_onnx(i64::from(t.elem_type())) {
-            Ok(_) => Ok(declared(info.name(), info.r#type.as_ref())),
-            Err(name) => refuse(name),
-        },
-        Some(type_proto::Value::SequenceType(_)) => refuse("a sequence".into()),
-        Some(type_proto::Value::MapType(_)) => refuse("a map".into()),
-        Some(type_proto::Value::OptionalType(_)) => refuse("an optional".into()),
-        Some(type_proto::Value::SparseTensorType(_)) => refuse("a sparse tensor".into()),
-        Some(type_proto::Value::OpaqueType(_)) => refuse("an opaque type".into()),
-        None => refuse("no type".into()),
+        None => refuse("none"),
+        Some(type_proto::Value::TensorType(t)) if t.elem_type() == 0 => refuse("a tensor of no element type"),
+        Some(_) => Ok(declared(info.name(), info.r#type.as_ref())),
     }
 }
 
-/// What a value's declaration says, as far as the IR can say it.
+/// Refuses negative sizes in a declaration, all but the -1 that exporters other than PyTorch's write for an unknown one.
+///
+/// # Errors
+/// Names the value and the axis.
+pub fn check_sizes(info: &ValueInfoProto) -> Result<()> {
+    let Some(type_proto::Value::TensorType(t)) = info.r#type.as_ref().and_then(|t| t.value.as_ref()) else {
+        return Ok(());
+    };
+    for (axis, d) in t.shape.iter().flat_map(|s| &s.dim).enumerate() {
+        if let Some(dimension::Value::DimValue(n)) = d.value
+            && n < -1
+        {
+            return Err(FormatError::mismatch(format!("a size of at least 0 for axis {axis}"), n)
+                .at_port(format!("value `{}`", info.name())));
+        }
+    }
+    Ok(())
+}
+
+/// What a value's declaration says; a type that the IR has no words for stays as it is encoded.
 pub fn declared(name: &str, ty: Option<&TypeProto>) -> Type {
-    let Some(type_proto::Value::TensorType(t)) = ty.and_then(|t| t.value.as_ref()) else { return Type::default() };
-    let Ok(dtype) = dtype::from_onnx(i64::from(t.elem_type())) else { return Type::default() };
+    let Some((ty, value)) = ty.and_then(|t| Some((t, t.value.as_ref()?))) else { return Type::default() };
+    let known = match value {
+        type_proto::Value::TensorType(t) if t.elem_type() == 0 => return Type::default(),
+        type_proto::Value::TensorType(t) => dtype::from_onnx(i64::from(t.elem_type())).ok().map(|d| (t, d)),
+        _ => None,
+    };
+    let Some((t, dtype)) = known else {
+        return Type { opaque: Some(Opaque(ty.encode_to_vec().into())), ..Type::default() };
+    };
     let shape = t.shape.as_ref().map(|s| {
         let dims = s.dim.iter().enumerate().map(|(axis, d)| {
             let unknown = || Dim::unknown(format_args!("{name}.{axis}"));

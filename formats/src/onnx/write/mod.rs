@@ -66,13 +66,15 @@ fn write_inner(graph: &Graph, path: &Path, options: &WriteOptions) -> Result<()>
         proto.output.push(annotated(types::required(&out.name, &out.declared, Some(&graph.value(out.value).ty))?));
     }
     proto.value_info = writer.value_info().map(annotated).collect();
-    for (name, tensor) in writer.constants() {
-        let mut t = weights.initializer(name, tensor).map_err(|e| e.at_port(format!("weight `{name}`")))?;
-        if let Some((doc, metadata)) = notes.get(name) {
-            t.doc_string = Some(doc.clone()).filter(|d| !d.is_empty());
-            t.metadata_props = fields::entries(metadata);
+    for (name, tensor, opaque) in writer.constants() {
+        let at = |e: FormatError| e.at_port(format!("weight `{name}`"));
+        match opaque {
+            Some(rest) => weights.opaque(name, tensor, rest, &mut proto).map_err(at)?,
+            None => proto.initializer.push(weights.initializer(name, tensor).map_err(at)?),
         }
-        proto.initializer.push(t);
+    }
+    for t in &mut proto.initializer {
+        fields::annotate_tensor(t, &notes);
     }
     let domains = writer.domains().clone();
     proto.node = writer.into_nodes();

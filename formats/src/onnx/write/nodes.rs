@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, collections::BTreeSet};
 
-use normfuse_ir::{DType, Def, Graph, Node, Op, Tensor, Type, ValueId, op::Dialect};
+use normfuse_ir::{DType, Def, Graph, Node, Op, Opaque, Tensor, Type, ValueId, op::Dialect};
 
 use super::{functions::Functions, scope, scope::Scope, types, weights};
 use crate::{
@@ -25,6 +25,8 @@ pub struct Writer<'g> {
     helpers: BTreeMap<(DType, Vec<usize>, Vec<u8>), String>,
     /// The same in order of first use.
     helper_order: Vec<(String, Tensor)>,
+    /// Names of lists of integers in the source.
+    integers: BTreeMap<Vec<i64>, String>,
     domains: BTreeSet<String>,
     /// Names that subgraphs read.
     captured: BTreeSet<String>,
@@ -35,7 +37,8 @@ pub struct Writer<'g> {
 impl<'g> Writer<'g> {
     /// For the graph of a model.
     pub fn new(graph: &'g Graph, opset: i64) -> Result<Self> {
-        Ok(Self { body: false, ..Self::with_scope(graph, opset, Scope::of_model(graph)?) })
+        let integers = fields::integers(graph);
+        Ok(Self { body: false, integers, ..Self::with_scope(graph, opset, Scope::of_model(graph)?) })
     }
 
     /// For the body of a function, with its names.
@@ -47,6 +50,7 @@ impl<'g> Writer<'g> {
             nodes: Vec::new(),
             helpers: BTreeMap::new(),
             helper_order: Vec::new(),
+            integers: BTreeMap::new(),
             domains: BTreeSet::new(),
             captured: BTreeSet::new(),
             body: true,
@@ -147,36 +151,36 @@ impl<'g> Writer<'g> {
         name
     }
 
-    /// The constant operand that lists these integers.
+    /// The constant operand that lists these integers, by the name that the source has for it.
     pub fn ints(&mut self, values: &[i64]) -> String {
-        let mut base = String::from("ints");
-        for v in values {
-            base.push('_');
-            base.push_str(&v.to_string());
-        }
+        let base = self.integers.get(values).cloned().unwrap_or_else(|| {
+            let list: Vec<String> = values.iter().map(ToString::to_string).collect();
+            format!("ints_{}", list.join("_"))
+        });
         self.helper(&base, Tensor::from_i64(&[values.len()], values))
     }
 
-    /// Constants that the nodes read, those of the graph first.
-    pub fn constants(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+    /// Defaults of inputs and constants that the nodes read, those of the graph first.
+    pub fn constants(&self) -> impl Iterator<Item = (&str, &Tensor, Option<&Opaque>)> {
         // An operand of the IR can be an attribute of this opset, so ask what the written nodes read.
         let mut read: BTreeSet<&str> = self.graph.outputs().iter().map(|o| self.scope.name(o.value)).collect();
         read.extend(self.nodes.iter().flat_map(|n| &n.input).map(String::as_str));
         read.extend(self.captured.iter().map(String::as_str));
         let own = self.graph.values().filter_map(move |(id, v)| match &v.def {
-            Def::Const(t) if read.contains(self.scope.name(id)) => Some((self.scope.name(id), t)),
-            _ => None,
+            Def::Const(_) if !read.contains(self.scope.name(id)) && !self.graph.users(id).is_empty() => None,
+            _ => v.stored().map(|t| (self.scope.name(id), t, v.as_const().and(v.ty.opaque.as_ref()))),
         });
-        own.chain(self.helper_order.iter().map(|(n, t)| (n.as_str(), t)))
+        own.chain(self.helper_order.iter().map(|(n, t)| (n.as_str(), t, None)))
     }
 
     /// Declarations of what nodes make, graph outputs apart.
     pub fn value_info(&self) -> impl Iterator<Item = ValueInfoProto> + '_ {
+        let declared = fields::declared(self.graph);
         let outputs: BTreeSet<&str> = self.graph.outputs().iter().map(|o| o.name.as_str()).collect();
         let types: BTreeMap<&str, &Type> = self
             .graph
             .values()
-            .filter(|(_, v)| matches!(v.def, Def::Node { .. }))
+            .filter(|(_, v)| matches!(v.def, Def::Node { .. }) && declared.contains(&v.name))
             .map(|(id, v)| (self.scope.name(id), &v.ty))
             .collect();
         let codes: BTreeSet<&str> = self
@@ -210,7 +214,7 @@ impl<'g> Writer<'g> {
 
     /// The nodes of a function, its constants first.
     pub fn into_function_nodes(self) -> Vec<NodeProto> {
-        let constants = self.constants().map(|(name, t)| NodeProto {
+        let constants = self.constants().map(|(name, t, _)| NodeProto {
             op_type: Some("Constant".into()),
             output: vec![name.to_owned()],
             attribute: vec![AttributeProto {

@@ -85,7 +85,6 @@ impl Scope {
             }
             let unread = graph.users(id).is_empty();
             let name = match value.def {
-                Def::Const(_) if unread => continue,
                 Def::Node { node, port } if unread && optional(&graph.node(node).op, port, &value.name) => {
                     String::new()
                 }

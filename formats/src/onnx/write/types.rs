@@ -1,6 +1,7 @@
 //! `Type` to `TypeProto`.
 
-use normfuse_ir::{Dim, Type};
+use normfuse_ir::{Dim, Opaque, Type};
+use prost::Message;
 
 use crate::{
     FormatError, Result,
@@ -20,6 +21,7 @@ pub fn required(name: &str, ty: &Type, fallback: Option<&Type>) -> Result<ValueI
     let merged = Type {
         dtype: ty.dtype.or(fallback.and_then(|f| f.dtype)),
         shape: ty.shape.clone().or_else(|| fallback.and_then(|f| f.shape.clone())),
+        opaque: ty.opaque.clone().or_else(|| fallback.and_then(|f| f.opaque.clone())),
         ..Type::default()
     };
     declaration(name, &merged).ok_or_else(|| {
@@ -31,6 +33,10 @@ pub fn required(name: &str, ty: &Type, fallback: Option<&Type>) -> Result<ValueI
 
 /// The declaration of a value, if its element type is known.
 pub fn declaration(name: &str, ty: &Type) -> Option<ValueInfoProto> {
+    if let Some(Opaque(encoded)) = &ty.opaque {
+        let ty = TypeProto::decode(&**encoded).ok()?;
+        return Some(ValueInfoProto { name: Some(name.to_owned()), r#type: Some(ty), ..ValueInfoProto::default() });
+    }
     let shape = ty.shape.as_ref().map(|s| TensorShapeProto { dim: s.0.iter().map(dimension).collect() });
     let tensor = type_proto::Tensor { elem_type: Some(dtype::to_onnx(ty.dtype?)), shape };
     Some(ValueInfoProto {

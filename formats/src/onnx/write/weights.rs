@@ -9,14 +9,15 @@ use std::{
 };
 
 use bytes::Bytes;
-use normfuse_ir::{Data, Region, RegionBytes, Tensor};
+use normfuse_ir::{Data, Opaque, Region, RegionBytes, Tensor};
+use prost::Message;
 
 use crate::{
     FormatError, Result,
     atomic::AtomicFile,
     onnx::{
         dtype,
-        proto::{StringStringEntryProto, TensorProto, tensor_proto::DataLocation},
+        proto::{GraphProto, StringStringEntryProto, TensorProto, tensor_proto::DataLocation},
     },
 };
 
@@ -36,11 +37,14 @@ impl AsRef<[u8]> for Held {
 
 /// A tensor with its bytes in the message; the bytes are shared, not copied.
 pub fn inline(name: &str, tensor: &Tensor) -> TensorProto {
-    let raw = match tensor.data() {
+    TensorProto { raw_data: Some(raw(tensor)), ..header(name, tensor) }
+}
+
+fn raw(tensor: &Tensor) -> Bytes {
+    match tensor.data() {
         Data::Inline(b) => Bytes::from_owner(Held(b.clone())),
         Data::External(r) => Bytes::from_owner(Held(r.data.clone())),
-    };
-    TensorProto { raw_data: Some(raw), ..header(name, tensor) }
+    }
 }
 
 fn header(name: &str, tensor: &Tensor) -> TensorProto {
@@ -95,7 +99,32 @@ impl Weights {
     /// # Errors
     /// If its bytes lie where the new model must not point.
     pub fn initializer(&mut self, name: &str, tensor: &Tensor) -> Result<TensorProto> {
-        let Data::External(region) = tensor.data() else { return Ok(inline(name, tensor)) };
+        self.place(header(name, tensor), tensor)
+    }
+
+    /// A constant of a type that the IR lacks, as [`opaque`](crate::onnx::read) took it apart.
+    ///
+    /// # Errors
+    /// If it is not that, and as [`Weights::initializer`].
+    pub fn opaque(&mut self, name: &str, bytes: &Tensor, Opaque(rest): &Opaque, out: &mut GraphProto) -> Result<()> {
+        let GraphProto { initializer, sparse_initializer, .. } =
+            GraphProto::decode(&**rest).map_err(|e| FormatError::mismatch("an encoded initializer", e))?;
+        for mut t in initializer {
+            t.name = Some(name.to_owned());
+            out.initializer.push(if bytes.is_empty() { t } else { self.place(t, bytes)? });
+        }
+        for mut t in sparse_initializer {
+            if let Some(values) = &mut t.values {
+                values.name = Some(name.to_owned());
+            }
+            out.sparse_initializer.push(t);
+        }
+        Ok(())
+    }
+
+    /// Gives a tensor its bytes.
+    fn place(&mut self, t: TensorProto, tensor: &Tensor) -> Result<TensorProto> {
+        let Data::External(region) = tensor.data() else { return Ok(TensorProto { raw_data: Some(raw(tensor)), ..t }) };
         let (location, offset) = match &mut self.copy {
             Some(copy) => (copy.location.clone(), copy.place(region)?),
             None => (self.locate(region)?, region.offset),
@@ -108,7 +137,7 @@ impl Weights {
                 entry("offset", offset.to_string()),
                 entry("length", region.len.to_string()),
             ],
-            ..header(name, tensor)
+            ..t
         })
     }
 

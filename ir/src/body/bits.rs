@@ -1,0 +1,76 @@
+//! Bit-for-bit comparison of tensors.
+
+use crate::{
+    Tensor,
+    eval::{self, numbers::Numbers},
+};
+
+/// The first difference between two tensors.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mismatch {
+    /// Their dtypes or shapes differ.
+    Type {
+        /// Of the left one.
+        left: String,
+        /// Of the right one.
+        right: String,
+    },
+    /// An element differs.
+    Element {
+        /// Its index, an entry an axis.
+        index: Vec<usize>,
+        /// Bits of the left one (one byte per two digits; a nibble is one digit).
+        left: String,
+        /// Bits of the right one.
+        right: String,
+    },
+}
+
+impl std::fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Type { left, right } => write!(f, "{left} against {right}"),
+            Self::Element { index, left, right } => write!(f, "at {index:?}: {left} against {right}"),
+        }
+    }
+}
+
+fn is_nan(x: &Numbers, i: usize) -> bool {
+    match x {
+        Numbers::F32(v) => v[i].is_nan(),
+        Numbers::F64(v) => v[i].is_nan(),
+        Numbers::Int(_) => false,
+    }
+}
+
+fn element_bits(t: &Tensor, i: usize) -> String {
+    match t.dtype().bits() {
+        4 => format!("0x{:x}", crate::num::nibble(t.bytes(), i)),
+        bits => {
+            let n = bits / 8;
+            let value = t.bytes()[i * n..(i + 1) * n].iter().rev().fold(0u64, |v, &b| v << 8 | u64::from(b));
+            format!("0x{value:0width$x}", width = 2 * n)
+        }
+    }
+}
+
+/// The first element whose bits differ. NaN equals NaN whatever its payload; zeros of different signs differ.
+pub fn bits_equal(a: &Tensor, b: &Tensor) -> Option<Mismatch> {
+    if a.dtype() != b.dtype() || a.shape() != b.shape() {
+        let name = |t: &Tensor| format!("{}{:?}", t.dtype(), t.shape());
+        return Some(Mismatch::Type { left: name(a), right: name(b) });
+    }
+    if a.bytes() == b.bytes() {
+        return None;
+    }
+    let (x, y) = (Numbers::of(a), Numbers::of(b));
+    let strides = eval::shape::strides(a.shape());
+    (0..a.len()).find_map(|i| {
+        let (left, right) = (element_bits(a, i), element_bits(b, i));
+        if left == right || (is_nan(&x, i) && is_nan(&y, i)) {
+            return None;
+        }
+        let index = strides.iter().zip(a.shape()).map(|(&s, &d)| i / s % d).collect();
+        Some(Mismatch::Element { index, left, right })
+    })
+}

@@ -1,0 +1,156 @@
+//! What a fused op reads: what each operand is to it, and data that is hostile to that.
+
+use super::hostile::{self, Rng, Row, WeightKind};
+use crate::{
+    DType, Dim, Error, ErrorKind, Granularity, Op, Result, Shape, Tensor, Type,
+    eval::{numbers::from_floats, shape::product},
+    fused::{InPort, Prologue},
+};
+
+/// What an operand is to the op, which decides what data is hostile to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    Rows,
+    Residual,
+    Weight { plus_one: bool },
+    Scale,
+    ZeroPoint,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Operand {
+    pub(super) name: String,
+    role: Role,
+    dtype: DType,
+    pub(super) shape: Vec<Dim>,
+}
+
+impl Operand {
+    /// Element type and shape, as text.
+    pub(super) fn ty(&self) -> String {
+        format!("{}{}", self.dtype, Shape(self.shape.clone()))
+    }
+
+    /// The sizes that count rows.
+    pub(super) fn leading(&mut self) -> &mut [Dim] {
+        match (self.role, self.shape.split_last_mut()) {
+            (Role::Rows | Role::Residual, Some((_, leading))) => leading,
+            _ => &mut [],
+        }
+    }
+}
+
+/// The operands of a fused op: dtypes and widths as the descriptor says, leading sizes as the graph says.
+pub(super) fn operands(op: &Op, types: &[Type]) -> Result<Vec<Operand>> {
+    let Op::FusedNorm(f) = op else {
+        return Err(Error::new(ErrorKind::Unsupported, format!("`{}` takes no body", op.name())));
+    };
+    f.check().map_err(|m| Error::new(ErrorKind::Scheme, m))?;
+    let ports = f.in_ports();
+    if types.len() != ports.len() {
+        let message = format!("the descriptor has {} operands, found {}", ports.len(), types.len());
+        return Err(Error::new(ErrorKind::Structure, message));
+    }
+    let sibling = |k: usize| &f.siblings[k];
+    ports
+        .iter()
+        .enumerate()
+        .map(|(i, port)| {
+            // The two sides of an add have one shape, so an unknown size of one is that of the other.
+            let ty = if *port == InPort::Residual && types[0].shape.is_some() { &types[0] } else { &types[i] };
+            let (role, dtype, width) = match *port {
+                InPort::X | InPort::Residual => {
+                    let role = if *port == InPort::X { Role::Rows } else { Role::Residual };
+                    let dtype = match f.prologue {
+                        Prologue::ResidualAdd { dtype } => dtype,
+                        Prologue::None => sibling(0).input,
+                    };
+                    (role, dtype, Some(sibling(0).width))
+                }
+                InPort::Rows(k) => (Role::Rows, sibling(k).input, Some(sibling(k).width)),
+                InPort::Weight(k) => {
+                    let (dtype, plus_one) = sibling(k).weight.map_or((DType::F32, false), |w| (w.dtype, w.plus_one));
+                    (Role::Weight { plus_one }, dtype, Some(sibling(k).width))
+                }
+                InPort::Scale(k, e) | InPort::ZeroPoint(k, e) => {
+                    let scheme = &sibling(k).epilogues[e];
+                    let width = (scheme.granularity == Granularity::Channel).then_some(sibling(k).width);
+                    match port {
+                        InPort::Scale(..) => (Role::Scale, scheme.given.unwrap_or(DType::F32), width),
+                        _ => (Role::ZeroPoint, scheme.element, width),
+                    }
+                }
+            };
+            let at = |e: Error| e.at_port(port.to_string());
+            if ty.dtype.is_some_and(|d| d != dtype) {
+                let found = ty.dtype.map_or_else(String::new, |d| d.to_string());
+                return Err(at(Error::new(ErrorKind::DType, format!("expected {dtype}, found {found}"))));
+            }
+            let declared = ty.shape.as_ref().map(|s| s.0.clone());
+            let shape = match (role, width) {
+                (Role::Rows | Role::Residual, Some(n)) => {
+                    let mut dims = declared.unwrap_or_else(|| vec![Dim::sym("rows"), Dim::from(n as i64)]);
+                    let last = dims.last_mut().ok_or_else(|| {
+                        at(Error::new(ErrorKind::Shape, format!("expected rows of {n}, found a scalar")))
+                    })?;
+                    if last.as_const().is_some_and(|c| c != n as i64) {
+                        let message = format!("expected rows of {n}, found {last}");
+                        return Err(at(Error::new(ErrorKind::Shape, message)));
+                    }
+                    *last = Dim::from(n as i64);
+                    dims
+                }
+                (_, Some(n)) => vec![Dim::from(n as i64)],
+                _ => declared.unwrap_or_default(),
+            };
+            Ok(Operand { name: port.to_string(), role, dtype, shape })
+        })
+        .collect()
+}
+
+/// One data set: rows of the given kinds in turn, a weight of one kind.
+pub(super) fn data(
+    operands: &[Operand],
+    shapes: &[Vec<usize>],
+    kinds: &[Row],
+    weight: WeightKind,
+    rng: &mut Rng,
+) -> Result<Vec<Tensor>> {
+    let narrow = operands.iter().map(|o| o.dtype).find(|&d| d != DType::F32).unwrap_or(DType::F32);
+    let unit = hostile::unit(narrow, rng);
+    // Every other time the second operand of an add is of another kind than the first.
+    let mixed = rng.below(2) == 1;
+    operands
+        .iter()
+        .zip(shapes)
+        .map(|(o, shape)| {
+            let made = match o.role {
+                Role::Rows => hostile::rows(o.dtype, shape, kinds, rng),
+                Role::Residual => {
+                    let mut kinds = kinds.to_vec();
+                    let shift = if mixed { 4 % kinds.len().max(1) } else { 0 };
+                    kinds.rotate_left(shift);
+                    for k in &mut kinds {
+                        // What these rows are made for, a sum of two of them is not.
+                        *k = if matches!(k, Row::PowerOfTwo | Row::RootTies) { Row::SignedZeros } else { *k };
+                    }
+                    hostile::rows(o.dtype, shape, &kinds, rng)
+                }
+                Role::Weight { plus_one } => hostile::weight(o.dtype, shape, weight, (unit, plus_one), rng),
+                Role::Scale => {
+                    let values = [unit, 1.0 / unit, 1.0, 0.017];
+                    let v: Vec<f32> = (0..product(shape)).map(|_| values[rng.below(values.len())]).collect();
+                    from_floats(o.dtype, shape, &v).ok()
+                }
+                Role::ZeroPoint => {
+                    let values = [0, 1, 128, 255, 7];
+                    let v: Vec<u8> = (0..product(shape)).map(|_| values[rng.below(values.len())]).collect();
+                    Tensor::from_bytes(o.dtype, shape.clone(), v).ok()
+                }
+            };
+            made.ok_or_else(|| {
+                Error::new(ErrorKind::Unsupported, format!("no data for {}{shape:?}", o.dtype)).at_port(&o.name)
+            })
+        })
+        .collect()
+}
