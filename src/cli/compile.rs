@@ -25,7 +25,7 @@ const RELAXATIONS: [&str; 5] = ["single-rounding", "scale-bits", "scaled-matmul"
 /// `--verify` runs whole graphs up to this many bytes of weights; larger models are compared op by op only.
 const WHOLE_GRAPH_BYTES: u64 = 1 << 30;
 /// And up to this many bytes of inputs, which models with fixed sizes may exceed by far.
-const WHOLE_GRAPH_INPUTS: usize = 16 << 20;
+const WHOLE_GRAPH_INPUTS: usize = 64 << 20;
 
 pub fn main(args: &args::Compile) -> Result<()> {
     check_relaxations(&args.relax)?;

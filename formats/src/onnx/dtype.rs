@@ -39,6 +39,11 @@ pub fn from_onnx(number: i64) -> Result<DType, String> {
     TABLE.iter().find(|(o, _)| *o == onnx).map(|(_, d)| *d).ok_or_else(|| onnx.as_str_name().to_owned())
 }
 
+/// True for the number of some element type of ONNX, be it one that the IR lacks.
+pub fn is_of_onnx(number: i32) -> bool {
+    DataType::try_from(number).is_ok_and(|t| t != DataType::Undefined)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -49,6 +54,7 @@ mod tests {
             assert_eq!(from_onnx(i64::from(to_onnx(d))), Ok(d));
         }
         assert_eq!((to_onnx(DType::F32), to_onnx(DType::F8E4M3FN), to_onnx(DType::F8E8M0)), (1, 17, 24));
+        assert!(is_of_onnx(8) && !is_of_onnx(0) && !is_of_onnx(77));
         assert_eq!(from_onnx(8).unwrap_err(), "STRING");
         assert_eq!(from_onnx(1 << 40).unwrap_err(), "type number 1099511627776");
     }

@@ -68,8 +68,11 @@ pub fn is_known(t: &TensorProto) -> bool {
 /// # Errors
 /// As [`read`], so far as bytes can be counted without knowing the type.
 pub fn opaque(t: &TensorProto, folder: &mut DataFolder) -> Result<(Tensor, Opaque)> {
-    if t.data_type() == 0 || t.segment.is_some() {
-        return Err(FormatError::mismatch("a whole tensor of some element type", "another"));
+    if !dtype::is_of_onnx(t.data_type()) {
+        return Err(FormatError::mismatch("one of ONNX's element types", format!("type number {}", t.data_type())));
+    }
+    if t.segment.is_some() {
+        return Err(FormatError::mismatch("a whole tensor", "a segment of one"));
     }
     let mut rest = t.clone();
     let data = if t.data_location() == DataLocation::External {

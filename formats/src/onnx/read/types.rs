@@ -21,7 +21,9 @@ pub fn interface(info: &ValueInfoProto) -> Result<Type> {
     };
     match info.r#type.as_ref().and_then(|t| t.value.as_ref()) {
         None => refuse("none"),
-        Some(type_proto::Value::TensorType(t)) if t.elem_type() == 0 => refuse("a tensor of no element type"),
+        Some(type_proto::Value::TensorType(t)) if !dtype::is_of_onnx(t.elem_type()) => {
+            refuse(&format!("a tensor of element type {}", t.elem_type()))
+        }
         Some(_) => Ok(declared(info.name(), info.r#type.as_ref())),
     }
 }
