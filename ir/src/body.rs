@@ -123,7 +123,8 @@ fn operands(node: &Node, types: &[Type]) -> Result<Vec<Operand>> {
                 InPort::X | InPort::Residual => {
                     let role = if *port == InPort::X { Role::Rows } else { Role::Residual };
                     let dtype = match f.prologue {
-                        Prologue::ResidualAdd { dtype } => dtype,
+                        Prologue::ResidualAdd(add) if *port == InPort::X => add.dtype,
+                        Prologue::ResidualAdd(add) => add.residual(),
                         Prologue::None => sibling(0).input,
                     };
                     (role, dtype, Some(sibling(0).width))
