@@ -67,6 +67,7 @@ impl Walk<'_> {
         }
         let row = self.square(dtype)?;
         let mean = self.mean(dtype)?;
+        self.squares_keep_their_bits()?;
         let (at, v) = self.plus_eps(mean)?;
         let (at, factor, divides) = self.root(at, v)?;
         self.product(at, factor, divides, row)
@@ -242,6 +243,25 @@ impl Walk<'_> {
             }
             _ => Ok(self.output(at)),
         }
+    }
+
+    /// Nothing narrower lies between the squares and the mean.
+    fn squares_keep_their_bits(&self) -> Step<()> {
+        let mut value = self.graph.node(self.anchor).input(0);
+        let dtype = |v| typed(self.graph, v).map(|(d, _)| d);
+        let square = value.and_then(|v| squared(self.graph, v)).map(|(n, _)| self.output(n));
+        while let (Some(v), Some(square)) = (value, square)
+            && v != square
+        {
+            let Some((at, _)) = producer_op(self.graph, v) else { break };
+            if let (Some(from), Some(to)) = (dtype(square), dtype(v))
+                && !from.embeds_in(to)
+            {
+                return nearest("one_dtype", at, format!("the squares, which are {from}, are cast to {to}"));
+            }
+            value = self.graph.node(at).input(0);
+        }
+        Ok(())
     }
 
     /// The mean and what is added to it.

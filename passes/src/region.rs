@@ -222,6 +222,14 @@ impl Cut<'_> {
         }
     }
 
+    /// The node, if a value is a cast of one that the region reads: the row may be squared before it is cast.
+    fn cast_of_known(&self, value: ValueId) -> Option<NodeId> {
+        let (id, op) = producer_op(self.graph, value)?;
+        let known = || self.graph.node(id).input(0).is_some_and(|x| self.known.contains(&x));
+        (matches!(op, Op::Cast { .. }) && !self.nodes.contains(&id) && is_light(self.graph, id) && known())
+            .then_some(id)
+    }
+
     /// Forward until nothing more fits, nearest first.
     fn forward(&mut self) {
         loop {
@@ -235,9 +243,13 @@ impl Cut<'_> {
                     let fits = !self.nodes.contains(&user)
                         && !matches!(self.graph.node(user).op, Op::Shape { .. })
                         && is_light(self.graph, user)
-                        && data_operands(self.graph, user)
-                            .all(|v| self.known.contains(&v) || is_parameter(self.graph, v, PARAMETER_DEPTH));
+                        && data_operands(self.graph, user).all(|v| {
+                            self.known.contains(&v)
+                                || self.cast_of_known(v).is_some()
+                                || is_parameter(self.graph, v, PARAMETER_DEPTH)
+                        });
                     if fits {
+                        found.extend(data_operands(self.graph, user).filter_map(|v| self.cast_of_known(v)));
                         found.push(user);
                     }
                 }
