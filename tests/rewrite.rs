@@ -4,15 +4,14 @@
 //! `fuse/`: everything in it must fuse. `reject/`: looks alike and must not. `partial/`: the norm fuses, its quantiser
 //! must not. `apart/`: all norms fuse, but no two of them into one op.
 
+mod common;
+
 use std::{fs, path::Path};
 
 use normfuse::testing;
-use normfuse_ir::{
-    DType, Graph, Tensor,
-    body::{bits_equal, hostile},
-    eval, text,
-};
 use normfuse_passes::{Kind, Options, Outcome, Report};
+
+use common::bits::{parse, same_bits};
 
 fn graphs(folder: &str) -> Vec<(String, String)> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/in").join(folder);
@@ -24,10 +23,6 @@ fn graphs(folder: &str) -> Vec<(String, String)> {
     found.sort();
     assert!(!found.is_empty(), "{} is empty", dir.display());
     found
-}
-
-fn parse(source: &str) -> Graph {
-    text::parse(source, &mut |r| panic!("no weight files here: {r:?}")).unwrap()
 }
 
 fn check(folder: &str, judge: impl Fn(&str, &Report)) {
@@ -46,32 +41,6 @@ fn check(folder: &str, judge: impl Fn(&str, &Report)) {
         settings.set_omit_expression(true);
         settings.bind(|| insta::assert_snapshot!(name.as_str(), testing::snapshot(&before, &options).unwrap()));
         same_bits(&name, &before, &after);
-    }
-}
-
-/// Runs both graphs on every kind of hostile data.
-fn same_bits(name: &str, before: &Graph, after: &Graph) {
-    let sizes = |s: &str| if s == "batch" { 2 } else { 3 };
-    let shapes: Vec<(DType, Vec<usize>)> = before
-        .inputs()
-        .iter()
-        .map(|v| {
-            let ty = &before.value(*v).ty;
-            let dims = ty.shape.as_ref().unwrap().0.iter().map(|d| d.eval(&|s| Some(sizes(s))).unwrap() as usize);
-            (ty.dtype.unwrap(), dims.collect())
-        })
-        .collect();
-    let cases: Vec<Vec<Tensor>> =
-        shapes.iter().enumerate().map(|(i, (d, s))| hostile::cases(*d, s, 7 + i as u64)).collect();
-    assert!(cases[0].len() > 5);
-    for case in 0..cases[0].len() {
-        let inputs: Vec<Tensor> = cases.iter().map(|c| c[case % c.len()].clone()).collect();
-        let source = eval::run(before, &inputs).unwrap();
-        let rewritten = eval::run(after, &inputs).unwrap();
-        for ((a, b), out) in source.iter().zip(&rewritten).zip(before.outputs()) {
-            let difference = bits_equal(a, b);
-            assert!(difference.is_none(), "{name}, case {case}, output {}: {}", out.name, difference.unwrap());
-        }
     }
 }
 

@@ -154,7 +154,8 @@ fn graphs_with_other_outputs_or_inputs_are_not_equal() {
 #[test]
 fn a_fusion_that_we_got_wrong_is_called_ours() {
     let mut graph = normfuse::open(&model("deepseek_v3_fp8.onnx")).unwrap();
-    let options = normfuse::passes::Options { supports: std::sync::Arc::new(normfuse::cpu::supports), ..Default::default() };
+    let options =
+        normfuse::passes::Options { supports: std::sync::Arc::new(normfuse::cpu::supports), ..Default::default() };
     normfuse::passes::run(&mut graph, &options).unwrap();
     let fused = graph.nodes().find_map(|(id, n)| match &n.op {
         normfuse::ir::Op::FusedNorm(f) => Some((id, n.name.clone(), (**f).clone())),

@@ -5,12 +5,12 @@
 //!
 //! # Semantics
 //! Rows run along the last axis. For each row, with every operation rounded to the dtype that the field names:
-//! 1. `h = x`, or `h = round[sum](a + b)` with a residual prologue. Siblings read `h`, or with
-//!    [`Source::Separate`] each its own operand.
-//! 2. In `compute` arithmetic: `ms = sum_tree(h*h) / N`, `v = ms + eps`; then by [`Root`]
-//!    `n = h * (1 / sqrt(v))`, `n = h * rsqrt(v)` or `n = h / sqrt(v)`.
-//! 3. `n = cast[normed](n)`; with a weight, `w = cast[normed](w)`, plus one in that dtype if `plus_one`, and
-//!    `n = n * w`, rounded to `normed`.
+//! 1. `h = x`, or `h = round[sum](a + b)` with a residual prologue, handed out as `cast[emitted](h)`. Siblings read
+//!    `h`, or with [`Source::Separate`] each its own operand.
+//! 2. In `compute` arithmetic: `ms = sum_tree(h*h) / N`, each square rounded to `squares`, `v = ms + eps`; then by
+//!    [`Root`] `n = h * (1 / sqrt(v))`, `n = h * rsqrt(v)` or `n = h / sqrt(v)`.
+//! 3. `n = cast[normed](n)`; with a weight, `w = cast[product](w)`, plus one in that dtype if `plus_one`, and
+//!    `n = cast[product](n) * w`, rounded to `product`.
 //! 4. `y = cast[output](n)`: the normed value. Each epilogue quantises `y` under its [`Scheme`].
 //!
 //! `sum_tree` is the canonical row sum of `num::row_sum`.
@@ -28,11 +28,72 @@ use crate::{
 pub enum Prologue {
     /// The rows are read as they are.
     None,
-    /// Two operands of one shape and dtype are added and the sum is rounded to that dtype.
-    ResidualAdd {
-        /// Dtype of both operands and of the sum.
-        dtype: DType,
-    },
+    /// Two operands of one shape are added.
+    ResidualAdd(ResidualAdd),
+}
+
+/// The dtypes of a residual add. Nearly all have one dtype; what differs from it is said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ResidualAdd {
+    /// Dtype of the first operand, and of all that the other fields leave out.
+    pub dtype: DType,
+    /// Dtype of the second operand, if it is not that of the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub residual: Option<DType>,
+    /// Dtype to which the sum is rounded before the norms read it, if it is not that of the first operand: a sum of
+    /// 16-bit values may stay in f32.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sum: Option<DType>,
+    /// Dtype in which the sum is handed out, if it is not that of the sum.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub emitted: Option<DType>,
+}
+
+impl ResidualAdd {
+    /// Operands and sum of one dtype.
+    pub const fn of(dtype: DType) -> Self {
+        Self { dtype, residual: None, sum: None, emitted: None }
+    }
+
+    /// An add with these dtypes: of the operands, of the sum, and of the sum as it is handed out.
+    pub fn new([dtype, residual]: [DType; 2], sum: DType, emitted: DType) -> Self {
+        let unless = |d: DType, usual| (d != usual).then_some(d);
+        Self { dtype, residual: unless(residual, dtype), sum: unless(sum, dtype), emitted: unless(emitted, sum) }
+    }
+
+    /// Dtype of the second operand.
+    pub fn residual(&self) -> DType {
+        self.residual.unwrap_or(self.dtype)
+    }
+
+    /// Dtype of the sum that the norms read.
+    pub fn sum(&self) -> DType {
+        self.sum.unwrap_or(self.dtype)
+    }
+
+    /// Dtype of the sum that is handed out.
+    pub fn emitted(&self) -> DType {
+        self.emitted.unwrap_or_else(|| self.sum())
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let dtypes =
+            [("dtype", self.dtype), ("residual", self.residual()), ("sum", self.sum()), ("emitted", self.emitted())];
+        for (name, d) in dtypes {
+            if !computes(d) {
+                return Err(format!("prologue.{name}: expected f32, f16 or bf16, found {d}"));
+            }
+        }
+        if *self != Self::new([self.dtype, self.residual()], self.sum(), self.emitted()) {
+            return Err("prologue: a dtype that is the usual one is left out".into());
+        }
+        Ok(())
+    }
+}
+
+/// True for the dtypes that the arithmetic of a fused norm is defined for.
+fn computes(d: DType) -> bool {
+    d.is_arithmetic_float() && d != DType::F64
 }
 
 /// Which rows the siblings read.
@@ -70,8 +131,11 @@ impl Root {
 pub struct Weight {
     /// Dtype in which it is stored; shape `[N]`.
     pub dtype: DType,
-    /// True if the factor is `1 + w`, computed in the sibling's `normed` dtype (Gemma).
+    /// True if the factor is `1 + w`, computed in the dtype of the product (Gemma).
     pub plus_one: bool,
+    /// Dtype of the product, if it is not the sibling's `normed`: a row that was rounded to 16 bits, times an f32 weight.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub product: Option<DType>,
 }
 
 /// One norm of the group.
@@ -83,11 +147,14 @@ pub struct Sibling {
     pub input: DType,
     /// Dtype of the statistics and of `h * r`.
     pub compute: DType,
+    /// Dtype to which the squares are rounded before they are averaged, if it is not `compute`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub squares: Option<DType>,
     /// Added to the mean square, in `compute`.
     pub eps: F32,
     /// How the row is divided by its root mean square.
     pub root: Root,
-    /// Dtype to which the normalised row is rounded before the weight, and of the weight product.
+    /// Dtype to which the normalised row is rounded before the weight.
     pub normed: DType,
     /// The weight, if there is one.
     pub weight: Option<Weight>,
@@ -97,6 +164,61 @@ pub struct Sibling {
     pub emit_normed: bool,
     /// Quantisers of the normed value, in port order.
     pub epilogues: Vec<Scheme>,
+}
+
+impl Sibling {
+    /// Dtype to which the squares are rounded.
+    pub fn squares(&self) -> DType {
+        self.squares.unwrap_or(self.compute)
+    }
+
+    /// Dtype of the weight product; `normed` where there is none.
+    pub fn product(&self) -> DType {
+        self.weight.and_then(|w| w.product).unwrap_or(self.normed)
+    }
+
+    fn check(&self, at: &str, sum: Option<DType>) -> Result<(), String> {
+        if self.width == 0 {
+            return Err(format!("{at}.width: expected at least 1, found 0"));
+        }
+        let dtypes = [
+            ("input", self.input),
+            ("compute", self.compute),
+            ("squares", self.squares()),
+            ("normed", self.normed),
+            ("weight.product", self.product()),
+            ("output", self.output),
+        ];
+        for (name, d) in dtypes {
+            if !computes(d) {
+                return Err(format!("{at}.{name}: expected f32, f16 or bf16, found {d}"));
+            }
+        }
+        for (name, said, usual) in [
+            ("squares", self.squares, self.compute),
+            ("weight.product", self.weight.and_then(|w| w.product), self.normed),
+        ] {
+            if said == Some(usual) {
+                return Err(format!("{at}.{name}: {usual} is the usual one and is left out"));
+            }
+        }
+        if let Some(sum) = sum.filter(|d| *d != self.input) {
+            return Err(format!("{at}.input: expected {sum} as the sum is, found {}", self.input));
+        }
+        for (e, scheme) in self.epilogues.iter().enumerate() {
+            let at = format!("{at}.epilogues[{e}]");
+            scheme.check().map_err(|m| format!("{at}.{m}"))?;
+            if let Granularity::Group(g) = scheme.granularity
+                && scheme.scales_per_row(self.width).is_none()
+            {
+                return Err(format!("{at}.granularity: groups of {g} do not divide a row of {}", self.width));
+            }
+            if scheme.packing == Packing::Nibbles && !self.width.is_multiple_of(2) {
+                return Err(format!("{at}.packing: two codes in a byte need an even row, found {}", self.width));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The descriptor of a fused norm; see the module documentation for its semantics.
@@ -118,7 +240,7 @@ pub struct FusedNorm {
 pub enum InPort {
     /// The rows, or the first operand of the residual add: shape `[..., N]`.
     X,
-    /// The second operand of the residual add: shape as X.
+    /// The second operand of the residual add: shape of X.
     Residual,
     /// The rows of one sibling: shape `[..., N_k]`.
     Rows(usize),
@@ -134,7 +256,7 @@ pub enum InPort {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OutPort {
-    /// The sum of the prologue: shape and dtype of X.
+    /// The sum of the prologue: shape of X.
     Sum,
     /// The normed value of a sibling: shape of its rows.
     Normed(usize),
@@ -152,7 +274,7 @@ impl FusedNorm {
     pub fn in_ports(&self) -> Vec<InPort> {
         let mut ports = match (self.source, self.prologue) {
             (Source::Shared, Prologue::None) => vec![InPort::X],
-            (Source::Shared, Prologue::ResidualAdd { .. }) => vec![InPort::X, InPort::Residual],
+            (Source::Shared, Prologue::ResidualAdd(_)) => vec![InPort::X, InPort::Residual],
             (Source::Separate, _) => (0..self.siblings.len()).map(InPort::Rows).collect(),
         };
         for (k, sibling) in self.siblings.iter().enumerate() {
@@ -213,32 +335,18 @@ impl FusedNorm {
         if self.emit_sum && self.prologue == Prologue::None {
             return Err("emit_sum: there is no residual add to emit the sum of".into());
         }
+        let sum = match self.prologue {
+            Prologue::ResidualAdd(add) => {
+                add.check()?;
+                if !self.emit_sum && add.emitted.is_some() {
+                    return Err("prologue.emitted: the sum is not handed out".into());
+                }
+                Some(add.sum())
+            }
+            Prologue::None => None,
+        };
         for (k, s) in self.siblings.iter().enumerate() {
-            if s.width == 0 {
-                return Err(format!("siblings[{k}].width: expected at least 1, found 0"));
-            }
-            for (name, d) in [("input", s.input), ("compute", s.compute), ("normed", s.normed), ("output", s.output)] {
-                if !d.is_arithmetic_float() || d == DType::F64 {
-                    return Err(format!("siblings[{k}].{name}: expected f32, f16 or bf16, found {d}"));
-                }
-            }
-            if let Prologue::ResidualAdd { dtype } = self.prologue
-                && dtype != s.input
-            {
-                return Err(format!("siblings[{k}].input: expected {dtype} as the sum is, found {}", s.input));
-            }
-            for (e, scheme) in s.epilogues.iter().enumerate() {
-                let at = format!("siblings[{k}].epilogues[{e}]");
-                scheme.check().map_err(|m| format!("{at}.{m}"))?;
-                if let Granularity::Group(g) = scheme.granularity
-                    && scheme.scales_per_row(s.width).is_none()
-                {
-                    return Err(format!("{at}.granularity: groups of {g} do not divide a row of {}", s.width));
-                }
-                if scheme.packing == Packing::Nibbles && !s.width.is_multiple_of(2) {
-                    return Err(format!("{at}.packing: two codes in a byte need an even row, found {}", s.width));
-                }
-            }
+            s.check(&format!("siblings[{k}]"), sum)?;
         }
         Ok(())
     }

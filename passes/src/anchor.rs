@@ -1,14 +1,14 @@
 //! Anchors: the nodes around which the pass looks.
 
 use normfuse_ir::{
-    Error, ErrorKind, Graph, NodeId, Op, Result,
-    op::{BinaryOp, ReduceOp},
+    Error, ErrorKind, Graph, NodeId, Op, Result, ValueId,
+    op::{BinaryOp, ReduceOp, UnaryOp},
 };
 
 use crate::{
-    diagnose::squared,
+    consts::known,
     quant,
-    region::{producer_op, typed},
+    region::{is_view, producer_op, squared, typed},
 };
 
 /// An anchor.
@@ -24,7 +24,8 @@ pub struct Anchor {
 /// wrote the model.
 const MAX_WIDTH: i64 = 1 << 32;
 
-/// Reductions of squares (and of other powers) and native norms, in topological order.
+/// Reductions of squares (and of other powers), what is averaged and then rooted, and native norms, in topological
+/// order.
 ///
 /// # Errors
 /// The graph has a cycle, or an absurd width.
@@ -32,12 +33,16 @@ pub fn norms(graph: &Graph) -> Result<Vec<Anchor>> {
     let found = pick(graph, |id| {
         let node = graph.node(id);
         match &node.op {
-            Op::RmsNorm { .. } | Op::SkipRmsNorm { .. } | Op::Reduce { op: ReduceOp::SumSquare, .. } => true,
+            Op::RmsNorm { .. } | Op::SkipRmsNorm { .. } => true,
+            Op::Reduce { op: ReduceOp::SumSquare | ReduceOp::L2, .. } => is_float(graph, id),
+            // A mean of something else looks like a norm's, and deserves an answer.
             Op::Reduce { op: ReduceOp::Mean | ReduceOp::Sum, .. } => {
-                // A mean of other powers looks like a norm's and deserves an answer.
-                node.input(0).is_some_and(|v| {
-                    squared(graph, v).is_some() || matches!(producer_op(graph, v), Some((_, Op::Binary(BinaryOp::Pow))))
-                })
+                is_float(graph, id)
+                    && node.input(0).is_some_and(|v| {
+                        squared(graph, v).is_some()
+                            || matches!(producer_op(graph, v), Some((_, Op::Binary(BinaryOp::Pow))))
+                            || is_rooted(graph, node.outputs[0], 4)
+                    })
             }
             _ => false,
         }
@@ -50,6 +55,31 @@ pub fn norms(graph: &Graph) -> Result<Vec<Anchor>> {
         }
     }
     Ok(found)
+}
+
+/// False for integers: those are counted, not normalised.
+fn is_float(graph: &Graph, id: NodeId) -> bool {
+    graph.node(id).input(0).and_then(|v| graph.value(v).ty.dtype).is_none_or(|d| !d.is_int())
+}
+
+/// True if a root is taken of a value, after views and arithmetic with constants.
+fn is_rooted(graph: &Graph, value: ValueId, steps: usize) -> bool {
+    steps > 0
+        && graph.users(value).iter().any(|(user, port)| {
+            let node = graph.node(*user);
+            let with_constant = || node.input(1 - port.min(&1)).is_some_and(|v| known(graph, v).is_some());
+            match &node.op {
+                Op::Unary(UnaryOp::Sqrt | UnaryOp::Rsqrt) => true,
+                Op::Binary(BinaryOp::Pow) => *port == 0,
+                Op::Binary(BinaryOp::Add | BinaryOp::Sub | BinaryOp::Mul | BinaryOp::Div) if with_constant() => {
+                    is_rooted(graph, node.outputs[0], steps - 1)
+                }
+                op if *port == 0 && (is_view(op) || matches!(op, Op::Cast { .. })) => {
+                    is_rooted(graph, node.outputs[0], steps - 1)
+                }
+                _ => false,
+            }
+        })
 }
 
 /// Nodes that may end a quantiser, in topological order.

@@ -6,12 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use normfuse_ir::{
-    Dim, Graph, Op, Shape, Type, ValueId,
+    Dim, Graph, Op, Shape, Tensor, Type, ValueId,
     fused::{InPort, OutPort},
     infer,
 };
 
 use crate::{
+    consts,
     region::typed,
     views::{self, Names},
 };
@@ -114,6 +115,36 @@ impl Slice<'_> {
         Shape(dims)
     }
 
+    /// The number that nodes compute from constants and sizes without any operand: the values whose sizes it asks for
+    /// may be out of reach.
+    fn number(&self, value: ValueId) -> Option<Tensor> {
+        let (_, shape) = typed(self.source, value)?;
+        if shape.numel().as_const() != Some(1) || self.needs_operand(value) {
+            return None;
+        }
+        consts::tensor(consts::known(self.source, value)?)?.reshaped(vec![1; shape.rank()]).ok()
+    }
+
+    /// True if a value is made of an operand, or of too much to tell.
+    fn needs_operand(&self, value: ValueId) -> bool {
+        let mut queue = vec![value];
+        for _ in 0..64 {
+            let Some(v) = queue.pop() else { return false };
+            if self.is_made(v) {
+                return true;
+            }
+            if let Some((id, _)) = self.source.producer(v) {
+                queue.extend(self.source.node(id).operands().map(|(_, v)| v));
+            }
+        }
+        true
+    }
+
+    /// True for a value that the body has, other than as a constant.
+    fn is_made(&self, value: ValueId) -> bool {
+        self.map.get(&value).is_some_and(|v| self.body.value(*v).as_const().is_none())
+    }
+
     /// The value in another shape, by way of the rows where its own shape does not say the sizes.
     fn restate(&mut self, value: ValueId, target: &Shape, rows: ValueId) -> Option<ValueId> {
         let rows = *self.map.get(&rows)?;
@@ -127,10 +158,10 @@ impl Slice<'_> {
         if self.body.node_count() > MAX_NODES {
             return None;
         }
-        if let Some(t) = self.source.value(value).as_const() {
-            // Only what rules looked at may be a constant of the body: weights are operands.
+        // Only what rules looked at may be a constant of the body: weights are operands.
+        if let Some(t) = self.source.value(value).as_const().cloned().or_else(|| self.number(value)) {
             let name = self.names.fresh("const");
-            let id = self.body.add_const(name, t.clone());
+            let id = self.body.add_const(name, t);
             self.map.insert(value, id);
             return Some(id);
         }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use normfuse_ir::{
     Dim, FusedNorm, Granularity, Graph, NodeId, Op, Scheme, Shape, ValueId,
-    fused::{InPort, OutPort, Prologue, Sibling, Source, Weight},
+    fused::{InPort, OutPort, Prologue, ResidualAdd, Sibling, Source, Weight},
     op::BinaryOp,
     scheme::F32,
 };
@@ -102,11 +102,14 @@ struct Epilogue<'a> {
 /// One norm on its way into an op.
 struct Member<'a> {
     norm: &'a Norm,
+    /// The rows; of a sum that is no value, its first operand.
     h: ValueId,
     add: Option<(ValueId, ValueId)>,
     weight: Option<ValueId>,
     /// Which result is the normed value.
     result: usize,
+    /// Which form of the sum is handed out.
+    sum: usize,
     epilogues: Vec<Epilogue<'a>>,
 }
 
@@ -155,7 +158,12 @@ pub fn build(
         b.members.iter_mut().for_each(|m| m.add = None);
     }
     // Siblings with rows of their own read them as they are: an add before one of them stays an op.
-    if b.members.iter().any(|m| m.h != b.members[0].h) {
+    if !b.shared() {
+        if let Some(k) = b.members.iter().position(|m| m.norm.h.is_empty()) {
+            let hint = "its rows are a sum that its own node makes, and no other norm reads those".into();
+            let node = Some(b.members[k].norm.anchor);
+            return Err((k, Refusal { rule: "sibling_norm", precondition: "same_tokens", node, hint }));
+        }
         b.members.iter_mut().for_each(|m| m.add = None);
     }
     let mut left_out = Vec::new();
@@ -163,6 +171,7 @@ pub fn build(
         b.choose_result(k, quants, take, &mut left_out, options);
     }
     b.collect();
+    b.choose_sum();
     loop {
         let ports = b.ports();
         let (live, _) = b.liveness(&ports);
@@ -260,7 +269,9 @@ impl<'a> Member<'a> {
                 })
             })
         };
+        let hidden = || norm.add.as_ref().filter(|_| norm.h.is_empty()).and_then(|(a, _)| rows(a, None));
         let h = rows(&norm.h, None)
+            .or_else(hidden)
             .ok_or_else(|| refuse("same_row", format!("no value holds the rows of {} elements", norm.width)))?;
         let (_, h_shape) = typed(graph, h).ok_or_else(|| refuse("last_axis", "the rows have no known shape".into()))?;
         // A row that is added to itself is no residual: the op would read it twice.
@@ -269,7 +280,7 @@ impl<'a> Member<'a> {
             .as_ref()
             .and_then(|(a, b)| Some((rows(a, Some(h_shape))?, rows(b, Some(h_shape))?)))
             .filter(|(a, b)| a != b);
-        if add.is_none() && graph.producer(h).is_some_and(|(n, _)| n == norm.anchor) {
+        if add.is_none() && (norm.h.is_empty() || graph.producer(h).is_some_and(|(n, _)| n == norm.anchor)) {
             let hint = "the norm's own node makes the sum, and the rule that takes it in is off or does not hold";
             return Err(Refusal { rule: "residual_add", ..refuse("same_shape", hint.into()) });
         }
@@ -296,7 +307,7 @@ impl<'a> Member<'a> {
                 hint: format!("`{name}` scales the normalised row, but it is not a vector as long as the row"),
             });
         }
-        Ok(Self { norm, h, add, weight, result: 0, epilogues: Vec::new() })
+        Ok(Self { norm, h, add, weight, result: 0, sum: 0, epilogues: Vec::new() })
     }
 
     fn part(&self) -> Part {
@@ -316,6 +327,36 @@ impl<'a> Builder<'a> {
             members.push(Member::new(graph, norm)?);
         }
         Ok(Self { graph, order, members, nodes: Vec::new(), inside: BTreeSet::new(), downstream: BTreeSet::new() })
+    }
+
+    /// True if all read the same rows.
+    fn shared(&self) -> bool {
+        let first = &self.members[0];
+        let sum = |m: &Member| m.norm.h.is_empty().then_some(m.add);
+        self.members.iter().all(|m| m.h == first.h && sum(m) == sum(first))
+    }
+
+    /// In which form the sum is handed out: as the norms read it, or cast, where only the cast is read.
+    fn choose_sum(&mut self) {
+        if self.members[0].add.is_none() {
+            return;
+        }
+        let sums = &self.members[0].norm.sums;
+        let narrower = |f: &usize| sums[*f].0.bits() < sums[0].0.bits();
+        let forms: Vec<usize> = (1..sums.len()).filter(narrower).collect();
+        for form in forms {
+            self.set_sum(form);
+            let (live, read) = self.liveness(&self.ports());
+            let needed = |v: &ValueId| self.graph.producer(*v).is_some_and(|(n, _)| live.contains(&n));
+            if read.contains(&Port::Sum) && !sums[0].1.iter().any(needed) {
+                return;
+            }
+        }
+        self.set_sum(0);
+    }
+
+    fn set_sum(&mut self, form: usize) {
+        self.members.iter_mut().for_each(|m| m.sum = form);
     }
 
     /// The nodes that the op may replace.
@@ -432,7 +473,7 @@ impl<'a> Builder<'a> {
         };
         for (k, m) in self.members.iter().enumerate() {
             if m.add.is_some() {
-                put(&mut m.norm.h.iter().copied(), Port::Sum);
+                put(&mut m.norm.sums[m.sum].1.iter().copied(), Port::Sum);
             }
             put(&mut m.norm.results[m.result].1.iter().copied(), Port::Normed(k));
             for (e, epilogue) in m.epilogues.iter().enumerate() {
@@ -590,12 +631,17 @@ impl<'a> Builder<'a> {
             .collect();
         Sibling {
             width: m.norm.width,
-            input: dtype(m.h),
+            input: m.norm.input,
             compute: m.norm.compute,
+            squares: m.norm.squares,
             eps: F32::new(m.norm.eps),
             root: m.norm.root,
             normed: m.norm.normed,
-            weight: m.weight.map(|w| Weight { dtype: dtype(w), plus_one: m.norm.weight.as_ref().is_some_and(|w| w.1) }),
+            weight: m.weight.map(|w| Weight {
+                dtype: dtype(w),
+                plus_one: m.norm.weight.as_ref().is_some_and(|w| w.1),
+                product: m.norm.product,
+            }),
             output: m.norm.results[m.result].0,
             emit_normed: read.contains(&Port::Normed(k)) || epilogues.is_empty(),
             epilogues,
@@ -606,16 +652,18 @@ impl<'a> Builder<'a> {
         let ports = self.ports();
         let (live, read) = self.liveness(&ports);
         let first = &self.members[0];
-        let shared = self.members.iter().all(|m| m.h == first.h);
+        let shared = self.shared();
+        let dtype = |v: ValueId| typed(self.graph, v).map_or(first.norm.input, |(d, _)| d);
+        let emit_sum = read.contains(&Port::Sum);
+        let sum = first.norm.input;
+        let emitted = if emit_sum { first.norm.sums[first.sum].0 } else { sum };
         let descriptor = FusedNorm {
             prologue: match first.add {
-                Some((a, _)) if shared => {
-                    Prologue::ResidualAdd { dtype: typed(self.graph, a).map_or(first.norm.compute, |(d, _)| d) }
-                }
+                Some((a, b)) if shared => Prologue::ResidualAdd(ResidualAdd::new([dtype(a), dtype(b)], sum, emitted)),
                 _ => Prologue::None,
             },
             source: if shared { Source::Shared } else { Source::Separate },
-            emit_sum: read.contains(&Port::Sum),
+            emit_sum,
             siblings: (0..self.members.len()).map(|k| self.sibling(k, &read)).collect(),
         };
         let operand = |port: InPort| match port {

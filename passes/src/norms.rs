@@ -2,10 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use normfuse_ir::{DType, Graph, NodeId, Op, ValueId, fused::Root};
+use normfuse_ir::{DType, Graph, NodeId, Op, ValueId, fused::Root, op::ReduceOp};
 
 use crate::{
-    diagnose,
     region::{self, Region},
     solve::NormMatch,
 };
@@ -15,8 +14,12 @@ use crate::{
 pub struct Norm {
     /// The mean of squares, or the native norm.
     pub anchor: NodeId,
-    /// Values that are the rows.
+    /// Values that are the rows; none where only the norm's own node has them.
     pub h: Vec<ValueId>,
+    /// Dtype of the rows.
+    pub input: DType,
+    /// The rows, then casts of them: what may be handed out as the sum where the rows are one.
+    pub sums: Vec<(DType, Vec<ValueId>)>,
     /// Values that are the operands of the residual add which makes the rows.
     pub add: Option<(Vec<ValueId>, Vec<ValueId>)>,
     /// How the row is divided.
@@ -27,8 +30,12 @@ pub struct Norm {
     pub eps: f32,
     /// Dtype of the statistics.
     pub compute: DType,
-    /// Dtype of the weight product.
+    /// Dtype to which squares are rounded, if another.
+    pub squares: Option<DType>,
+    /// Dtype to which the normalised row is rounded.
     pub normed: DType,
+    /// Dtype of the weight product, if another.
+    pub product: Option<DType>,
     /// Values that are the weight, and whether one is added to it; without one the norm is weightless.
     pub weight: Option<(Vec<ValueId>, bool)>,
     /// Candidates for the normed value: the product, then casts of it.
@@ -46,12 +53,16 @@ impl Norm {
         Self {
             anchor: region.anchor,
             h: values(&m.h),
+            input: m.input,
+            sums: m.sums.iter().map(|(d, s)| (*d, values(s))).collect(),
             add: m.add.as_ref().map(|(a, b)| (values(a), values(b))),
             root: m.root,
             width: m.width,
             eps: m.eps,
             compute: m.compute,
+            squares: m.squares,
             normed: m.normed,
+            product: m.product,
             weight: m.weight.as_ref().map(|(w, one)| (values(w), *one)),
             results: m.results.iter().map(|(d, r)| (*d, values(r))).collect(),
             nodes: region.nodes.iter().copied().collect(),
@@ -86,10 +97,12 @@ fn made_by(graph: &Graph, region: &Region, m: &NormMatch) -> bool {
 fn squares(graph: &Graph, region: &Region, m: &NormMatch) -> bool {
     let node = graph.node(region.anchor);
     if let (Op::SkipRmsNorm { .. }, [_, sum]) = (&node.op, node.outputs.as_slice()) {
-        return region.local(*sum).is_some_and(|i| m.h.contains(&i));
+        return region.local(*sum).is_some_and(|i| m.sums.iter().any(|(_, s)| s.contains(&i)));
     }
     let Some(operand) = node.input(0) else { return false };
-    let mut row = Some(diagnose::squared(graph, operand).unwrap_or(operand));
+    let averages = matches!(node.op, Op::Reduce { op: ReduceOp::Mean | ReduceOp::Sum, .. });
+    let square = averages.then(|| region::squared(graph, operand)).flatten();
+    let mut row = Some(square.map_or(operand, |(_, row)| row));
     while let Some(v) = row {
         if region.local(v).is_some_and(|i| m.h.contains(&i)) {
             return true;

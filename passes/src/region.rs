@@ -14,7 +14,7 @@ use normfuse_ir::{
 };
 
 use crate::{
-    consts::{self, scalar},
+    consts,
     term::{LeafFacts, Num, Tag, Ty},
 };
 
@@ -54,6 +54,8 @@ pub struct Region {
     /// What each value is.
     pub exprs: Vec<Expr>,
     index: BTreeMap<ValueId, usize>,
+    /// Width of the anchor's rows.
+    width: Option<i64>,
 }
 
 /// The op at the other end of a value, if a node makes it.
@@ -129,6 +131,8 @@ fn is_light(graph: &Graph, id: NodeId) -> bool {
             Op::Reduce { op: ReduceOp::Mean | ReduceOp::Sum | ReduceOp::SumSquare, .. }
             | Op::RmsNorm { .. }
             | Op::SkipRmsNorm { .. } => last_axis_width(graph, id).is_some(),
+            // A target shape that is asked of a value of the region.
+            Op::Shape { .. } | Op::Expand => true,
             op => is_view(op),
         }
 }
@@ -136,12 +140,16 @@ fn is_light(graph: &Graph, id: NodeId) -> bool {
 /// Operands that carry data (a reshape's target shape does not).
 fn data_operands(graph: &Graph, id: NodeId) -> impl Iterator<Item = ValueId> + '_ {
     let node = graph.node(id);
-    let n = if is_view(&node.op) { 1 } else { usize::MAX };
+    let n = if is_view(&node.op) || matches!(node.op, Op::Expand) { 1 } else { usize::MAX };
     node.operands().take(n).map(|(_, v)| v)
 }
 
 fn cast(dtype: DType, e: Expr) -> Expr {
     Expr::Op("cast".into(), vec![Expr::Ty(Ty { dtype, saturate: true }), e])
+}
+
+fn normed(root: Tag, width: Expr, eps: Expr, row: Expr) -> Expr {
+    Expr::Op("normed".into(), vec![Expr::Tag(root), width, eps, Expr::Tag(Tag::AsRow), row])
 }
 
 /// A broadcast operand in another dtype: what is repeated is cast, as rules expect a weight.
@@ -171,10 +179,24 @@ impl Cut<'_> {
         }
     }
 
-    /// From the row that is normalised, back over casts to one add.
+    /// From what is averaged, back over casts and views to the square and on to the rows.
+    fn back_from_mean(&mut self, value: ValueId) {
+        let Some((square, row)) = squared(self.graph, value) else { return self.back_to_rows(value) };
+        let mut value = value;
+        while let Some((id, _)) = producer_op(self.graph, value).filter(|(id, _)| is_light(self.graph, *id)) {
+            self.take(id);
+            if id == square {
+                return self.back_to_rows(row);
+            }
+            let Some(v) = self.graph.node(id).input(0) else { return };
+            value = v;
+        }
+    }
+
+    /// From the row that is normalised, back over casts to one add, and the casts of its operands.
     fn back_to_rows(&mut self, value: ValueId) {
         let mut value = value;
-        for _ in 0..3 {
+        for _ in 0..4 {
             let Some((id, op)) = producer_op(self.graph, value) else { return };
             if !is_light(self.graph, id) {
                 return;
@@ -185,10 +207,27 @@ impl Cut<'_> {
                     let Some(v) = self.graph.node(id).input(0) else { return };
                     value = v;
                 }
-                Op::Binary(BinaryOp::Add) => return self.take(id),
+                Op::Binary(BinaryOp::Add) => {
+                    self.take(id);
+                    for (_, v) in self.graph.node(id).operands() {
+                        match producer_op(self.graph, v) {
+                            Some((cast, Op::Cast { .. })) if is_light(self.graph, cast) => self.take(cast),
+                            _ => {}
+                        }
+                    }
+                    return;
+                }
                 _ => return,
             }
         }
+    }
+
+    /// The node, if a value is a cast of one that the region reads: the row may be squared before it is cast.
+    fn cast_of_known(&self, value: ValueId) -> Option<NodeId> {
+        let (id, op) = producer_op(self.graph, value)?;
+        let known = || self.graph.node(id).input(0).is_some_and(|x| self.known.contains(&x));
+        (matches!(op, Op::Cast { .. }) && !self.nodes.contains(&id) && is_light(self.graph, id) && known())
+            .then_some(id)
     }
 
     /// Forward until nothing more fits, nearest first.
@@ -197,12 +236,20 @@ impl Cut<'_> {
             let mut found = Vec::new();
             for id in &self.nodes {
                 let node = self.graph.node(*id);
+                if matches!(node.op, Op::Shape { .. }) {
+                    continue;
+                }
                 for user in node.outputs.iter().flat_map(|v| self.graph.users(*v)).map(|(n, _)| n) {
                     let fits = !self.nodes.contains(&user)
+                        && !matches!(self.graph.node(user).op, Op::Shape { .. })
                         && is_light(self.graph, user)
-                        && data_operands(self.graph, user)
-                            .all(|v| self.known.contains(&v) || is_parameter(self.graph, v, PARAMETER_DEPTH));
+                        && data_operands(self.graph, user).all(|v| {
+                            self.known.contains(&v)
+                                || self.cast_of_known(v).is_some()
+                                || is_parameter(self.graph, v, PARAMETER_DEPTH)
+                        });
                     if fits {
+                        found.extend(data_operands(self.graph, user).filter_map(|v| self.cast_of_known(v)));
                         found.push(user);
                     }
                 }
@@ -216,14 +263,23 @@ impl Cut<'_> {
         }
     }
 
-    /// Parameters that are computed.
+    /// Parameters that are computed, and who asks a value of the region for its shape to expand them to.
     fn parameters(&mut self) {
         for _ in 0..PARAMETER_DEPTH {
-            let found: Vec<NodeId> = self
-                .nodes
-                .iter()
-                .flat_map(|id| data_operands(self.graph, *id))
-                .filter(|v| is_parameter(self.graph, *v, PARAMETER_DEPTH))
+            let data = self.nodes.iter().flat_map(|id| data_operands(self.graph, *id));
+            let parameters = data.filter(|v| is_parameter(self.graph, *v, PARAMETER_DEPTH));
+            let targets = self.nodes.iter().filter_map(|id| match self.graph.node(*id) {
+                n if matches!(n.op, Op::Expand) => n.input(1),
+                _ => None,
+            });
+            let asks = |v: &ValueId| {
+                producer_op(self.graph, *v).is_some_and(|(n, op)| {
+                    matches!(op, Op::Shape { .. })
+                        && self.graph.node(n).input(0).is_some_and(|x| self.known.contains(&x))
+                })
+            };
+            let found: Vec<NodeId> = parameters
+                .chain(targets.filter(asks))
                 .filter_map(|v| self.graph.producer(v).map(|(n, _)| n))
                 .filter(|n| !self.nodes.contains(n) && is_light(self.graph, *n))
                 .collect();
@@ -237,20 +293,35 @@ impl Cut<'_> {
     }
 }
 
+/// What a value is the square of, through casts and views: the node that squares, and its operand.
+pub fn squared(graph: &Graph, value: ValueId) -> Option<(NodeId, ValueId)> {
+    let mut value = value;
+    for _ in 0..4 {
+        let (id, op) = producer_op(graph, value)?;
+        let node = graph.node(id);
+        let (a, b) = (node.input(0)?, node.input(1));
+        match op {
+            Op::Binary(BinaryOp::Mul) if b == Some(a) => return Some((id, a)),
+            Op::Binary(BinaryOp::Pow) if consts::known(graph, b?).is_some_and(|c| c.value() == 2.0) => {
+                return Some((id, a));
+            }
+            Op::Cast { to, .. } if to.is_arithmetic_float() => value = a,
+            op if is_view(op) => value = a,
+            _ => return None,
+        }
+    }
+    None
+}
+
 /// The region of a norm's anchor: a reduction of squares over the last axis, or a native norm.
 pub fn around_norm(graph: &Graph, anchor: NodeId) -> Region {
     let mut cut = Cut { graph, nodes: BTreeSet::new(), known: BTreeSet::new() };
     cut.take(anchor);
     if let Some(operand) = graph.node(anchor).input(0) {
-        match producer_op(graph, operand) {
-            Some((square, Op::Binary(BinaryOp::Mul | BinaryOp::Pow))) if is_light(graph, square) => {
-                cut.take(square);
-                if let Some(x) = graph.node(square).input(0) {
-                    cut.back_to_rows(x);
-                }
-            }
-            // This one has its own add.
-            _ if matches!(graph.node(anchor).op, Op::SkipRmsNorm { .. }) => {}
+        match graph.node(anchor).op {
+            Op::Reduce { op: ReduceOp::Mean | ReduceOp::Sum, .. } => cut.back_from_mean(operand),
+            // Its operands are cast inside, if at all.
+            Op::SkipRmsNorm { .. } => {}
             _ => cut.back_to_rows(operand),
         }
     }
@@ -266,8 +337,14 @@ impl Region {
     }
 
     fn describe(graph: &Graph, anchor: NodeId, nodes: &BTreeSet<NodeId>) -> Self {
-        let mut region =
-            Self { anchor, nodes: Vec::new(), locals: Vec::new(), exprs: Vec::new(), index: BTreeMap::new() };
+        let mut region = Self {
+            anchor,
+            nodes: Vec::new(),
+            locals: Vec::new(),
+            exprs: Vec::new(),
+            index: BTreeMap::new(),
+            width: last_axis_width(graph, anchor),
+        };
         // Producers first: depth-first from every node, oldest first. Regions are shallow and small.
         let mut stack: Vec<(NodeId, bool)> = nodes.iter().rev().map(|n| (*n, false)).collect();
         let mut done = BTreeSet::new();
@@ -309,12 +386,12 @@ impl Region {
         if let Some(i) = self.local(value) {
             return i;
         }
-        let expr = match (scalar(graph, value), typed(graph, value)) {
+        let expr = match (self.constant(graph, value), typed(graph, value)) {
             (Some(num), _) => Expr::Const(num),
             (None, Some((dtype, shape))) => {
-                let one = shape.numel().as_const() == Some(1);
-                let rows = !one && graph.value(value).as_const().is_none();
-                Expr::Leaf(LeafFacts { dtype, one, rows })
+                let len = shape.numel().as_const();
+                let rows = len != Some(1) && graph.value(value).as_const().is_none();
+                Expr::Leaf(LeafFacts { dtype, one: len == Some(1), rows, len })
             }
             // Nodes with untyped operands are not light, so regions have none.
             (None, None) => Expr::Op("untyped".into(), vec![]),
@@ -322,23 +399,30 @@ impl Region {
         self.push(value, expr)
     }
 
+    /// The number that a value is, or that all its elements are where it is no vector as long as the row: a weight of
+    /// ones is a weight.
+    fn constant(&self, graph: &Graph, value: ValueId) -> Option<Num> {
+        let (_, shape) = typed(graph, value)?;
+        let as_wide = shape.last().is_some_and(|d| d.as_const().is_some() && d.as_const() == self.width);
+        if as_wide && shape.numel().as_const() != Some(1) { None } else { consts::known(graph, value) }
+    }
+
     /// An operand as it meets a result of shape `out`: as it is, repeated, tiled, or not sayable.
     fn broadcast(&mut self, graph: &Graph, value: ValueId, out: &Shape) -> Option<Expr> {
         let (_, shape) = typed(graph, value)?;
         let shape = shape.clone();
         let local = Expr::Local(self.operand(graph, value));
-        let is_const = graph.value(value).as_const().is_some();
         let width = out.last().and_then(normfuse_ir::Dim::as_const);
-        // With one row, one computed element is one a row, and a constant of the row's size is one for all rows.
-        let one_row = width.is_some_and(|w| w > 1) && out.numel().as_const() == width;
         if shape.numel().as_const() == Some(1) {
-            let computed = one_row && graph.producer(value).is_some();
+            // With one row, one computed element is one a row.
+            let one_row = width.is_some_and(|w| w > 1) && out.numel().as_const() == width;
+            let computed = one_row && graph.producer(value).is_some() && self.constant(graph, value).is_none();
             return Some(match width {
                 Some(w) if computed => Expr::Op("rep".into(), vec![Expr::Int(w), local]),
                 _ => local,
             });
         }
-        if shape == *out && !(one_row && is_const) {
+        if shape == *out || matches!(self.exprs.get(self.local(value)?), Some(Expr::Const(_))) {
             return Some(local);
         }
         let width = width?;
@@ -361,9 +445,8 @@ impl Region {
         let node = graph.node(id);
         // Typed, but not in the language: a value of its own that equals nothing else.
         let opaque = |out: ValueId| {
-            let (dtype, one) =
-                typed(graph, out).map_or((DType::F32, false), |(d, s)| (d, s.numel().as_const() == Some(1)));
-            Expr::Leaf(LeafFacts { dtype, one, rows: false })
+            let (dtype, len) = typed(graph, out).map_or((DType::F32, None), |(d, s)| (d, s.numel().as_const()));
+            Expr::Leaf(LeafFacts { dtype, one: len == Some(1), rows: false, len })
         };
         if let (Op::SkipRmsNorm { .. }, [y, sum]) = (&node.op, node.outputs.as_slice()) {
             let exprs = self.skip_norm(graph, id);
@@ -373,26 +456,30 @@ impl Region {
             return;
         }
         let Some(out) = node.outputs.first().copied() else { return };
-        let expr = self.expr(graph, id).unwrap_or_else(|| opaque(out));
+        let expr = match self.constant(graph, out) {
+            Some(num) => Expr::Const(num),
+            None => self.expr(graph, id).unwrap_or_else(|| opaque(out)),
+        };
         self.push(out, expr);
     }
 
-    /// The norm and the sum of a `SkipRmsNorm`. In f32 it is an add and a norm; narrower sums are rounded on their way
-    /// out only, which the fused op has no word for.
+    /// The norm and the sum of a `SkipRmsNorm`: all in f32, and cast on the way out.
     fn skip_norm(&mut self, graph: &Graph, id: NodeId) -> Option<(Expr, Expr)> {
         let node = graph.node(id);
         let Op::SkipRmsNorm { eps } = node.op else { return None };
         let [Some(x), Some(skip), Some(scale)] = *node.inputs.as_slice() else { return None };
         let (dtype, shape) = typed(graph, x)?;
-        if dtype != DType::F32 || typed(graph, skip)?.1 != shape {
+        if typed(graph, skip)?.1 != shape {
             return None;
         }
         let width = Expr::Int(last_axis_width(graph, id)?);
-        let eps = Expr::Const(consts::num(dtype, f64::from(eps.get()))?);
-        let sum =
-            Expr::Op("add".into(), vec![Expr::Local(self.operand(graph, x)), Expr::Local(self.operand(graph, skip))]);
-        let normed = Expr::Op("normed".into(), vec![Expr::Tag(Tag::DivSqrt), width, eps, sum.clone()]);
-        Some((Expr::Op("mul".into(), vec![normed, self.broadcast(graph, scale, shape)?]), sum))
+        let eps = Expr::Const(consts::num(DType::F32, f64::from(eps.get()))?);
+        let wide = |e| cast(DType::F32, e);
+        let (a, b) = (self.operand(graph, x), self.operand(graph, skip));
+        let sum = Expr::Op("add".into(), vec![wide(Expr::Local(a)), wide(Expr::Local(b))]);
+        let normed = normed(Tag::DivSqrt, width, eps, sum.clone());
+        let factor = widened(DType::F32, self.broadcast(graph, scale, shape)?);
+        Some((cast(dtype, Expr::Op("mul".into(), vec![normed, factor])), cast(dtype, sum)))
     }
 
     fn expr(&mut self, graph: &Graph, id: NodeId) -> Option<Expr> {
@@ -403,6 +490,14 @@ impl Region {
             |region: &mut Self, head: &str| Some(Expr::Op(head.into(), vec![Expr::Local(region.operand(graph, x))]));
         match &node.op {
             op if is_view(op) => Some(Expr::Local(self.operand(graph, x))),
+            Op::Expand => {
+                // Axes of size 1 alone are a view.
+                let same = |s: &Shape| s.numel().as_const().is_some() && s.numel() == out_shape.numel();
+                match typed(graph, x) {
+                    Some((_, s)) if same(s) => Some(Expr::Local(self.operand(graph, x))),
+                    _ => self.broadcast(graph, x, out_shape),
+                }
+            }
             Op::Unary(op) => match op {
                 UnaryOp::Sqrt => unary(self, "sqrt"),
                 UnaryOp::Reciprocal => unary(self, "recip"),
@@ -457,12 +552,12 @@ impl Region {
                 let scale = node.input(1)?;
                 let row = cast(*stash, Expr::Local(self.operand(graph, x)));
                 let eps = consts::num(*stash, f64::from(eps.get()))?;
-                let root = Expr::Tag(match root {
+                let root = match root {
                     Root::DivideBySqrt => Tag::DivSqrt,
                     Root::ReciprocalSqrt => Tag::RecipSqrt,
                     Root::Rsqrt => Tag::Rsqrt,
-                });
-                let normed = Expr::Op("normed".into(), vec![root, Expr::Int(width), Expr::Const(eps), row]);
+                };
+                let normed = normed(root, Expr::Int(width), Expr::Const(eps), row);
                 let factor = self.broadcast(graph, scale, out_shape)?;
                 let mul = |a, b| Expr::Op("mul".into(), vec![a, b]);
                 Some(match back {

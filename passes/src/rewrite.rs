@@ -36,7 +36,7 @@ pub(crate) fn port_type(descriptor: &FusedNorm, port: OutPort, shape: &Shape) ->
     let sibling = |k: usize| &descriptor.siblings[k];
     match port {
         OutPort::Sum => match descriptor.prologue {
-            Prologue::ResidualAdd { dtype } => Type::tensor(dtype, shape.clone()),
+            Prologue::ResidualAdd(add) => Type::tensor(add.emitted(), shape.clone()),
             Prologue::None => Type::default(),
         },
         OutPort::Normed(k) => Type::tensor(sibling(k).output, shape.clone()),

@@ -20,6 +20,10 @@ const MAX_E_NODES: usize = 20_000;
 pub struct NormMatch {
     /// The rows.
     pub h: Vec<usize>,
+    /// Dtype of the rows.
+    pub input: DType,
+    /// The rows, then casts of them: what may be handed out as the sum where the rows are one.
+    pub sums: Vec<(DType, Vec<usize>)>,
     /// Operands of the residual add that makes the rows.
     pub add: Option<(Vec<usize>, Vec<usize>)>,
     /// How the row is divided.
@@ -30,8 +34,12 @@ pub struct NormMatch {
     pub eps: f32,
     /// Dtype of the statistics.
     pub compute: DType,
-    /// Dtype of the weight product.
+    /// Dtype to which squares are rounded, if another.
+    pub squares: Option<DType>,
+    /// Dtype to which the normalised row is rounded.
     pub normed: DType,
+    /// Dtype of the weight product, if another.
+    pub product: Option<DType>,
     /// The weight and whether one is added to it; without one the norm is weightless.
     pub weight: Option<(Vec<usize>, bool)>,
     /// Candidates for the normed value: the product, then casts of it.
@@ -161,15 +169,14 @@ impl Solved<'_> {
             if let Some(((w, p), plus_one)) = hit
                 && let Some(m) = self.norm(class, p, Some((w, plus_one)))
             {
-                weighted.insert(rules::rms_norm::normed(self.eg, p).map(|c| self.eg.find(c[3])));
+                weighted.insert(self.row(p));
                 found.push(m);
             }
         }
         for class in self.classes() {
             let direct = find(self.eg, class, |t| matches!(t, Term::Normed(_)).then_some(()));
-            let row = rules::rms_norm::normed(self.eg, class).map(|c| self.eg.find(c[3]));
             if direct.is_some()
-                && !weighted.contains(&row)
+                && !weighted.contains(&self.row(class))
                 && let Some(m) = self.norm(class, class, None)
             {
                 found.push(m);
@@ -178,8 +185,32 @@ impl Solved<'_> {
         found
     }
 
+    /// The row that a class is the normalised form of.
+    fn row(&self, class: Id) -> Option<Id> {
+        rules::rms_norm::normed(self.eg, class).map(|c| self.eg.find(c.term[4]))
+    }
+
+    /// A class and the casts of it that are values of the region.
+    fn with_casts(&self, class: Id) -> Option<Vec<(DType, Vec<usize>)>> {
+        let mut all = vec![(self.facts(class).dtype?, self.members(class))];
+        for c in self.classes() {
+            let cast = find(self.eg, c, |t| match t {
+                Term::Cast([_, y]) if self.eg.find(*y) == self.eg.find(class) => self.facts(c).dtype,
+                _ => None,
+            });
+            if let Some(dtype) = cast
+                && c != self.eg.find(class)
+                && dtype.is_arithmetic_float()
+            {
+                all.push((dtype, self.members(c)));
+            }
+        }
+        Some(all)
+    }
+
     fn norm(&self, class: Id, p: Id, weight: Option<(Id, bool)>) -> Option<NormMatch> {
-        let [root, n, eps, x] = rules::rms_norm::normed(self.eg, p)?;
+        let normalised = rules::rms_norm::normed(self.eg, p)?;
+        let [root, n, eps, squares, x] = normalised.term;
         let root = match rules::tag(self.eg, root)? {
             Tag::RecipSqrt => Root::ReciprocalSqrt,
             Tag::Rsqrt => Root::Rsqrt,
@@ -188,7 +219,7 @@ impl Solved<'_> {
         };
         let h = self.narrowest(x);
         let add = find(self.eg, h, |t| match t {
-            Term::Residual([a, b]) => Some((self.members(*a), self.members(*b))),
+            Term::Residual([a, b]) => Some((self.members(self.narrowest(*a)), self.members(self.narrowest(*b)))),
             _ => None,
         })
         .filter(|(a, b)| !a.is_empty() && !b.is_empty());
@@ -196,30 +227,31 @@ impl Solved<'_> {
         if weight.as_ref().is_some_and(|(w, _)| w.is_empty()) {
             return None;
         }
-        // The product itself, then its casts that are no way station of a quantiser: an exact up-cast is the reader's.
-        let mut results = vec![(self.facts(class).dtype?, self.members(class))];
-        for c in self.classes() {
-            let cast = find(self.eg, c, |t| match t {
-                Term::Cast([_, y]) if self.eg.find(*y) == class => self.facts(c).dtype,
-                _ => None,
-            });
-            if let Some(dtype) = cast
-                && c != class
-                && dtype.is_arithmetic_float()
-            {
-                results.push((dtype, self.members(c)));
+        let eps = match rules::tag(self.eg, eps) {
+            Some(_) => 0.0,
+            None => {
+                let number = self.facts(eps).konst?;
+                Some(number as f32).filter(|e| f64::from(*e) == number)?
             }
-        }
+        };
+        let (compute, normed) = (self.facts(x).dtype?, normalised.dtype?);
+        let product = if weight.is_some() { self.facts(class).dtype? } else { normed };
         Some(NormMatch {
             h: self.members(h),
+            input: self.facts(h).dtype?,
+            sums: self.with_casts(h)?,
             add,
             root,
             width: u64::try_from(self.facts(n).int?).ok()?,
-            eps: self.facts(eps).konst.map(|e| e as f32).filter(|e| Some(f64::from(*e)) == self.facts(eps).konst)?,
-            compute: self.facts(x).dtype?,
-            normed: self.facts(class).dtype?,
+            eps,
+            compute,
+            squares: self.facts(squares).dtype.filter(|d| *d != compute),
+            normed,
+            product: (product != normed).then_some(product),
             weight,
-            results,
+            // The product itself, then its casts that are no way station of a quantiser: an exact up-cast is the
+            // reader's.
+            results: self.with_casts(class)?,
         })
     }
 }

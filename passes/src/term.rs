@@ -46,14 +46,20 @@ pub enum Tag {
     Plain,
     /// One plus the weight.
     PlusOne,
+    /// Nothing is added to the mean of squares.
+    NoEps,
+    /// Squares have the dtype of the row.
+    AsRow,
 }
 
-const TAGS: [(Tag, &str); 5] = [
+const TAGS: [(Tag, &str); 7] = [
     (Tag::RecipSqrt, "recip_sqrt"),
     (Tag::Rsqrt, "by_rsqrt"),
     (Tag::DivSqrt, "div_sqrt"),
     (Tag::Plain, "plain"),
     (Tag::PlusOne, "plus_one"),
+    (Tag::NoEps, "no_eps"),
+    (Tag::AsRow, "as_row"),
 ];
 
 impl fmt::Display for Tag {
@@ -162,8 +168,11 @@ define_language! {
         "tile" = Tile([Id; 2]),
         // Recognised: `(residual a b)`, the sum of two row tensors.
         "residual" = Residual([Id; 2]),
-        // Recognised: `(normed root n eps x)`, rows of n over their root mean square.
-        "normed" = Normed([Id; 4]),
+        // Recognised: `(mean_square n eps squares x)`, the mean of the squares of rows of n plus eps (`no_eps` for
+        // none); the squares have the dtype of `squares`, `as_row` for that of x.
+        "mean_square" = MeanSquare([Id; 4]),
+        // Recognised: `(normed root n eps squares x)`, rows of n over the root of that mean.
+        "normed" = Normed([Id; 5]),
         // Recognised: `(rms form w p)`, p (normed, perhaps cast) times a weight.
         "rms" = Rms([Id; 3]),
         // An integer: a width or a count.
@@ -190,8 +199,10 @@ pub struct Facts {
     pub konst: Option<f64>,
     /// True if the array has one element.
     pub one: bool,
-    /// True if the array is a leaf of rows: what a residual add may add.
+    /// True if the array is a leaf of rows, or a cast of one: what a residual add may add.
     pub rows: bool,
+    /// How many elements the array has, if that is a number and the array is no row of many.
+    pub len: Option<i64>,
     /// The integer, for integer terms.
     pub int: Option<i64>,
     /// The target, for type terms.
@@ -209,6 +220,8 @@ pub struct LeafFacts {
     pub one: bool,
     /// A tensor of the region's rows.
     pub rows: bool,
+    /// Number of elements, if it is known.
+    pub len: Option<i64>,
 }
 
 /// The e-graph's analysis: leaf facts in, class facts out.
@@ -237,7 +250,7 @@ impl Analysis<Term> for Analyse {
 
     fn make(eg: &mut Eg, term: &Term, _: Id) -> Facts {
         let of = |id: &Id| eg[*id].data;
-        let like = |id: &Id| Facts { dtype: of(id).dtype, one: of(id).one, ..Facts::default() };
+        let like = |id: &Id| Facts { dtype: of(id).dtype, one: of(id).one, len: of(id).len, ..Facts::default() };
         match term {
             Term::Int(i) => Facts { int: Some(*i), ..Facts::default() },
             Term::Ty(t) => Facts { ty: Some(*t), ..Facts::default() },
@@ -247,6 +260,7 @@ impl Analysis<Term> for Analyse {
                 dtype: Some(l.dtype),
                 one: l.one,
                 rows: l.rows,
+                len: l.len,
                 ..Facts::default()
             }),
             Term::Add([a, b])
@@ -256,13 +270,20 @@ impl Analysis<Term> for Analyse {
             | Term::Pow([a, b])
             | Term::Max([a, b])
             | Term::Min([a, b])
-            | Term::Residual([a, b]) => Facts { dtype: of(a).dtype, one: of(a).one && of(b).one, ..Facts::default() },
+            | Term::Residual([a, b]) => Facts {
+                dtype: of(a).dtype,
+                one: of(a).one && of(b).one,
+                len: of(a).len.max(of(b).len),
+                ..Facts::default()
+            },
             Term::Sqrt([x]) | Term::Recip([x]) | Term::Rsqrt([x]) => like(x),
             Term::Cast([t, x]) => {
                 let to = of(t).ty.map(|t| t.dtype);
                 Facts {
                     dtype: to,
                     one: of(x).one,
+                    rows: of(x).rows,
+                    len: of(x).len,
                     konst: of(x).konst.and_then(|v| cast_const(to?, v)),
                     ..Facts::default()
                 }
@@ -271,6 +292,7 @@ impl Analysis<Term> for Analyse {
             | Term::Sum([_, x])
             | Term::Rep([_, x])
             | Term::Tile([_, x])
+            | Term::MeanSquare([.., x])
             | Term::Normed([.., x])
             | Term::Rms([.., x]) => Facts { dtype: of(x).dtype, ..Facts::default() },
             Term::Other(..) => Facts::default(),
@@ -284,6 +306,7 @@ impl Analysis<Term> for Analyse {
             konst: a.konst.or(b.konst),
             one: a.one || b.one,
             rows: a.rows || b.rows,
+            len: a.len.or(b.len),
             int: a.int.or(b.int),
             ty: a.ty.or(b.ty),
             tag: a.tag.or(b.tag),

@@ -1,6 +1,7 @@
 //! What the whole-program tests share: the program, as users run it, and small ONNX models built by hand.
 #![allow(dead_code)] // each test program uses its own part
 
+pub mod bits;
 pub mod onnx;
 
 use std::{

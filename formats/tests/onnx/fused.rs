@@ -5,7 +5,7 @@ use std::sync::Arc;
 use normfuse_formats::onnx::{DOMAIN, proto::ModelProto};
 use normfuse_ir::{
     DType, FusedNorm, Graph, Op, Shape, Tensor, Type,
-    fused::{Prologue, Root, Sibling, Source, Weight},
+    fused::{Prologue, ResidualAdd, Root, Sibling, Source, Weight},
     op::{BinaryOp, ReduceOp, UnaryOp},
     scheme::F32,
 };
@@ -21,10 +21,11 @@ fn norm(eps: f32) -> FusedNorm {
             width: 4,
             input: DType::F32,
             compute: DType::F32,
+            squares: None,
             eps: F32::new(eps),
             root: Root::ReciprocalSqrt,
             normed: DType::F32,
-            weight: Some(Weight { dtype: DType::F32, plus_one: false }),
+            weight: Some(Weight { dtype: DType::F32, plus_one: false, product: None }),
             output: DType::F32,
             emit_normed: true,
             epilogues: vec![],
@@ -189,7 +190,7 @@ fn a_body_imports_the_domains_of_its_nodes() {
         b.add_output(name, b.node(id).outputs[port]);
     }
     let mut f = norm(1e-6);
-    f.prologue = Prologue::ResidualAdd { dtype: DType::F32 };
+    f.prologue = Prologue::ResidualAdd(ResidualAdd::of(DType::F32));
     f.emit_sum = true;
     f.siblings[0].root = Root::DivideBySqrt;
     let mut g = Graph::new("g");

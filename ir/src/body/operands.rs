@@ -57,12 +57,14 @@ pub(super) fn operands(op: &Op, types: &[Type]) -> Result<Vec<Operand>> {
         .enumerate()
         .map(|(i, port)| {
             // The two sides of an add have one shape, so an unknown size of one is that of the other.
-            let ty = if *port == InPort::Residual && types[0].shape.is_some() { &types[0] } else { &types[i] };
+            let shaped = if *port == InPort::Residual && types[0].shape.is_some() { &types[0] } else { &types[i] };
+            let ty = &types[i];
             let (role, dtype, width) = match *port {
                 InPort::X | InPort::Residual => {
                     let role = if *port == InPort::X { Role::Rows } else { Role::Residual };
                     let dtype = match f.prologue {
-                        Prologue::ResidualAdd { dtype } => dtype,
+                        Prologue::ResidualAdd(add) if *port == InPort::X => add.dtype,
+                        Prologue::ResidualAdd(add) => add.residual(),
                         Prologue::None => sibling(0).input,
                     };
                     (role, dtype, Some(sibling(0).width))
@@ -86,7 +88,7 @@ pub(super) fn operands(op: &Op, types: &[Type]) -> Result<Vec<Operand>> {
                 let found = ty.dtype.map_or_else(String::new, |d| d.to_string());
                 return Err(at(Error::new(ErrorKind::DType, format!("expected {dtype}, found {found}"))));
             }
-            let declared = ty.shape.as_ref().map(|s| s.0.clone());
+            let declared = shaped.shape.as_ref().map(|s| s.0.clone());
             let shape = match (role, width) {
                 (Role::Rows | Role::Residual, Some(n)) => {
                     let mut dims = declared.unwrap_or_else(|| vec![Dim::sym("rows"), Dim::from(n as i64)]);

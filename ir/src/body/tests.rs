@@ -3,7 +3,7 @@ use std::sync::Arc;
 use super::*;
 use crate::{
     DType, Dim, FusedNorm, Granularity, Scheme, ValueId,
-    fused::{Prologue, Root, Sibling, Source, Weight},
+    fused::{Prologue, ResidualAdd, Root, Sibling, Source, Weight},
     op::{BinaryOp, ReduceOp, UnaryOp},
     scheme::{F32, Step},
 };
@@ -130,17 +130,18 @@ fn descriptor() -> FusedNorm {
         vec![Step::Max(F32::new(1e-10)), Step::Div(F32::new(448.0))],
     );
     FusedNorm {
-        prologue: Prologue::ResidualAdd { dtype: DType::BF16 },
+        prologue: Prologue::ResidualAdd(ResidualAdd::of(DType::BF16)),
         source: Source::Shared,
         emit_sum: true,
         siblings: vec![Sibling {
             width: N as u64,
             input: DType::BF16,
             compute: DType::F32,
+            squares: None,
             eps: F32::new(1e-6),
             root: Root::ReciprocalSqrt,
             normed: DType::BF16,
-            weight: Some(Weight { dtype: DType::BF16, plus_one: false }),
+            weight: Some(Weight { dtype: DType::BF16, plus_one: false, product: None }),
             output: DType::BF16,
             emit_normed: true,
             epilogues: vec![scheme],
@@ -192,7 +193,7 @@ fn every_field_of_the_descriptor_counts() {
     let edits: [Edit; 6] = [
         |s| s.root = Root::Rsqrt,
         |s| s.root = Root::DivideBySqrt,
-        |s| s.weight = Some(Weight { dtype: DType::BF16, plus_one: true }),
+        |s| s.weight = Some(Weight { dtype: DType::BF16, plus_one: true, product: None }),
         |s| s.normed = DType::F32,
         |s| s.compute = DType::BF16,
         |s| s.epilogues[0] = s.epilogues[0].clone().by_reciprocal(),
@@ -350,6 +351,7 @@ fn f16_norm(divided: bool) -> (Graph, NodeId) {
             width: WIDTH as u64,
             input: DType::F16,
             compute: DType::F16,
+            squares: None,
             eps: F32::new(0.001_000_404_4),
             root: Root::DivideBySqrt,
             normed: DType::F16,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
+    cast::cast,
     numbers::{floats, from_floats},
     quantise::quantize,
     shape::shape_error,
@@ -18,7 +19,7 @@ use crate::{
 fn norm_row(s: &Sibling, h: &[f32], weight: Option<&[f32]>) -> Vec<f32> {
     let c = |v| num::round_to(s.compute, v);
     let h: Vec<f32> = h.iter().map(|&v| c(v)).collect();
-    let squares: Vec<f32> = h.iter().map(|&v| c(v * v)).collect();
+    let squares: Vec<f32> = h.iter().map(|&v| num::round_to(s.squares(), v * v)).collect();
     let mean = c(num::row_sum(&squares) / h.len() as f32);
     let v = c(mean + c(s.eps.get()));
     let normalised: Vec<f32> = match s.root {
@@ -35,17 +36,17 @@ fn norm_row(s: &Sibling, h: &[f32], weight: Option<&[f32]>) -> Vec<f32> {
             h.iter().map(|&h| c(h / root)).collect()
         }
     };
-    let n = |v| num::round_to(s.normed, v);
+    let p = |v| num::round_to(s.product(), v);
     let plus_one = s.weight.is_some_and(|w| w.plus_one);
     normalised
         .into_iter()
         .enumerate()
         .map(|(i, v)| {
-            let v = n(v);
+            let v = num::round_to(s.normed, v);
             let scaled = match weight {
                 Some(w) => {
-                    let w = n(w[i]);
-                    n(v * if plus_one { n(1.0 + w) } else { w })
+                    let w = p(w[i]);
+                    p(p(v) * if plus_one { p(1.0 + w) } else { w })
                 }
                 None => v,
             };
@@ -99,14 +100,14 @@ fn shared_rows(op: &FusedNorm, ports: &Ports) -> Result<Option<Tensor>> {
     match (op.source, op.prologue) {
         (Source::Separate, _) => Ok(None),
         (Source::Shared, Prologue::None) => ports.get(InPort::X).cloned().map(Some),
-        (Source::Shared, Prologue::ResidualAdd { dtype }) => {
-            let (a, b) = (ports.typed(InPort::X, dtype)?, ports.typed(InPort::Residual, dtype)?);
+        (Source::Shared, Prologue::ResidualAdd(add)) => {
+            let (a, b) = (ports.typed(InPort::X, add.dtype)?, ports.typed(InPort::Residual, add.residual())?);
             if a.shape() != b.shape() {
                 return Err(shape_error(format!("expected shape {:?} as x, found {:?}", a.shape(), b.shape()))
                     .at_port(InPort::Residual.to_string()));
             }
             let sum: Vec<f32> = floats(a)?.iter().zip(floats(b)?).map(|(a, b)| a + b).collect();
-            from_floats(dtype, a.shape(), &sum).map(Some)
+            from_floats(add.sum(), a.shape(), &sum).map(Some)
         }
     }
 }
@@ -164,8 +165,8 @@ pub fn fused_norm(op: &FusedNorm, inputs: &[Option<&Tensor>]) -> Result<Vec<Tens
         }
         results.insert(OutPort::Normed(k), y);
     }
-    if let Some(sum) = shared {
-        results.insert(OutPort::Sum, sum);
+    if let (Some(sum), Prologue::ResidualAdd(add)) = (shared, op.prologue) {
+        results.insert(OutPort::Sum, cast(&sum, add.emitted(), true)?);
     }
     op.out_ports()
         .iter()

@@ -162,7 +162,9 @@ fn check_fused_operand(args: &Args<'_>, f: &FusedNorm, port: usize, what: InPort
         InPort::X | InPort::Rows(_) => {
             let reads = |k: usize| matches!(what, InPort::X) || what == InPort::Rows(k);
             for (_, s) in f.siblings.iter().enumerate().filter(|(k, _)| reads(*k)) {
-                args.expect_dtype(port, s.input)?;
+                // Siblings read the sum; its first operand may be narrower.
+                let dtype = if let Prologue::ResidualAdd(add) = f.prologue { add.dtype } else { s.input };
+                args.expect_dtype(port, dtype)?;
                 let Some(shape) = args.shape(port) else { continue };
                 let Some(last) = shape.last() else {
                     return Err(args.shape_error(port, "expected rows, found a scalar"));
@@ -177,8 +179,8 @@ fn check_fused_operand(args: &Args<'_>, f: &FusedNorm, port: usize, what: InPort
             Ok(())
         }
         InPort::Residual => {
-            if let Prologue::ResidualAdd { dtype } = f.prologue {
-                args.expect_dtype(port, dtype)?;
+            if let Prologue::ResidualAdd(add) = f.prologue {
+                args.expect_dtype(port, add.residual())?;
             }
             args.shape(0).map_or(Ok(()), |x| args.unify_shape(port, x).map(drop))
         }
@@ -205,7 +207,7 @@ pub(super) fn fused_norm(args: &Args<'_>, f: &FusedNorm) -> Result<Vec<Type>> {
     }
     let mut types = Vec::new();
     if f.out_ports().first() == Some(&OutPort::Sum) {
-        let dtype = if let Prologue::ResidualAdd { dtype } = f.prologue { Some(dtype) } else { args.dtype(0) };
+        let dtype = if let Prologue::ResidualAdd(add) = f.prologue { Some(add.emitted()) } else { args.dtype(0) };
         types.push(tensor(dtype, args.shape(0).map(<[Dim]>::to_vec)));
     }
     for (k, s) in f.siblings.iter().enumerate() {

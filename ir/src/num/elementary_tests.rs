@@ -173,3 +173,29 @@ fn huge_angles_are_reduced_exactly() {
     let nearest_to_zero = wide::cos(6_381_956_970_095_103.0 * 2f64.powi(797));
     assert!((nearest_to_zero / -4.687_165_924_254_628e-19 - 1.0).abs() < 1e-15, "{nearest_to_zero:e}");
 }
+
+/// What the norm rules rest on: for no f32 from +0 on is a power by -1/2, 1/2, -1 or 2 another number than the root or
+/// product that says it shorter.
+fn powers_are_roots(patterns: impl Iterator<Item = u32>) {
+    for x in patterns.map(f32::from_bits) {
+        let same = |name: &str, a: f32, b: f32| {
+            assert!(a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan()), "{name} of {x:e}: {a:e} and {b:e}");
+        };
+        same("-1/2", pow(x, -0.5), rsqrt(x));
+        same("1/2", pow(x, 0.5), x.sqrt());
+        same("-1", pow(x, -1.0), 1.0 / x);
+        same("2", pow(x, 2.0), x * x);
+    }
+}
+
+#[test]
+fn powers_of_a_half_are_roots_on_samples() {
+    powers_are_roots(samples().into_iter().filter(|x| x.is_sign_positive()).map(f32::to_bits));
+    powers_are_roots([f32::INFINITY, f32::NAN].map(f32::to_bits).into_iter());
+}
+
+#[test]
+#[ignore = "all 2^31 f32 from +0 on: a minute in a release build"]
+fn powers_of_a_half_are_roots_everywhere() {
+    powers_are_roots(0..=f32::INFINITY.to_bits());
+}

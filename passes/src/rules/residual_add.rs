@@ -10,12 +10,11 @@ pub const RULE: Rule = Rule {
     name: "residual_add",
     summary: "The add of two row tensors that feeds a norm moves into the norm's fused op.",
     picture: "
-a --+--> h -> norm
-b --'    '--> (sum, where somebody reads it)",
+a -> [cast] --+--> h -> norm
+b -> [cast] --'    '--> [cast] -> (sum, where somebody reads it)",
     preconditions: &[
-        "same_shape: both operands are row tensors of one shape and dtype, none is a constant",
+        "same_shape: both operands are row tensors of one shape, none is a constant",
         "two_operands: no bias is added as well",
-        "rounded_sum: the norm reads the sum as it is rounded to the operands' dtype",
     ],
     rewrites,
     schemes: no_schemes,

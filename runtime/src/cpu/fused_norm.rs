@@ -74,7 +74,7 @@ struct Operands<'a> {
     /// Rows by sibling; one entry when they are shared.
     x: Vec<&'a Tensor>,
     residual: Option<&'a Tensor>,
-    /// By sibling: the factor, already in `normed` arithmetic and with its one added.
+    /// By sibling: the factor, already in the product's arithmetic and with its one added.
     weights: Vec<Option<Vec<f32>>>,
     /// By sibling and epilogue.
     given: Vec<Vec<Given>>,
@@ -98,7 +98,12 @@ impl<'a> Operands<'a> {
                     let readers =
                         if norm.source == Source::Shared { &norm.siblings[..] } else { &norm.siblings[k..=k] };
                     for sibling in readers {
-                        expect_dtype(tensor, sibling.input).map_err(at)?;
+                        let dtype = match norm.prologue {
+                            Prologue::ResidualAdd(add) if port == InPort::X => add.dtype,
+                            Prologue::ResidualAdd(add) => add.residual(),
+                            Prologue::None => sibling.input,
+                        };
+                        expect_dtype(tensor, dtype).map_err(at)?;
                         expect_width(tensor, sibling.width).map_err(at)?;
                     }
                     if port == InPort::Residual {
@@ -155,7 +160,7 @@ fn expect_width(tensor: &Tensor, width: u64) -> Result<()> {
     Err(Error::new(ErrorKind::Shape, format!("expected rows of {width}, found {:?}", tensor.shape())))
 }
 
-/// `cast[normed](w)`, or `1 + cast[normed](w)` in that dtype.
+/// `cast[product](w)`, or `1 + cast[product](w)` in that dtype.
 fn weight_factor(sibling: &Sibling, tensor: &Tensor) -> Result<Vec<f32>> {
     let Some(weight) = sibling.weight else { return Ok(Vec::new()) };
     expect_dtype(tensor, weight.dtype)?;
@@ -164,12 +169,12 @@ fn weight_factor(sibling: &Sibling, tensor: &Tensor) -> Result<Vec<f32>> {
         return Err(Error::new(ErrorKind::Shape, message));
     }
     let mut factor = convert::to_f32(tensor)?.into_owned();
-    round_row(sibling.normed, &mut factor);
+    round_row(sibling.product(), &mut factor);
     if weight.plus_one {
         for w in &mut factor {
             *w += 1.0;
         }
-        round_row(sibling.normed, &mut factor);
+        round_row(sibling.product(), &mut factor);
     }
     Ok(factor)
 }
@@ -212,7 +217,10 @@ impl Results {
         let mut outputs = Vec::new();
         for port in norm.out_ports() {
             let (k, dtype, epilogue) = match port {
-                OutPort::Sum => (0, norm.siblings[0].input, None),
+                OutPort::Sum => match norm.prologue {
+                    Prologue::ResidualAdd(add) => (0, add.emitted(), None),
+                    Prologue::None => continue,
+                },
                 OutPort::Normed(k) => (k, norm.siblings[k].output, None),
                 // A code a byte until the end.
                 OutPort::Q(k, e) => (k, norm.siblings[k].epilogues[e].element, None),
@@ -319,10 +327,10 @@ fn run_block(
     for r in 0..block.rows {
         let row = block.first_row + r;
         convert::read_row(rows.x, row, &mut h);
-        if let (Prologue::ResidualAdd { dtype }, Some(residual)) = (norm.prologue, rows.residual) {
+        if let (Prologue::ResidualAdd(add), Some(residual)) = (norm.prologue, rows.residual) {
             convert::read_row(residual, row, &mut other);
             h.iter_mut().zip(&other).for_each(|(a, b)| *a += b);
-            round_row(dtype, &mut h);
+            round_row(add.sum(), &mut h);
         }
         if norm.emit_sum {
             write(&mut block, OutPort::Sum, r, &h);
@@ -352,7 +360,7 @@ fn normalise(sibling: &Sibling, weight: Option<&[f32]>, h: &[f32], scratch: &mut
     y.copy_from_slice(h);
     round_row(sibling.compute, y);
     scratch.iter_mut().zip(&*y).for_each(|(square, h)| *square = h * h);
-    round_row(sibling.compute, scratch);
+    round_row(sibling.squares(), scratch);
     let mean = compute(num::row_sum(scratch) / sibling.width as f32);
     let v = compute(mean + compute(sibling.eps.get()));
     match sibling.root {
@@ -378,8 +386,9 @@ fn normalise(sibling: &Sibling, weight: Option<&[f32]>, h: &[f32], scratch: &mut
     round_row(sibling.compute, y);
     round_row(sibling.normed, y);
     if let Some(weight) = weight {
+        round_row(sibling.product(), y);
         y.iter_mut().zip(weight).for_each(|(n, w)| *n *= w);
-        round_row(sibling.normed, y);
+        round_row(sibling.product(), y);
     }
     round_row(sibling.output, y);
 }

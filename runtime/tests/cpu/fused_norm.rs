@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use normfuse_ir::{
     DType, ErrorKind, FusedNorm, Granularity, Op, Scheme, Tensor,
-    fused::{InPort, Prologue, Root, Sibling, Source, Weight},
+    fused::{InPort, Prologue, ResidualAdd, Root, Sibling, Source, Weight},
     scheme::{Apply, F32, Origin, ScaleLayout, Step},
 };
 use normfuse_runtime::{Plan, cpu::supports};
@@ -19,10 +19,11 @@ fn sibling(width: u64, input: DType) -> Sibling {
         width,
         input,
         compute: DType::F32,
+        squares: None,
         eps: F32::new(1e-6),
         root: Root::ReciprocalSqrt,
         normed: input,
-        weight: Some(Weight { dtype: input, plus_one: false }),
+        weight: Some(Weight { dtype: input, plus_one: false, product: None }),
         output: input,
         emit_normed: true,
         epilogues: vec![],
@@ -80,8 +81,8 @@ fn every_root_and_every_rounding() {
             for compute in types {
                 for normed in types {
                     for (output, weight) in types.into_iter().zip([
-                        Some(Weight { dtype: input, plus_one: false }),
-                        Some(Weight { dtype: DType::F32, plus_one: true }),
+                        Some(Weight { dtype: input, plus_one: false, product: None }),
+                        Some(Weight { dtype: DType::F32, plus_one: true, product: None }),
                         None,
                     ]) {
                         let s = Sibling { root, compute, normed, output, weight, ..sibling(65, input) };
@@ -143,7 +144,7 @@ fn residual_and_siblings() {
             second.emit_normed = false;
             let mut fused = norm(vec![first.clone(), second.clone()]);
             check_norm(&fused, &[4, 5], kind, seed as u64);
-            fused.prologue = Prologue::ResidualAdd { dtype };
+            fused.prologue = Prologue::ResidualAdd(ResidualAdd::of(dtype));
             check_norm(&fused, &[4, 5], kind, seed as u64);
             fused.emit_sum = true;
             check_norm(&fused, &[4, 5], kind, seed as u64);
@@ -176,11 +177,12 @@ fn random_descriptors() {
             .map(|_| {
                 let compute = if pick(3) > 0 { DType::F32 } else { types[pick(3)] };
                 let epilogues = if pick(3) > 0 { vec![schemes[pick(schemes.len())].clone()] } else { Vec::new() };
-                let weight = Weight { dtype: types[pick(3)], plus_one: pick(2) == 0 };
+                let weight = Weight { dtype: types[pick(3)], plus_one: pick(2) == 0, product: None };
                 Sibling {
                     width,
                     input,
                     compute,
+                    squares: None,
                     eps: F32::new([1e-6, 1e-5, 0.0, 1.0][pick(4)]),
                     root: [Root::ReciprocalSqrt, Root::Rsqrt, Root::DivideBySqrt][pick(3)],
                     normed: types[pick(3)],
@@ -193,7 +195,7 @@ fn random_descriptors() {
             .collect();
         let residual = pick(2) == 0;
         let fused = FusedNorm {
-            prologue: if residual { Prologue::ResidualAdd { dtype: input } } else { Prologue::None },
+            prologue: if residual { Prologue::ResidualAdd(ResidualAdd::of(input)) } else { Prologue::None },
             source: Source::Shared,
             emit_sum: residual && pick(2) == 0,
             siblings,
@@ -229,7 +231,7 @@ fn what_is_not_supported_is_refused_by_name() {
 fn operands_are_checked() {
     let mut s = sibling(64, DType::BF16);
     s.epilogues = vec![Scheme::fixed(DType::F8E4M3FN, Apply::Divide)];
-    let fused = FusedNorm { prologue: Prologue::ResidualAdd { dtype: DType::BF16 }, ..norm(vec![s]) };
+    let fused = FusedNorm { prologue: Prologue::ResidualAdd(ResidualAdd::of(DType::BF16)), ..norm(vec![s]) };
     let good = operands(&fused, &[2, 3], Kind::Tame, 1);
     let run = |inputs: &[Tensor]| {
         let op = Op::FusedNorm(Arc::new(fused.clone()));

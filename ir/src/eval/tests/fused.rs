@@ -4,7 +4,7 @@ use super::{f, floats};
 use crate::{
     DType, ErrorKind, FusedNorm, Granularity, Scheme, Tensor,
     eval::{fused_norm, numbers::from_floats, quantize},
-    fused::{Prologue, Root, Sibling, Source, Weight},
+    fused::{Prologue, ResidualAdd, Root, Sibling, Source, Weight},
     num,
     scheme::{Apply, F32, Step},
 };
@@ -14,10 +14,11 @@ fn sibling(width: u64) -> Sibling {
         width,
         input: DType::BF16,
         compute: DType::F32,
+        squares: None,
         eps: F32::new(1e-6),
         root: Root::ReciprocalSqrt,
         normed: DType::BF16,
-        weight: Some(Weight { dtype: DType::BF16, plus_one: false }),
+        weight: Some(Weight { dtype: DType::BF16, plus_one: false, product: None }),
         output: DType::BF16,
         emit_normed: true,
         epilogues: Vec::new(),
@@ -46,7 +47,7 @@ fn every_rounding_is_where_the_semantics_put_it() {
     const N: usize = 40;
     let (a, b, w) = (values(2 * N, 1), values(2 * N, 2), values(N, 3));
     let op = FusedNorm {
-        prologue: Prologue::ResidualAdd { dtype: DType::BF16 },
+        prologue: Prologue::ResidualAdd(ResidualAdd::of(DType::BF16)),
         source: Source::Shared,
         emit_sum: true,
         siblings: vec![Sibling { epilogues: vec![token_scheme()], ..sibling(N as u64) }],
@@ -89,7 +90,7 @@ fn variants_are_different_functions() {
     assert_eq!(run(&|s| s.root = Root::Rsqrt), with(&|x, w| x * num::rsqrt(v) * w));
     assert_eq!(run(&|s| s.root = Root::DivideBySqrt), with(&|x, w| x / v.sqrt() * w));
     assert_eq!(run(&|s| s.weight = None), with(&|x, _| x * rstd));
-    let plus_one = |s: &mut Sibling| s.weight = Some(Weight { dtype: DType::BF16, plus_one: true });
+    let plus_one = |s: &mut Sibling| s.weight = Some(Weight { dtype: DType::BF16, plus_one: true, product: None });
     assert_eq!(run(&plus_one), with(&|x, w| x * rstd * (1.0 + w)));
     assert_eq!(run(&|s| s.output = DType::BF16), with(&|x, w| r(x * rstd * w)));
     assert_eq!(run(&|s| s.normed = DType::BF16), with(&|x, w| r(r(x * rstd) * w)));

@@ -1,4 +1,4 @@
-# onnxruntime's add and norm of f16 rows: the norm reads the sum in f32, the fused op would round it first.
+# onnxruntime's add and norm of f16 rows: the norm reads the sum in f32, and it is handed out in f16.
 graph "ort_skip_norm_f16"
 opset "" 20
 input %x: f16[batch, seq, 256]
