@@ -329,8 +329,7 @@ impl<'o> Pass<'o> {
             // A node that two norms of the op share is told of once.
             let nodes: BTreeSet<NodeId> =
                 d.candidate.parts.iter().filter(|p| of_anchor(p)).flat_map(|p| &p.nodes).copied().collect();
-            let replaced = d.candidate.replaced.iter().zip(&applied.replaced);
-            let replaced = replaced.filter(|(id, _)| nodes.contains(id) && told.insert(**id));
+            let replaced = applied.replaced.iter().filter(|(id, _)| nodes.contains(id) && told.insert(*id));
             let site = Site {
                 anchor: self.anchor_names.get(&part.anchor).cloned().unwrap_or_default(),
                 kind: if schemes.is_empty() { Kind::Norm } else { Kind::NormQuant },
