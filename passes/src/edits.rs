@@ -168,7 +168,7 @@ impl Source<'_> {
                     values: values.iter().map(|v| self.value_ref(*v)).collect(),
                 })
                 .collect(),
-            replaces: candidate.replaced.iter().map(|n| self.node_ref(*n)).collect(),
+            replaces: applied.replaced.iter().map(|(n, _)| self.node_ref(*n)).collect(),
             shape_readers: applied
                 .shape_readers
                 .iter()

@@ -47,7 +47,9 @@ mod views;
 
 /// The rewriting library whose patterns rules are made of, for hosts that bring [rules](Options::extra_rules).
 pub use egg;
-use normfuse_ir::{Graph, infer};
+use std::collections::BTreeSet;
+
+use normfuse_ir::{Graph, NodeId, Op, ValueId, infer};
 
 pub use edits::{Edits, edits, edits_with};
 pub use observe::Observer;
@@ -88,7 +90,9 @@ fn fuse(
     // What the source has without reading it is not ours to remove.
     let idle = graph.unused_consts();
     let hidden = Hidden::hide(graph, options);
-    let mut pass = Pass::new(graph, options, observer)?;
+    let nodes_before = graph.node_count();
+    remove_dead_code(graph);
+    let mut pass = Pass::new(graph, options, observer, nodes_before)?;
     let tried = pass.all(graph);
     hidden.restore(graph);
     tried?;
@@ -98,6 +102,22 @@ fn fuse(
         pass.verified(verify_bodies(graph)?);
     }
     Ok(pass.finish(graph))
+}
+
+/// Removes what no result of the graph depends on: a dead reader of a norm's inside would keep that alive. What another
+/// tool knows and we do not may do more than give results, so it stays with all that it reads.
+fn remove_dead_code(graph: &mut Graph) {
+    let results: BTreeSet<ValueId> = graph.outputs().iter().map(|o| o.value).collect();
+    let mut queue: Vec<NodeId> = graph.nodes().map(|(id, _)| id).collect();
+    while let Some(id) = queue.pop() {
+        let Some(node) = graph.try_node(id).filter(|n| !matches!(n.op, Op::Foreign(_))) else { continue };
+        if node.outputs.iter().any(|v| results.contains(v) || !graph.users(*v).is_empty()) {
+            continue;
+        }
+        queue.extend(node.operands().filter_map(|(_, v)| graph.producer(v)).map(|(n, _)| n));
+        // Nobody reads it, so this does not fail.
+        let _ = graph.remove_node(id);
+    }
 }
 
 /// Compares each distinct fused op with the source subgraph that it stands for, on hostile data, bit for bit; returns

@@ -92,11 +92,14 @@ impl<'o> Pass<'o> {
         graph: &Graph,
         options: &'o Options,
         observer: &'o mut dyn Observer,
+        nodes_before: usize,
     ) -> normfuse_ir::Result<Self> {
         let used = |r: &Rule| {
             let why_off = options.why_off(r.name).map(str::to_owned);
             RuleUse { name: r.name.into(), on: why_off.is_none(), why_off, matched: 0 }
         };
+        let mut report = Report { rules: options.rules().map(used).collect(), ..Report::default() };
+        report.summary.nodes_before = nodes_before;
         Ok(Self {
             options,
             observer,
@@ -105,7 +108,7 @@ impl<'o> Pass<'o> {
             names: Names::of(graph),
             order: Order::new(graph)?,
             sites: BTreeMap::new(),
-            report: Report { rules: options.rules().map(used).collect(), ..Report::default() },
+            report,
             patches: Vec::new(),
             anchor_names: BTreeMap::new(),
         })
@@ -114,7 +117,6 @@ impl<'o> Pass<'o> {
     /// Recognises, decides, rewrites.
     pub(crate) fn all(&mut self, graph: &mut Graph) -> normfuse_ir::Result<()> {
         self.report.notes.clone_from(&graph.info.notes);
-        self.report.summary.nodes_before = graph.node_count();
         let found = self.recognise(graph)?;
         let decided = self.decide(graph, &found);
         self.apply(graph, &found, decided);
@@ -327,8 +329,7 @@ impl<'o> Pass<'o> {
             // A node that two norms of the op share is told of once.
             let nodes: BTreeSet<NodeId> =
                 d.candidate.parts.iter().filter(|p| of_anchor(p)).flat_map(|p| &p.nodes).copied().collect();
-            let replaced = d.candidate.replaced.iter().zip(&applied.replaced);
-            let replaced = replaced.filter(|(id, _)| nodes.contains(id) && told.insert(**id));
+            let replaced = applied.replaced.iter().filter(|(id, _)| nodes.contains(id) && told.insert(*id));
             let site = Site {
                 anchor: self.anchor_names.get(&part.anchor).cloned().unwrap_or_default(),
                 kind: if schemes.is_empty() { Kind::Norm } else { Kind::NormQuant },

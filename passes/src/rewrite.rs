@@ -22,8 +22,9 @@ use crate::{
 pub struct Applied {
     /// The fused node.
     pub node: NodeId,
-    /// Names of the nodes that went, in topological order.
-    pub replaced: Vec<String>,
+    /// The nodes that went with this patch, and their names, in topological order. Casts that change nothing are between
+    /// two norms of a chain, inside of both; they go with the first.
+    pub replaced: Vec<(NodeId, String)>,
     /// See [`crate::Summary::bytes_saved_per_token`].
     pub bytes_saved: u64,
     /// Values that were read, and what their readers read now.
@@ -70,6 +71,10 @@ pub fn apply(
         while let Some(new) = moved.get(v) {
             *v = *new;
         }
+    }
+    c.replaced.retain(|n| graph.try_node(*n).is_some());
+    for (_, values, _) in &mut c.ports {
+        values.retain(|v| graph.try_value(*v).is_some());
     }
     let c = &c;
     let refuse = |precondition, hint: &str| Refusal {
@@ -140,7 +145,7 @@ pub fn apply(
             }
         }
     }
-    let replaced: Vec<String> = c.replaced.iter().map(|n| graph.node(*n).name.clone()).collect();
+    let replaced: Vec<(NodeId, String)> = c.replaced.iter().map(|n| (*n, graph.node(*n).name.clone())).collect();
     // A port takes over the name of the value it stands for, once that name is free.
     let first: Vec<Option<(ValueId, String)>> =
         c.ports.iter().map(|(_, values, _)| values.first().map(|v| (*v, graph.value(*v).name.clone()))).collect();
@@ -151,7 +156,7 @@ pub fn apply(
         }
     }
     let (_, provenance, slot) = graph.node_meta_mut(node);
-    provenance.replaced.clone_from(&replaced);
+    provenance.replaced = replaced.iter().map(|(_, name)| name.clone()).collect();
     *slot = Some(Arc::new(body));
     Ok(Applied { node, replaced, bytes_saved, moved: own_moves, shape_readers })
 }

@@ -25,11 +25,12 @@ pub enum Raw {
     Cast(DType, bool),
 }
 
-/// Steps with the casts that matter, for arithmetic that begins in `compute` on a value that every type involved holds.
-pub fn forward(raws: &[Raw], compute: DType) -> Vec<Step> {
+/// Steps with the casts that matter, for arithmetic that begins in `compute` on a magnitude of data of type `held`, which
+/// `compute` holds.
+pub fn forward(raws: &[Raw], compute: DType, held: DType) -> Vec<Step> {
     let mut at = compute;
     let mut steps = Vec::new();
-    // Before the first step the value is a magnitude of the data, exact in every type that the graph casts it to.
+    // Before the first step the value is one of the data, exact in every type that holds those.
     let mut exact = true;
     for raw in raws {
         match *raw {
@@ -38,6 +39,7 @@ pub fn forward(raws: &[Raw], compute: DType) -> Vec<Step> {
                 exact = false;
             }
             Raw::Cast(to, saturate) => {
+                exact &= held.embeds_in(to);
                 if to != at && !exact {
                     steps.push(Step::Cast { to, saturate });
                     at = to;
@@ -199,8 +201,8 @@ impl Chain {
     }
 
     /// The steps to a point.
-    pub fn steps(&self, point: usize, compute: DType) -> Vec<Step> {
-        forward(&self.raws[..self.points[point].steps], compute)
+    pub fn steps(&self, point: usize, compute: DType, held: DType) -> Vec<Step> {
+        forward(&self.raws[..self.points[point].steps], compute, held)
     }
 
     /// A storage form of a point that a user of it begins: further steps that end in a cast to u8, f8e8m0 or f8e4m3fn.

@@ -166,7 +166,7 @@ fn applied(
 
 /// As [`forward`], for a value that is not exact in every type from the start.
 fn forward_from(raws: &[Raw], compute: DType) -> Vec<Step> {
-    let steps = forward(&[&[Raw::Step(Step::Round, compute)], raws].concat(), compute);
+    let steps = forward(&[&[Raw::Step(Step::Round, compute)], raws].concat(), compute, compute);
     steps[1..].to_vec()
 }
 

@@ -14,7 +14,7 @@ mod e2m1;
 use std::collections::BTreeSet;
 
 use normfuse_ir::{
-    Granularity, Graph, NodeId, Op, Scheme, Shape, ValueId,
+    DType, Granularity, Graph, NodeId, Op, Scheme, Shape, ValueId,
     op::{ReduceOp, UnaryOp},
     scheme::{Origin, ScaleLayout, ScaleOutput, ZeroPoint},
 };
@@ -118,13 +118,21 @@ pub fn find(graph: &Graph, anchor: NodeId) -> Result<Quant, Miss> {
         q.nodes.append(&mut c.nodes);
         q.given = c.given;
         q.scheme.given = c.given.and_then(|g| typed(graph, g)).map(|(d, _)| d);
-        q.scheme.factor = c.steps(c.points.len() - 1, q.scheme.compute);
+        let (held, _) = typed(graph, q.v).ok_or(Miss::None)?;
+        let compute = q.scheme.compute;
+        q.scheme.factor = c.steps(c.points.len() - 1, compute, held);
         match c.base {
             Base::Given => {
                 q.scheme.origin = Origin::Given;
                 if q.scheme.granularity != Granularity::Channel {
                     q.scheme.granularity = Granularity::Tensor;
                 }
+            }
+            // QuantizeLinear may divide in a type that the data is rounded to, but only after its magnitude was taken.
+            Base::Amax(_) if !held.embeds_in(compute) => {
+                let hint = format!("a value of {held} is divided in {compute}, and its scale was computed before that");
+                let rule = crate::rules::quantiser_rule(&q);
+                return Err(Miss::Nearest(Refusal { rule, precondition: "scheme", node: Some(anchor), hint }));
             }
             Base::Amax(width) => {
                 q.scheme.origin = Origin::Amax;
@@ -135,7 +143,7 @@ pub fn find(graph: &Graph, anchor: NodeId) -> Result<Quant, Miss> {
                     Some(w) if row == i64::try_from(w).ok() && !seen_as_group(graph, &q, w) => Granularity::Token,
                     Some(w) => Granularity::Group(u32::try_from(w).map_err(|_| Miss::None)?),
                 };
-                tap(graph, &mut q, c)?;
+                tap(graph, &mut q, c, held)?;
             }
         }
     }
@@ -168,7 +176,7 @@ fn dynamic_linear(graph: &Graph, anchor: NodeId) -> Option<Quant> {
     let base = strip(graph, node.input(0)?);
     let steps = vec![normfuse_ir::scheme::Step::Div(255.0.into())];
     let round = vec![normfuse_ir::scheme::Step::Round];
-    let scheme = Scheme::dynamic(normfuse_ir::DType::U8, Granularity::Tensor, steps);
+    let scheme = Scheme::dynamic(DType::U8, Granularity::Tensor, steps);
     let scheme = Scheme { origin: Origin::Range, post: round, zero_point: ZeroPoint::Range, ..scheme };
     let mut nodes = base.nodes;
     nodes.insert(anchor);
@@ -188,7 +196,7 @@ fn dynamic_linear(graph: &Graph, anchor: NodeId) -> Option<Quant> {
 }
 
 /// Which point of the chain is the scale that others read: the one, directly or cast to a storage type.
-fn tap(graph: &Graph, q: &mut Quant, chain: &Chain) -> Result<(), Miss> {
+fn tap(graph: &Graph, q: &mut Quant, chain: &Chain, held: DType) -> Result<(), Miss> {
     let mut taps: Vec<(ValueId, ScaleOutput, BTreeSet<NodeId>)> = Vec::new();
     let compute = q.scheme.compute;
     // The first point is the origin itself: an amax that others read is a scale like any other.
@@ -202,7 +210,7 @@ fn tap(graph: &Graph, q: &mut Quant, chain: &Chain) -> Result<(), Miss> {
             match chain.stored(graph, i, user) {
                 Some((value, raws, nodes)) => {
                     let (dtype, _) = typed(graph, value).ok_or(Miss::None)?;
-                    let steps = chain::forward(&raws, compute);
+                    let steps = chain::forward(&raws, compute, held);
                     taps.push((value, ScaleOutput { steps, dtype }, nodes));
                 }
                 // Views of a point are points in another shape.
@@ -213,7 +221,7 @@ fn tap(graph: &Graph, q: &mut Quant, chain: &Chain) -> Result<(), Miss> {
         }
         if direct {
             let (dtype, _) = typed(graph, value).ok_or(Miss::None)?;
-            taps.push((value, ScaleOutput { steps: chain.steps(i, compute), dtype }, BTreeSet::new()));
+            taps.push((value, ScaleOutput { steps: chain.steps(i, compute, held), dtype }, BTreeSet::new()));
         }
     }
     // The same function of the origin in several shapes, or spelled once a reader, is one scale.
@@ -259,7 +267,7 @@ fn is_copy(graph: &Graph, id: NodeId) -> bool {
 }
 
 /// A scheme with nothing in it yet.
-fn blank(element: normfuse_ir::DType, compute: normfuse_ir::DType) -> Scheme {
+fn blank(element: DType, compute: DType) -> Scheme {
     Scheme {
         compute,
         given: None,
