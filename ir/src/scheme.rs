@@ -297,47 +297,55 @@ impl Scheme {
     /// assert_eq!(s.arithmetic(), "scale f32 = amax, / 448.0, max 1e-10; q = v / scale, cast f8e4m3fn");
     /// ```
     pub fn arithmetic(&self) -> String {
-        let chain = |steps: &[Step]| {
-            let origin = match self.origin {
-                Origin::Given => "given",
-                Origin::Amax => "amax",
-                Origin::Range => "range",
-            };
-            let steps = steps.iter().map(|s| format!(", {s}")).collect::<String>();
-            format!("{origin}{steps}")
-        };
         let mut text = String::new();
-        let shared = self.scale.as_ref().is_some_and(|s| s.steps == self.factor);
+        // Writing to a string cannot fail.
+        let _ = self.write_arithmetic(&mut text);
+        text
+    }
+
+    fn write_arithmetic(&self, out: &mut impl fmt::Write) -> fmt::Result {
         if let Some(s) = &self.scale {
-            text += &format!("scale {} = {}; ", s.dtype, chain(&s.steps));
+            write!(out, "scale {} = ", s.dtype)?;
+            self.write_chain(&s.steps, out)?;
+            out.write_str("; ")?;
         }
-        let factor = match (shared, self.origin) {
-            (true, _) => "scale",
-            (false, Origin::Given) if self.factor.is_empty() => "given",
-            _ => {
-                text += &format!("factor = {}; ", chain(&self.factor));
-                "factor"
-            }
+        let factor = if self.scale.as_ref().is_some_and(|s| s.steps == self.factor) {
+            "scale"
+        } else if self.origin == Origin::Given && self.factor.is_empty() {
+            "given"
+        } else {
+            out.write_str("factor = ")?;
+            self.write_chain(&self.factor, out)?;
+            out.write_str("; ")?;
+            "factor"
         };
-        let apply = if self.apply == Apply::Divide { '/' } else { '*' };
-        text += &format!("q = v {apply} {factor}");
+        write!(out, "q = v {} {factor}", if self.apply == Apply::Divide { '/' } else { '*' })?;
         for step in &self.post {
-            text += &format!(", {step}");
+            write!(out, ", {step}")?;
         }
         match self.zero_point {
             ZeroPoint::None => {}
-            ZeroPoint::Given => text += ", + given zero point",
-            ZeroPoint::Range => text += ", + zero point of the range",
+            ZeroPoint::Given => out.write_str(", + given zero point")?,
+            ZeroPoint::Range => out.write_str(", + zero point of the range")?,
         }
-        text += &match (self.element.is_int(), self.encode) {
-            (true, _) | (_, Encode::Saturate) => format!(", cast {}", self.element),
-            (_, Encode::Cast) => format!(", cast {} unsaturated", self.element),
-            (_, Encode::Compare) => format!(", to {} by comparisons", self.element),
-        };
+        match (self.element.is_int(), self.encode) {
+            (true, _) | (_, Encode::Saturate) => write!(out, ", cast {}", self.element)?,
+            (_, Encode::Cast) => write!(out, ", cast {} unsaturated", self.element)?,
+            (_, Encode::Compare) => write!(out, ", to {} by comparisons", self.element)?,
+        }
         if self.compute != DType::F32 {
-            text += &format!("; in {}", self.compute);
+            write!(out, "; in {}", self.compute)?;
         }
-        text
+        Ok(())
+    }
+
+    fn write_chain(&self, steps: &[Step], out: &mut impl fmt::Write) -> fmt::Result {
+        out.write_str(match self.origin {
+            Origin::Given => "given",
+            Origin::Amax => "amax",
+            Origin::Range => "range",
+        })?;
+        steps.iter().try_for_each(|s| write!(out, ", {s}"))
     }
 
     /// Checks what the types cannot.

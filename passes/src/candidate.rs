@@ -43,7 +43,8 @@ pub struct Candidate {
     pub ports: Vec<(OutPort, Vec<ValueId>, Shape)>,
     /// Source nodes that nobody needs afterwards, producers first.
     pub replaced: Vec<NodeId>,
-    /// All nodes between the operands and the ports.
+    /// The nodes between the rows and the ports: what the op makes. Constants and what is made of parameters alone belong to
+    /// whoever reads them.
     pub core: BTreeSet<NodeId>,
     /// The norms that the op takes in.
     pub parts: Vec<Part>,
@@ -155,6 +156,11 @@ pub fn build(
 ) -> Result<Candidate, Refusal> {
     let mut b = Builder::new(graph, order, norms)?;
     if !take.residual {
+        if let Some(m) = b.members.iter().find(|m| m.norm.h.is_empty()) {
+            let hint = "its own node makes the sum that it normalises".into();
+            let node = Some(m.norm.anchor);
+            return Err(Refusal { rule: "residual_add", precondition: "supported", node, hint });
+        }
         b.members.iter_mut().for_each(|m| m.add = None);
     }
     // Siblings with rows of their own read them as they are: an add before one of them stays an op.
@@ -162,7 +168,7 @@ pub fn build(
         if let Some(k) = b.members.iter().position(|m| m.norm.h.is_empty()) {
             let hint = "its rows are a sum that its own node makes, and no other norm reads those".into();
             let node = Some(b.members[k].norm.anchor);
-            return Err((k, Refusal { rule: "sibling_norm", precondition: "same_tokens", node, hint }));
+            return Err(Refusal { rule: "sibling_norm", precondition: "same_tokens", node, hint });
         }
         b.members.iter_mut().for_each(|m| m.add = None);
     }
@@ -674,7 +680,8 @@ impl<'a> Builder<'a> {
             InPort::Scale(k, e) => self.members[k].epilogues[e].quants[0].given,
             InPort::ZeroPoint(k, e) => self.members[k].epilogues[e].quants[0].zero,
         };
-        let operands = descriptor.in_ports().into_iter().filter_map(|p| Some((p, operand(p)?))).collect();
+        let operands: Vec<(InPort, ValueId)> =
+            descriptor.in_ports().into_iter().filter_map(|p| Some((p, operand(p)?))).collect();
         let of = |port: Port| -> Vec<ValueId> {
             // In the graph's order, so that the first one is the one the others are views of.
             let made = self.nodes.iter().flat_map(|n| self.graph.node(*n).outputs.iter().copied());
@@ -695,7 +702,9 @@ impl<'a> Builder<'a> {
             })
             .collect();
         let core = self.core(ports.keys().copied());
-        let replaced = self.nodes.iter().copied().filter(|n| core.contains(n) && !live.contains(n)).collect();
+        let replaced: Vec<NodeId> =
+            self.nodes.iter().copied().filter(|n| core.contains(n) && !live.contains(n)).collect();
+        let core = self.made_of_rows(&operands, &replaced);
         Candidate {
             descriptor,
             operands,
@@ -705,6 +714,21 @@ impl<'a> Builder<'a> {
             parts: self.members.iter().map(Member::part).collect(),
             left_out: Vec::new(),
         }
+    }
+
+    /// Those of the replaced nodes that depend on the rows.
+    fn made_of_rows(&self, operands: &[(InPort, ValueId)], replaced: &[NodeId]) -> BTreeSet<NodeId> {
+        let is_rows = |port: &InPort| matches!(port, InPort::X | InPort::Residual | InPort::Rows(_));
+        let rows: BTreeSet<ValueId> = operands.iter().filter(|(p, _)| is_rows(p)).map(|(_, v)| *v).collect();
+        let mut made = BTreeSet::new();
+        for id in replaced {
+            let depends =
+                |v: ValueId| rows.contains(&v) || self.graph.producer(v).is_some_and(|(p, _)| made.contains(&p));
+            if self.graph.node(*id).operands().any(|(_, v)| depends(v)) {
+                made.insert(*id);
+            }
+        }
+        made
     }
 
     fn port_shape(&self, descriptor: &FusedNorm, port: OutPort, k: usize) -> Shape {

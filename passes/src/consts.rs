@@ -3,7 +3,7 @@
 
 use half::{bf16, f16};
 use normfuse_ir::{
-    DType, Dim, Graph, Op, Tensor, Type, ValueId, eval,
+    DType, Dim, Graph, Op, Tensor, ValueId, eval,
     infer::{self, Operand},
 };
 
@@ -120,7 +120,7 @@ fn integers(graph: &Graph, value: ValueId, depth: usize) -> Option<Box<[Dim]>> {
     let (id, port) = graph.producer(value)?;
     let depth = depth.checked_sub(1)?;
     let node = graph.node(id);
-    let operands: Vec<Option<(&Type, Option<Box<[Dim]>>)>> = node
+    let operands: Vec<_> = node
         .inputs
         .iter()
         .map(|v| {

@@ -159,11 +159,8 @@ fn project(m: &mut Maker, x: ValueId, width: i64) -> Option<ValueId> {
     }
     let (dtype, own) = (m.dtype(x), m.width(x));
     let shape = [own as usize, width as usize];
-    let w = if m.tape.one_in(3) {
-        m.input(dtype, Shape::from_concrete(&shape))
-    } else {
-        m.weight(dtype, &shape, false)
-    };
+    let w =
+        if m.tape.one_in(3) { m.input(dtype, Shape::from_concrete(&shape)) } else { m.weight(dtype, &shape, false) };
     Some(m.op(Op::MatMul, &[x, w]))
 }
 

@@ -193,8 +193,7 @@ fn consistent(before: &Graph, after: &Graph, report: &Report) -> Result<(), Stri
     }
     let count = |kind: Kind| report.sites.iter().filter(|s| s.outcome == Outcome::Fused && s.kind == kind).count();
     let s = &report.summary;
-    let several =
-        fused.iter().filter(|n| matches!(&n.op, Op::FusedNorm(d) if d.siblings.len() > 1)).count();
+    let several = fused.iter().filter(|n| matches!(&n.op, Op::FusedNorm(d) if d.siblings.len() > 1)).count();
     let rejected = report.sites.iter().filter(|s| s.outcome != Outcome::Fused).count();
     for (what, told, found) in [
         ("fused.norm", s.fused.norm, count(Kind::Norm)),

@@ -290,7 +290,8 @@ fn another_op(graph: &mut Graph, tape: &mut Tape) -> Option<()> {
 
 /// One element of a shape, a bound, an index, a byte.
 fn another_integer(graph: &mut Graph, tape: &mut Tape) -> Option<()> {
-    let integers = |t: &Tensor| matches!(t.dtype(), DType::I64 | DType::U8 | DType::I8) && t.len() <= 8 && !t.is_empty();
+    let integers =
+        |t: &Tensor| matches!(t.dtype(), DType::I64 | DType::U8 | DType::I8) && t.len() <= 8 && !t.is_empty();
     let at = choose(tape, &constants(graph, integers))?;
     let t = graph.value(at.2).as_const()?.clone();
     let mut values = normfuse_ir::eval::numbers::ints(&t).ok()?;

@@ -283,11 +283,8 @@ fn finish(m: &mut Maker, y: ValueId, scaled: ValueId, element: DType) {
     if element == DType::F4E2M1 && m.shape(q).rank() == shape.rank() {
         shape = m.shape(q).clone();
     }
-    let q = if back == 0 && m.shape(q) != &shape && element != DType::F4E2M1 {
-        m.like(q, &shape).unwrap_or(q)
-    } else {
-        q
-    };
+    let q =
+        if back == 0 && m.shape(q) != &shape && element != DType::F4E2M1 { m.like(q, &shape).unwrap_or(q) } else { q };
     m.output(q);
 }
 
@@ -420,8 +417,7 @@ fn quantize_linear(m: &mut Maker, y: ValueId) {
     }
     let saturate = !m.tape.one_in(3);
     let precision = m.tape.pick(&[None, None, None, Some(DType::F16)]);
-    let op =
-        Op::QuantizeLinear { axis, block_size: block as u64, to, saturate, precision, dialect: Dialect::Onnx };
+    let op = Op::QuantizeLinear { axis, block_size: block as u64, to, saturate, precision, dialect: Dialect::Onnx };
     let q = m.op(op, &operands);
     m.output(q);
     if let Some(s) = handed.filter(|_| m.tape.one_in(2)) {
