@@ -13,6 +13,7 @@ use normfuse_ir::{
 
 use crate::{
     consts,
+    quant::Use,
     region::typed,
     views::{self, Names},
 };
@@ -53,19 +54,35 @@ struct Slice<'g> {
     names: Names,
     map: BTreeMap<ValueId, ValueId>,
     symbols: BTreeMap<Dim, Dim>,
+    /// Constants that are given scales or zero points, and where they are read as such.
+    given: BTreeSet<ValueId>,
+    given_at: &'g BTreeSet<Use>,
+    /// Constants of the body.
+    numbers: BTreeMap<ValueId, ValueId>,
 }
 
 /// Cuts the body. `None` if the ports cannot be computed from the operands alone, or a shape cannot be said in terms of
 /// the rows.
 ///
-/// An operand may be passed in another shape than the source's value has; the body then starts by restoring that.
-pub fn slice(source: &Graph, operands: &[(InPort, ValueId, Option<Shape>)], ports: &[PortValue]) -> Option<Graph> {
+/// An operand may be passed in another shape than the source's value has; the body then starts by restoring that. A
+/// constant that is a given scale or zero point is one only where `given_at` says so: elsewhere it is a number.
+pub fn slice(
+    source: &Graph,
+    operands: &[(InPort, ValueId, Option<Shape>)],
+    given_at: &BTreeSet<Use>,
+    ports: &[PortValue],
+) -> Option<Graph> {
+    let is_given = |p: &InPort| matches!(p, InPort::Scale(..) | InPort::ZeroPoint(..));
+    let given = operands.iter().filter(|(p, v, _)| is_given(p) && source.value(*v).as_const().is_some());
     let mut s = Slice {
         source,
         body: Graph::new("body"),
         names: Names::default(),
         map: BTreeMap::new(),
         symbols: BTreeMap::new(),
+        given: given.map(|(_, v, _)| *v).collect(),
+        given_at,
+        numbers: BTreeMap::new(),
     };
     let mut inputs = Vec::with_capacity(operands.len());
     for (port, value, passed) in operands {
@@ -151,6 +168,18 @@ impl Slice<'_> {
         views::restate_by(&mut self.body, &mut self.names, value, target, rows)
     }
 
+    /// A constant of the body. Only what rules looked at may be one: weights are operands.
+    fn constant(&mut self, value: ValueId) -> Option<ValueId> {
+        if let Some(v) = self.numbers.get(&value) {
+            return Some(*v);
+        }
+        let tensor = self.source.value(value).as_const().cloned().or_else(|| self.number(value))?;
+        let name = self.names.fresh("const");
+        let id = self.body.add_const(name, tensor);
+        self.numbers.insert(value, id);
+        Some(id)
+    }
+
     fn copy(&mut self, value: ValueId, rows: ValueId) -> Option<ValueId> {
         if let Some(v) = self.map.get(&value) {
             return Some(*v);
@@ -158,12 +187,8 @@ impl Slice<'_> {
         if self.body.node_count() > MAX_NODES {
             return None;
         }
-        // Only what rules looked at may be a constant of the body: weights are operands.
-        if let Some(t) = self.source.value(value).as_const().cloned().or_else(|| self.number(value)) {
-            let name = self.names.fresh("const");
-            let id = self.body.add_const(name, t);
-            self.map.insert(value, id);
-            return Some(id);
+        if let Some(constant) = self.constant(value) {
+            return Some(constant);
         }
         let (id, port) = self.source.producer(value)?;
         let node = self.source.node(id);
@@ -180,8 +205,9 @@ impl Slice<'_> {
             return Some(out);
         }
         let mut inputs = Vec::with_capacity(node.inputs.len());
-        for v in &node.inputs {
+        for (port, v) in node.inputs.iter().enumerate() {
             inputs.push(match v {
+                Some(v) if self.given.contains(v) && !self.given_at.contains(&(id, port)) => Some(self.constant(*v)?),
                 Some(v) => Some(self.copy(*v, rows)?),
                 None => None,
             });

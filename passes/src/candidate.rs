@@ -13,7 +13,7 @@ use normfuse_ir::{
 use crate::{
     Options,
     norms::Norm,
-    quant::Quant,
+    quant::{Quant, Use},
     reach::Order,
     region::{is_view, typed},
     rules,
@@ -39,6 +39,9 @@ pub struct Candidate {
     pub descriptor: FusedNorm,
     /// Operands in port order.
     pub operands: Vec<(InPort, ValueId)>,
+    /// Where the source reads scales and zero points that are operands; a constant elsewhere is a number that the
+    /// descriptor has.
+    pub given_at: BTreeSet<Use>,
     /// Ports in order: every value of the graph that each stands for, and the port's shape.
     pub ports: Vec<(OutPort, Vec<ValueId>, Shape)>,
     /// Source nodes that nobody needs afterwards, producers first.
@@ -705,9 +708,11 @@ impl<'a> Builder<'a> {
         let replaced: Vec<NodeId> =
             self.nodes.iter().copied().filter(|n| core.contains(n) && !live.contains(n)).collect();
         let core = self.made_of_rows(&operands, &replaced);
+        let quants = self.members.iter().flat_map(|m| &m.epilogues).flat_map(|e| &e.quants);
         Candidate {
             descriptor,
             operands,
+            given_at: quants.flat_map(|q| &q.given_at).copied().collect(),
             ports: out,
             replaced,
             core,

@@ -97,7 +97,7 @@ pub fn apply(
         .collect::<Option<_>>()
         .ok_or_else(|| refuse("no_escape", "a port has no value in the source"))?;
     let body_operands: Vec<_> = c.operands.iter().map(|(p, v)| (*p, *v, c.operand_shape(*p))).collect();
-    let body = body::slice(graph, &body_operands, &body_ports)
+    let body = body::slice(graph, &body_operands, &c.given_at, &body_ports)
         .ok_or_else(|| refuse("no_escape", "the replaced subgraph cannot be cut out on its own"))?;
 
     // A file with a fused op that cannot be compared with its body would be refused by whoever reads it.

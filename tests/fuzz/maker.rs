@@ -83,14 +83,12 @@ impl<'t> Maker<'t> {
     pub fn number_of_rank(&mut self, dtype: DType, value: f64, rank: usize) -> ValueId {
         let key = (dtype, value.to_bits(), rank);
         let known = self.numbers.iter().find(|n| (n.0, n.1, n.2) == key).map(|n| n.3);
-        match known.filter(|_| !self.tape.one_in(3)) {
-            Some(v) => v,
-            None => {
-                let v = self.constant(number(dtype, value, rank));
-                self.numbers.push((key.0, key.1, key.2, v));
-                v
-            }
+        if let Some(v) = known.filter(|_| !self.tape.one_in(3)) {
+            return v;
         }
+        let v = self.constant(number(dtype, value, rank));
+        self.numbers.push((key.0, key.1, key.2, v));
+        v
     }
 
     /// A weight: trained-looking, half-way points of narrow formats, or special values.

@@ -10,9 +10,12 @@ use crate::{
     tape::Tape,
 };
 
+/// Makes a change somewhere; `None` if it found no place.
+type Change = fn(&mut Graph, &mut Tape) -> Option<()>;
+
 /// Applies one change; what it was, or `None` if it found no place.
 pub fn mutate(graph: &mut Graph, tape: &mut Tape) -> Option<&'static str> {
-    const ALL: [(&str, fn(&mut Graph, &mut Tape) -> Option<()>); 17] = [
+    const ALL: [(&str, Change); 17] = [
         ("another number", another_number),
         ("another number", another_number),
         ("an escaping value", escape),

@@ -49,14 +49,12 @@ fn one_scale(m: &mut Maker, dtype: DType) -> ValueId {
             let of: Vec<ValueId> =
                 m.graph.values().filter(|(_, v)| v.ty.dtype == Some(DType::F32)).map(|(id, _)| id).collect();
             let all = Op::Reduce { op: ReduceOp::Max, axes: None, keepdims: false };
-            match of.is_empty() {
-                true => m.number(dtype, 0.03125, 1),
-                false => {
-                    let of = m.tape.pick(&of);
-                    let s = m.op(all, &[of]);
-                    m.cast_to(s, dtype)
-                }
+            if of.is_empty() {
+                return m.number(dtype, 0.03125, 1);
             }
+            let of = m.tape.pick(&of);
+            let s = m.op(all, &[of]);
+            m.cast_to(s, dtype)
         }
         _ => {
             let s = m.tape.pick(&[0.03125, 103.1367, 0.009_695_844, 1.0]);

@@ -67,6 +67,19 @@ pub enum Base {
     Amax(Option<u64>),
 }
 
+/// Where a node reads an operand.
+pub type Use = (NodeId, usize);
+
+/// A given operand: the value, and every place where it is read as that. A constant may be read elsewhere, too, as the
+/// number that a step has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Given {
+    /// The value.
+    pub value: ValueId,
+    /// Where it is read.
+    pub at: Vec<Use>,
+}
+
 /// A value of the chain, and how many raw steps lead to it.
 #[derive(Debug, Clone, Copy)]
 pub struct Point {
@@ -86,7 +99,7 @@ pub struct Chain {
     /// Its steps.
     pub raws: Vec<Raw>,
     /// The operand that it begins with, or that one of its steps reads.
-    pub given: Option<ValueId>,
+    pub given: Option<Given>,
     /// Its nodes, those between the base and the quantised value included.
     pub nodes: BTreeSet<NodeId>,
 }
@@ -120,11 +133,16 @@ pub fn strip(graph: &Graph, value: ValueId) -> Stripped {
 }
 
 impl Chain {
-    /// Reads the chain that makes `factor`, which meets values in runs of `width` (`None`: one factor for all).
+    /// Reads the chain that makes `factor`, which meets values in runs of `width` (`None`: one factor for all) at `at`.
     ///
     /// # Errors
     /// The node at which reading stopped.
-    pub fn read(graph: &Graph, factor: ValueId, v: ValueId, width: Option<u64>) -> Result<Option<Self>, NodeId> {
+    pub fn read(
+        graph: &Graph,
+        (factor, at): (ValueId, Use),
+        v: ValueId,
+        width: Option<u64>,
+    ) -> Result<Option<Self>, NodeId> {
         let mut c =
             Self { base: Base::Given, points: Vec::new(), raws: Vec::new(), given: None, nodes: BTreeSet::new() };
         match c.walk(graph, factor, v, width) {
@@ -137,14 +155,15 @@ impl Chain {
             base: Base::Given,
             points: vec![Point { value: factor, steps: 0 }],
             raws: Vec::new(),
-            given: Some(factor),
+            given: Some(Given { value: factor, at: vec![at] }),
             nodes: BTreeSet::new(),
         };
         if let Some((id, Raw::Step(Step::Over(c), d), x)) = Self::first_step(graph, factor)
             && c.get() == 1.0
             && graph.value(x).as_const().is_none_or(|t| t.len() == 1)
         {
-            given.given = Some(x);
+            let port = graph.node(id).inputs.iter().position(|v| *v == Some(x)).unwrap_or(0);
+            given.given = Some(Given { value: x, at: vec![(id, port)] });
             given.raws = vec![Raw::Step(Step::Over(c), d)];
             given.points = vec![Point { value: x, steps: 0 }, Point { value: factor, steps: 1 }];
             given.nodes.insert(id);
@@ -185,10 +204,12 @@ impl Chain {
                 value = x;
                 continue;
             }
-            let before = self.given;
-            let Some((_, found, x)) = step(graph, value, &mut self.given) else { return Walked::Stopped(id) };
-            if before.is_some() && self.given != before {
-                return Walked::Stopped(id);
+            let mut given = None;
+            let Some((_, found, x)) = step(graph, value, &mut given) else { return Walked::Stopped(id) };
+            match (&mut self.given, given) {
+                (Some(own), Some(new)) if own.value == new.value => own.at.extend(new.at),
+                (Some(_), Some(_)) => return Walked::Stopped(id),
+                (own, new) => *own = own.take().or(new),
             }
             self.nodes.insert(id);
             if let Some(inner) = inner_node(graph, id) {
@@ -267,7 +288,7 @@ fn constant(graph: &Graph, value: ValueId) -> Option<F32> {
 
 /// The op that makes a value as scalar steps on one operand; a second operand of one element that is no constant
 /// becomes `given`.
-pub fn step(graph: &Graph, value: ValueId, given: &mut Option<ValueId>) -> Option<(NodeId, Vec<Raw>, ValueId)> {
+pub fn step(graph: &Graph, value: ValueId, given: &mut Option<Given>) -> Option<(NodeId, Vec<Raw>, ValueId)> {
     let (id, op) = producer_op(graph, value)?;
     let node = graph.node(id);
     let (dtype, _) = typed(graph, value)?;
@@ -334,19 +355,19 @@ pub fn step(graph: &Graph, value: ValueId, given: &mut Option<ValueId>) -> Optio
                     done(vec![Step::Power(c)], y)
                 }
                 (BinaryOp::Mul, None, None) if one(y) && same_size(x) => {
-                    *given = Some(y);
+                    *given = Some(Given { value: y, at: vec![(id, 1)] });
                     done(vec![Step::MulGiven], x)
                 }
                 (BinaryOp::Mul, None, None) if one(x) && same_size(y) => {
-                    *given = Some(x);
+                    *given = Some(Given { value: x, at: vec![(id, 0)] });
                     done(vec![Step::MulGiven], y)
                 }
                 (BinaryOp::Div, None, None) if one(y) && same_size(x) => {
-                    *given = Some(y);
+                    *given = Some(Given { value: y, at: vec![(id, 1)] });
                     done(vec![Step::DivGiven], x)
                 }
                 (BinaryOp::Div, None, None) if one(x) && same_size(y) => {
-                    *given = Some(x);
+                    *given = Some(Given { value: x, at: vec![(id, 0)] });
                     done(vec![Step::GivenOver], y)
                 }
                 _ => None,
@@ -358,7 +379,7 @@ pub fn step(graph: &Graph, value: ValueId, given: &mut Option<ValueId>) -> Optio
 }
 
 /// `where(x == 0, 0, given / x)` and `where(x == 0, c, x)`.
-fn guarded(graph: &Graph, id: NodeId, given: &mut Option<ValueId>) -> Option<(Step, ValueId)> {
+fn guarded(graph: &Graph, id: NodeId, given: &mut Option<Given>) -> Option<(Step, ValueId)> {
     let node = graph.node(id);
     let (condition, then, other) = (node.input(0)?, node.input(1)?, node.input(2)?);
     let (eq, Op::Binary(BinaryOp::Equal)) = producer_op(graph, condition)? else { return None };
@@ -376,7 +397,7 @@ fn guarded(graph: &Graph, id: NodeId, given: &mut Option<ValueId>) -> Option<(St
     let (numerator, denominator) = (graph.node(div).input(0)?, graph.node(div).input(1)?);
     let one = typed(graph, numerator)?.1.numel().as_const() == Some(1);
     (one && denominator == x && then.get().to_bits() == 0).then(|| {
-        *given = Some(numerator);
+        *given = Some(Given { value: numerator, at: vec![(div, 0)] });
         (Step::GivenOverOrZero, x)
     })
 }

@@ -10,7 +10,7 @@ use normfuse_ir::{
 
 use super::{
     Miss, blank,
-    chain::{Raw, forward, step},
+    chain::{Raw, Use, forward, step},
     e2m1,
 };
 use crate::{
@@ -29,8 +29,8 @@ pub struct Codes {
     pub q: ValueId,
     /// The value that meets the factor.
     pub v: ValueId,
-    /// The factor.
-    pub factor: Option<ValueId>,
+    /// The factor, and where it meets the value.
+    pub factor: Option<(ValueId, Use)>,
     /// How many consecutive values meet one factor; `None` for one factor for all, or one a channel.
     pub factor_width: Option<u64>,
     /// Size of the only row, if what is quantised has one row and one factor.
@@ -127,7 +127,7 @@ fn near(graph: &Graph, anchor: NodeId, to: DType, at: Option<NodeId>) -> Miss {
     Miss::Nearest(Refusal { rule: "quant_static", precondition: "scheme", node: at.or(Some(anchor)), hint })
 }
 
-type Applied = (Scheme, ValueId, ValueId, Option<u64>);
+type Applied = (Scheme, ValueId, (ValueId, Use), Option<u64>);
 
 /// Back over the steps behind the product or quotient of value and factor.
 fn applied(
@@ -170,8 +170,11 @@ fn forward_from(raws: &[Raw], compute: DType) -> Vec<Step> {
     steps[1..].to_vec()
 }
 
+/// The value, the factor and where it is read, how they meet, and how many values meet one factor.
+type Application = (ValueId, (ValueId, Use), Apply, Option<u64>);
+
 /// A product or quotient of a whole value with a factor that is smaller: one element, or one each last axis.
-fn application(graph: &Graph, id: NodeId) -> Option<(ValueId, ValueId, Apply, Option<u64>)> {
+fn application(graph: &Graph, id: NodeId) -> Option<Application> {
     let node = graph.node(id);
     let out = typed(graph, *node.outputs.first()?)?.1.clone();
     let (x, y) = (node.input(0)?, node.input(1));
@@ -195,12 +198,12 @@ fn application(graph: &Graph, id: NodeId) -> Option<(ValueId, ValueId, Apply, Op
         (repeats && width? > 1).then(|| u64::try_from(width.unwrap_or(1)).ok())
     };
     if let Some(width) = reach(x, y) {
-        return Some((x, y, apply, width));
+        return Some((x, (y, (id, 1)), apply, width));
     }
     if apply == Apply::Multiply
         && let Some(width) = reach(y, x)
     {
-        return Some((y, x, apply, width));
+        return Some((y, (x, (id, 0)), apply, width));
     }
     None
 }
@@ -245,7 +248,7 @@ fn linear(
         scheme,
         q: node.outputs[0],
         v: x,
-        factor: Some(scale),
+        factor: Some((scale, (anchor, 1))),
         factor_width,
         only_row: only_row(graph, x, factor_width),
         zero,

@@ -19,6 +19,7 @@ use normfuse_ir::{
     scheme::{Origin, ScaleLayout, ScaleOutput, ZeroPoint},
 };
 
+pub use chain::Use;
 use chain::{Base, Chain, strip};
 use codes::Codes;
 
@@ -42,6 +43,8 @@ pub struct Quant {
     pub given: Option<ValueId>,
     /// The given zero point.
     pub zero: Option<ValueId>,
+    /// Where both are read.
+    pub given_at: Vec<Use>,
     /// Codes.
     pub q: ValueId,
     /// Computed scales.
@@ -108,6 +111,7 @@ pub fn find(graph: &Graph, anchor: NodeId) -> Result<Quant, Miss> {
         v: base.value,
         given: None,
         zero: codes.zero,
+        given_at: codes.zero.iter().map(|_| (anchor, 2)).collect(),
         q: codes.q,
         scale: None,
         zero_out: None,
@@ -116,8 +120,9 @@ pub fn find(graph: &Graph, anchor: NodeId) -> Result<Quant, Miss> {
     q.nodes.extend(base.nodes);
     if let Some(c) = &mut chain {
         q.nodes.append(&mut c.nodes);
-        q.given = c.given;
-        q.scheme.given = c.given.and_then(|g| typed(graph, g)).map(|(d, _)| d);
+        q.given = c.given.as_ref().map(|g| g.value);
+        q.given_at.extend(c.given.iter().flat_map(|g| &g.at));
+        q.scheme.given = q.given.and_then(|g| typed(graph, g)).map(|(d, _)| d);
         let (held, _) = typed(graph, q.v).ok_or(Miss::None)?;
         let compute = q.scheme.compute;
         q.scheme.factor = c.steps(c.points.len() - 1, compute, held);
@@ -188,6 +193,7 @@ fn dynamic_linear(graph: &Graph, anchor: NodeId) -> Option<Quant> {
         v: base.value,
         given: None,
         zero: None,
+        given_at: Vec::new(),
         q,
         scale: Some(scale),
         zero_out: Some(zero),
