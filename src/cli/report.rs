@@ -74,7 +74,8 @@ impl<'a> Document<'a> {
             row("saved", format!("{} launches, {} bytes per token", s.launches_saved, s.bytes_saved_per_token)),
         ];
         if s.fused.sibling_norm > 0 {
-            rows.insert(1, row("siblings", format!("{} fused ops of several norms", s.fused.sibling_norm)));
+            let n = s.fused.sibling_norm;
+            rows.insert(1, row("siblings", format!("{n} fused op{} of several norms", if n == 1 { "" } else { "s" })));
         }
         if let Some(v) = self.verify {
             let whole = v.skipped.as_ref().map_or_else(
