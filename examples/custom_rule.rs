@@ -85,6 +85,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     // It has a switch like any other.
     let off = Options { disabled: [(GUARDED_ROOT.name.to_owned(), "this example".to_owned())].into(), ..with_rule };
     let (_, switched_off) = compile(GUARDED, &off)?;
-    assert_eq!(switched_off.sites[0].outcome, Outcome::Nearest);
+    assert_eq!(switched_off.sites[0].outcome, Outcome::Rejected);
+    assert_eq!(switched_off.sites[0].precondition.as_deref(), Some("switched_on"));
     Ok(())
 }
