@@ -10,7 +10,7 @@ use hostile::{Rng, Row, WeightKind};
 use crate::{
     DType, Dim, Error, ErrorKind, Granularity, Graph, Node, NodeId, Op, Result, Tensor, Type,
     eval::{self, numbers::Numbers, shape::product},
-    fused::{InPort, Prologue},
+    fused::InPort,
     text,
 };
 
@@ -123,12 +123,7 @@ fn operands(node: &Node, types: &[Type]) -> Result<Vec<Operand>> {
             let (role, dtype, width) = match *port {
                 InPort::X | InPort::Residual => {
                     let role = if *port == InPort::X { Role::Rows } else { Role::Residual };
-                    let dtype = match f.prologue {
-                        Prologue::ResidualAdd(add) if *port == InPort::X => add.dtype,
-                        Prologue::ResidualAdd(add) => add.residual(),
-                        Prologue::None => sibling(0).input,
-                    };
-                    (role, dtype, Some(sibling(0).width))
+                    (role, f.rows_dtype(*port).unwrap_or(sibling(0).input), Some(sibling(0).width))
                 }
                 InPort::Rows(k) => (Role::Rows, sibling(k).input, Some(sibling(k).width)),
                 InPort::Weight(k) => {

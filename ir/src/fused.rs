@@ -293,6 +293,17 @@ impl FusedNorm {
         ports
     }
 
+    /// Dtype of an operand of rows, as the prologue or the sibling that reads it has it; `None` for other operands.
+    pub fn rows_dtype(&self, port: InPort) -> Option<DType> {
+        match (port, self.prologue) {
+            (InPort::X, Prologue::ResidualAdd(add)) => Some(add.dtype),
+            (InPort::Residual, Prologue::ResidualAdd(add)) => Some(add.residual()),
+            (InPort::X, Prologue::None) => self.siblings.first().map(|s| s.input),
+            (InPort::Rows(k), _) => self.siblings.get(k).map(|s| s.input),
+            _ => None,
+        }
+    }
+
     /// Results in their fixed order: the sum, then per sibling the normed value and, an epilogue at a time, q, scale and
     /// zero point.
     pub fn out_ports(&self) -> Vec<OutPort> {

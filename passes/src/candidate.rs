@@ -629,9 +629,7 @@ impl<'a> Builder<'a> {
         let emitted = if emit_sum { first.norm.sums[first.sum].0 } else { sum };
         let descriptor = FusedNorm {
             prologue: match first.add {
-                Some((a, b)) if shared => {
-                    Prologue::ResidualAdd(ResidualAdd::new([dtype(a), dtype(b)], sum, emitted))
-                }
+                Some((a, b)) if shared => Prologue::ResidualAdd(ResidualAdd::new([dtype(a), dtype(b)], sum, emitted)),
                 _ => Prologue::None,
             },
             source: if shared { Source::Shared } else { Source::Separate },

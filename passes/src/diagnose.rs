@@ -138,9 +138,7 @@ impl Walk<'_> {
             Op::RmsNorm { stash, .. } => stash,
             _ => dtype,
         };
-        if let Some(d) =
-            [dtype, computed].into_iter().find(|d| !matches!(d, DType::F32 | DType::F16 | DType::BF16))
-        {
+        if let Some(d) = [dtype, computed].into_iter().find(|d| !matches!(d, DType::F32 | DType::F16 | DType::BF16)) {
             return rejected("float", self.anchor, format!("it is computed in {d}: fused norms are f32, f16 or bf16"));
         }
         if last_axis_width(self.graph, self.anchor).is_some() {
@@ -278,7 +276,11 @@ impl Walk<'_> {
                 return nearest("eps_constant", add, hint);
             }
             if eps < 0.0 {
-                return nearest("eps_constant", add, format!("{eps} is added to the mean of squares, which is negative"));
+                return nearest(
+                    "eps_constant",
+                    add,
+                    format!("{eps} is added to the mean of squares, which is negative"),
+                );
             }
             return Ok((add, self.output(add)));
         }
@@ -303,7 +305,11 @@ impl Walk<'_> {
     fn root(&self, at: NodeId, v: ValueId) -> Step<(NodeId, ValueId, bool)> {
         let Some((root, _)) = self.reader(v, |op| self.is_root(op)) else {
             if let Some((n, _)) = self.reader(v, |op| *op == Op::Unary(UnaryOp::Reciprocal)) {
-                return nearest("root", n, "the root of a reciprocal is rounded otherwise than the reciprocal of a root");
+                return nearest(
+                    "root",
+                    n,
+                    "the root of a reciprocal is rounded otherwise than the reciprocal of a root",
+                );
             }
             return self.cast(v, "the mean plus eps", || {
                 let hint = format!("no root of the mean plus eps is taken; it is read by {}", self.read_by(v));
@@ -372,7 +378,8 @@ impl Walk<'_> {
             };
             let hint = match producer_op(self.graph, scaled) {
                 Some((n, Op::Binary(BinaryOp::Mul))) if has_row(n) => {
-                    "the row is multiplied by something before the factor; after it, it would be rounded otherwise".into()
+                    "the row is multiplied by something before the factor; after it, it would be rounded otherwise"
+                        .into()
                 }
                 _ => format!("`{}` was squared, but another value is scaled", name(row)),
             };
@@ -391,7 +398,11 @@ impl Walk<'_> {
             }
         }
         if scaled != row && typed(self.graph, scaled).map(|t| t.0) == typed(self.graph, row).map(|t| t.0) {
-            let hint = format!("`{}` was squared, and `{}` is scaled: a cast between them loses bits", name(row), name(scaled));
+            let hint = format!(
+                "`{}` was squared, and `{}` is scaled: a cast between them loses bits",
+                name(row),
+                name(scaled)
+            );
             return nearest("same_row", n, hint);
         }
         Ok(n)

@@ -274,7 +274,8 @@ impl Cut<'_> {
             });
             let asks = |v: &ValueId| {
                 producer_op(self.graph, *v).is_some_and(|(n, op)| {
-                    matches!(op, Op::Shape { .. }) && self.graph.node(n).input(0).is_some_and(|x| self.known.contains(&x))
+                    matches!(op, Op::Shape { .. })
+                        && self.graph.node(n).input(0).is_some_and(|x| self.known.contains(&x))
                 })
             };
             let found: Vec<NodeId> = parameters

@@ -219,9 +219,7 @@ impl Solved<'_> {
         };
         let h = self.narrowest(x);
         let add = find(self.eg, h, |t| match t {
-            Term::Residual([a, b]) => {
-                Some((self.members(self.narrowest(*a)), self.members(self.narrowest(*b))))
-            }
+            Term::Residual([a, b]) => Some((self.members(self.narrowest(*a)), self.members(self.narrowest(*b)))),
             _ => None,
         })
         .filter(|(a, b)| !a.is_empty() && !b.is_empty());

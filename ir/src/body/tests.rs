@@ -3,7 +3,7 @@ use std::sync::Arc;
 use super::*;
 use crate::{
     FusedNorm, Granularity, Scheme, ValueId,
-    fused::{ResidualAdd, Root, Sibling, Source, Weight},
+    fused::{Prologue, ResidualAdd, Root, Sibling, Source, Weight},
     op::{BinaryOp, ReduceOp, UnaryOp},
     scheme::{F32, Step},
 };
