@@ -62,21 +62,21 @@ impl ResidualAdd {
     }
 
     /// Dtype of the second operand.
-    pub fn residual(&self) -> DType {
+    pub fn residual(self) -> DType {
         self.residual.unwrap_or(self.dtype)
     }
 
     /// Dtype of the sum that the norms read.
-    pub fn sum(&self) -> DType {
+    pub fn sum(self) -> DType {
         self.sum.unwrap_or(self.dtype)
     }
 
     /// Dtype of the sum that is handed out.
-    pub fn emitted(&self) -> DType {
+    pub fn emitted(self) -> DType {
         self.emitted.unwrap_or_else(|| self.sum())
     }
 
-    fn check(&self) -> Result<(), String> {
+    fn check(self) -> Result<(), String> {
         let dtypes =
             [("dtype", self.dtype), ("residual", self.residual()), ("sum", self.sum()), ("emitted", self.emitted())];
         for (name, d) in dtypes {
@@ -84,7 +84,7 @@ impl ResidualAdd {
                 return Err(format!("prologue.{name}: expected f32, f16 or bf16, found {d}"));
             }
         }
-        if *self != Self::new([self.dtype, self.residual()], self.sum(), self.emitted()) {
+        if self != Self::new([self.dtype, self.residual()], self.sum(), self.emitted()) {
             return Err("prologue: a dtype that is the usual one is left out".into());
         }
         Ok(())

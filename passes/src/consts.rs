@@ -3,7 +3,7 @@
 
 use half::{bf16, f16};
 use normfuse_ir::{
-    DType, Dim, Graph, Op, Tensor, Type, ValueId, eval,
+    DType, Dim, Graph, Op, Tensor, ValueId, eval,
     infer::{self, Operand},
 };
 
@@ -120,16 +120,12 @@ fn integers(graph: &Graph, value: ValueId, depth: usize) -> Option<Box<[Dim]>> {
     let (id, port) = graph.producer(value)?;
     let depth = depth.checked_sub(1)?;
     let node = graph.node(id);
-    let operands: Vec<Option<(&Type, Option<Box<[Dim]>>)>> = node
-        .inputs
-        .iter()
-        .map(|v| {
-            let v = (*v)?;
-            let known = if matches!(node.op, Op::Shape { .. }) { None } else { integers(graph, v, depth) };
-            Some((&graph.value(v).ty, known))
-        })
-        .collect();
-    let refs: Vec<Option<Operand<'_>>> =
-        operands.iter().map(|o| o.as_ref().map(|(ty, known)| Operand { ty, known: known.as_deref() })).collect();
-    infer::infer_node(&node.op, &refs, &"").ok()?.into_iter().nth(port)?.known
+    let sizes_only = matches!(node.op, Op::Shape { .. });
+    let known: Vec<Option<Box<[Dim]>>> =
+        node.inputs.iter().map(|v| v.filter(|_| !sizes_only).and_then(|v| integers(graph, v, depth))).collect();
+    let mut operands: Vec<Option<Operand<'_>>> = Vec::with_capacity(known.len());
+    for (v, known) in node.inputs.iter().zip(&known) {
+        operands.push(v.map(|v| Operand { ty: &graph.value(v).ty, known: known.as_deref() }));
+    }
+    infer::infer_node(&node.op, &operands, &"").ok()?.into_iter().nth(port)?.known
 }

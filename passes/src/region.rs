@@ -121,7 +121,10 @@ fn is_light(graph: &Graph, id: NodeId) -> bool {
     typed_all
         && match &node.op {
             Op::Unary(UnaryOp::Sqrt | UnaryOp::Rsqrt | UnaryOp::Reciprocal)
-            | Op::Binary(BinaryOp::Add | BinaryOp::Mul | BinaryOp::Div | BinaryOp::Pow) => true,
+            | Op::Binary(BinaryOp::Add | BinaryOp::Mul | BinaryOp::Div | BinaryOp::Pow)
+            // Shapes are asked of values of the region, to expand something to.
+            | Op::Shape { .. }
+            | Op::Expand => true,
             // What is done to one number a row is part of a norm, or a rule of the host's may know it.
             Op::Unary(_) | Op::Binary(_) | Op::Clip => {
                 typed(graph, node.outputs[0]).is_some_and(|(_, s)| s.last().is_none_or(|d| d.as_const() == Some(1)))
@@ -131,8 +134,6 @@ fn is_light(graph: &Graph, id: NodeId) -> bool {
             Op::Reduce { op: ReduceOp::Mean | ReduceOp::Sum | ReduceOp::SumSquare, .. }
             | Op::RmsNorm { .. }
             | Op::SkipRmsNorm { .. } => last_axis_width(graph, id).is_some(),
-            // A target shape that is asked of a value of the region.
-            Op::Shape { .. } | Op::Expand => true,
             op => is_view(op),
         }
 }

@@ -227,12 +227,11 @@ impl Solved<'_> {
         if weight.as_ref().is_some_and(|(w, _)| w.is_empty()) {
             return None;
         }
-        let eps = match rules::tag(self.eg, eps) {
-            Some(_) => 0.0,
-            None => {
-                let number = self.facts(eps).konst?;
-                Some(number as f32).filter(|e| f64::from(*e) == number)?
-            }
+        let eps = if rules::tag(self.eg, eps) == Some(Tag::NoEps) {
+            0.0
+        } else {
+            let number = self.facts(eps).konst?;
+            Some(number as f32).filter(|e| f64::from(*e) == number)?
         };
         let (compute, normed) = (self.facts(x).dtype?, normalised.dtype?);
         let product = if weight.is_some() { self.facts(class).dtype? } else { normed };
