@@ -62,17 +62,17 @@ impl ResidualAdd {
     }
 
     /// Dtype of the second operand.
-    pub fn residual(&self) -> DType {
+    pub fn residual(self) -> DType {
         self.residual.unwrap_or(self.dtype)
     }
 
     /// Dtype of the sum that the norms read.
-    pub fn sum(&self) -> DType {
+    pub fn sum(self) -> DType {
         self.sum.unwrap_or(self.dtype)
     }
 
     /// Dtype of the sum that is handed out.
-    pub fn emitted(&self) -> DType {
+    pub fn emitted(self) -> DType {
         self.emitted.unwrap_or_else(|| self.sum())
     }
 
@@ -291,6 +291,17 @@ impl FusedNorm {
             }
         }
         ports
+    }
+
+    /// Dtype of an operand of rows, as the prologue or the sibling that reads it has it; `None` for other operands.
+    pub fn rows_dtype(&self, port: InPort) -> Option<DType> {
+        match (port, self.prologue) {
+            (InPort::X, Prologue::ResidualAdd(add)) => Some(add.dtype),
+            (InPort::Residual, Prologue::ResidualAdd(add)) => Some(add.residual()),
+            (InPort::X, Prologue::None) => self.siblings.first().map(|s| s.input),
+            (InPort::Rows(k), _) => self.siblings.get(k).map(|s| s.input),
+            _ => None,
+        }
     }
 
     /// Results in their fixed order: the sum, then per sibling the normed value and, an epilogue at a time, q, scale and

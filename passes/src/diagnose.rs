@@ -284,7 +284,7 @@ impl Walk<'_> {
             }
             return Ok((add, self.output(add)));
         }
-        if self.reader(mean, |op| self.is_root(op)).is_some() {
+        if self.reader(mean, is_root).is_some() {
             return Ok((at, mean));
         }
         if let Some((n, _)) = self.reader(mean, |op| *op == Op::Binary(BinaryOp::Sub)) {
@@ -296,14 +296,9 @@ impl Walk<'_> {
         })
     }
 
-    #[allow(clippy::unused_self, reason = "reads as the others do")]
-    fn is_root(&self, op: &Op) -> bool {
-        matches!(op, Op::Unary(UnaryOp::Sqrt | UnaryOp::Rsqrt) | Op::Binary(BinaryOp::Pow))
-    }
-
     /// The factor of the row and the node that makes it, or the root by which the row is divided.
     fn root(&self, at: NodeId, v: ValueId) -> Step<(NodeId, ValueId, bool)> {
-        let Some((root, _)) = self.reader(v, |op| self.is_root(op)) else {
+        let Some((root, _)) = self.reader(v, is_root) else {
             if let Some((n, _)) = self.reader(v, |op| *op == Op::Unary(UnaryOp::Reciprocal)) {
                 return nearest(
                     "root",
@@ -407,6 +402,10 @@ impl Walk<'_> {
         }
         Ok(n)
     }
+}
+
+fn is_root(op: &Op) -> bool {
+    matches!(op, Op::Unary(UnaryOp::Sqrt | UnaryOp::Rsqrt) | Op::Binary(BinaryOp::Pow))
 }
 
 /// Why the sum of a `SkipRmsNorm` is none that a fused op makes.

@@ -227,7 +227,7 @@ impl Solved<'_> {
         if weight.as_ref().is_some_and(|(w, _)| w.is_empty()) {
             return None;
         }
-        let eps = if rules::tag(self.eg, eps).is_some() {
+        let eps = if rules::tag(self.eg, eps) == Some(Tag::NoEps) {
             0.0
         } else {
             let number = self.facts(eps).konst?;

@@ -1,7 +1,6 @@
 //! Every legal spelling of RMSNorm is recognised with the right meaning, bit for bit, and no lookalike is: two tables.
 //!
-//! A row is the lines of a graph. `T` stands for the row's dtype, `@piece` for lines that spellings share, and what
-//! nearly all graphs have (`%x`, `%w`, `%eps`, ...) is declared where a row does not do it itself.
+//! What nearly all graphs have (`%x`, `%w`, `%eps`, ...) is declared where a row does not do it itself.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -10,13 +9,6 @@ mod lookalike;
 mod onnx;
 
 use normfuse_ir::DType;
-
-/// The dtypes that most rows are tried in.
-const ALL: &[DType] = &[DType::F32, DType::F16, DType::BF16];
-/// For rows that are about what happens in 16 bits.
-const NARROW: &[DType] = &[DType::F16, DType::BF16];
-/// For rows that are about a sum in f32.
-const F32: &[DType] = &[DType::F32];
 
 /// Lines that spellings share: the torch exporter's norm, step by step.
 const PIECES: &[(&str, &str)] = &[
@@ -49,40 +41,57 @@ const USUAL: &[(&str, &str)] = &[
     ("%fmin", "const %fmin: f32[] = -448.0"),
 ];
 
-/// The graph of a row.
-fn graph(name: &str, dtype: DType, lines: &str) -> String {
-    let mut body = String::new();
-    for word in lines.lines().map(str::trim).filter(|l| !l.is_empty()) {
-        if word.starts_with('@') {
-            for piece in word.split_whitespace() {
-                let (_, text) = PIECES.iter().find(|(n, _)| *n == piece).unwrap_or_else(|| panic!("{name}: {piece}"));
-                body.push_str(text);
-                body.push('\n');
-            }
-        } else {
-            body.push_str(word);
-            body.push('\n');
-        }
-    }
-    if !body.contains("output ") {
-        body.push_str("output %y\n");
-    }
-    let used = |v: &str| body.split(|c: char| !(c.is_alphanumeric() || c == '%' || c == '_')).any(|w| w == v);
-    let declared = |v: &str| {
-        let starts = [format!("input {v}:"), format!("const {v}:"), format!("{v} = ")];
-        body.lines().any(|l| starts.iter().any(|s| l.starts_with(s)))
-    };
-    let usual: Vec<&str> = USUAL.iter().filter(|(v, _)| used(v) && !declared(v)).map(|(_, line)| *line).collect();
-    let text = format!("graph \"norm\"\nopset \"\" 23\n{}\n{body}", usual.join("\n"));
-    text.replace("T[", &format!("{dtype}[")).replace("=T}", &format!("={dtype}}}"))
+/// A row of a table.
+struct Row {
+    name: &'static str,
+    dtypes: Vec<DType>,
+    /// What follows name and dtypes.
+    says: Vec<&'static str>,
+    lines: Vec<&'static str>,
 }
 
-/// Every row has a name of its own.
-fn distinct<'a>(names: impl Iterator<Item = &'a str>) -> usize {
-    let names: Vec<&str> = names.collect();
-    let set: std::collections::BTreeSet<&str> = names.iter().copied().collect();
-    assert_eq!(set.len(), names.len(), "a name is there twice");
-    set.len()
+/// The rows of a table: `== name | dtypes | ...`, then the lines of a graph.
+fn table(text: &'static str) -> Vec<Row> {
+    let mut rows: Vec<Row> = Vec::new();
+    for line in text.lines().filter(|l| !l.is_empty() && !l.starts_with('#')) {
+        if let Some(head) = line.strip_prefix("== ") {
+            let mut fields = head.split(" | ");
+            let name = fields.next().unwrap();
+            assert!(rows.iter().all(|r| r.name != name), "{name} is there twice");
+            let dtypes = fields.next().unwrap().split(' ').map(|d| d.parse().unwrap()).collect();
+            rows.push(Row { name, dtypes, says: fields.collect(), lines: Vec::new() });
+        } else {
+            rows.last_mut().unwrap().lines.push(line);
+        }
+    }
+    rows
+}
+
+impl Row {
+    fn cases(&self) -> impl Iterator<Item = (&Self, DType)> {
+        self.dtypes.iter().map(move |d| (self, *d))
+    }
+
+    /// The graph in one of the dtypes.
+    fn graph(&self, dtype: DType) -> String {
+        let mut body = String::new();
+        for line in &self.lines {
+            let piece = |name| PIECES.iter().find(|(n, _)| *n == name).map(|(_, text)| *text).unwrap();
+            let lines = if line.starts_with('@') { line.split(' ').map(piece).collect() } else { vec![*line] };
+            body.extend(lines.iter().flat_map(|l| [l, "\n"]));
+        }
+        if !body.contains("output ") {
+            body.push_str("output %y\n");
+        }
+        let used = |v: &str| body.split(|c: char| !(c.is_alphanumeric() || c == '%' || c == '_')).any(|w| w == v);
+        let declared = |v: &str| {
+            let starts = [format!("input {v}:"), format!("const {v}:"), format!("{v} = ")];
+            body.lines().any(|l| starts.iter().any(|s| l.starts_with(s)))
+        };
+        let usual: Vec<&str> = USUAL.iter().filter(|(v, _)| used(v) && !declared(v)).map(|(_, line)| *line).collect();
+        let text = format!("graph \"norm\"\nopset \"\" 24\n{}\n{body}", usual.join("\n"));
+        text.replace("T[", &format!("{dtype}[")).replace("=T}", &format!("={dtype}}}"))
+    }
 }
 
 /// Checks every case, and only then fails: a change that breaks one row is judged by all that it breaks.

@@ -4,7 +4,7 @@ use super::hostile::{self, Rng, Row, WeightKind};
 use crate::{
     DType, Dim, Error, ErrorKind, Granularity, Op, Result, Shape, Tensor, Type,
     eval::{numbers::from_floats, shape::product},
-    fused::{InPort, Prologue},
+    fused::InPort,
 };
 
 /// What an operand is to the op, which decides what data is hostile to it.
@@ -62,12 +62,7 @@ pub(super) fn operands(op: &Op, types: &[Type]) -> Result<Vec<Operand>> {
             let (role, dtype, width) = match *port {
                 InPort::X | InPort::Residual => {
                     let role = if *port == InPort::X { Role::Rows } else { Role::Residual };
-                    let dtype = match f.prologue {
-                        Prologue::ResidualAdd(add) if *port == InPort::X => add.dtype,
-                        Prologue::ResidualAdd(add) => add.residual(),
-                        Prologue::None => sibling(0).input,
-                    };
-                    (role, dtype, Some(sibling(0).width))
+                    (role, f.rows_dtype(*port).unwrap_or(sibling(0).input), Some(sibling(0).width))
                 }
                 InPort::Rows(k) => (Role::Rows, sibling(k).input, Some(sibling(k).width)),
                 InPort::Weight(k) => {

@@ -163,8 +163,10 @@ fn check_fused_operand(args: &Args<'_>, f: &FusedNorm, port: usize, what: InPort
             let reads = |k: usize| matches!(what, InPort::X) || what == InPort::Rows(k);
             for (_, s) in f.siblings.iter().enumerate().filter(|(k, _)| reads(*k)) {
                 // Siblings read the sum; its first operand may be narrower.
-                let dtype = if let Prologue::ResidualAdd(add) = f.prologue { add.dtype } else { s.input };
-                args.expect_dtype(port, dtype)?;
+                args.expect_dtype(
+                    port,
+                    f.rows_dtype(what).filter(|_| f.prologue != Prologue::None).unwrap_or(s.input),
+                )?;
                 let Some(shape) = args.shape(port) else { continue };
                 let Some(last) = shape.last() else {
                     return Err(args.shape_error(port, "expected rows, found a scalar"));
@@ -179,8 +181,8 @@ fn check_fused_operand(args: &Args<'_>, f: &FusedNorm, port: usize, what: InPort
             Ok(())
         }
         InPort::Residual => {
-            if let Prologue::ResidualAdd(add) = f.prologue {
-                args.expect_dtype(port, add.residual())?;
+            if let Some(dtype) = f.rows_dtype(what) {
+                args.expect_dtype(port, dtype)?;
             }
             args.shape(0).map_or(Ok(()), |x| args.unify_shape(port, x).map(drop))
         }

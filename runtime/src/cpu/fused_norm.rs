@@ -98,12 +98,9 @@ impl<'a> Operands<'a> {
                     let readers =
                         if norm.source == Source::Shared { &norm.siblings[..] } else { &norm.siblings[k..=k] };
                     for sibling in readers {
-                        let dtype = match norm.prologue {
-                            Prologue::ResidualAdd(add) if port == InPort::X => add.dtype,
-                            Prologue::ResidualAdd(add) => add.residual(),
-                            Prologue::None => sibling.input,
-                        };
-                        expect_dtype(tensor, dtype).map_err(at)?;
+                        // A sum is read by the siblings in a dtype of its own, which `check` has compared with theirs.
+                        let added = norm.rows_dtype(port).filter(|_| norm.prologue != Prologue::None);
+                        expect_dtype(tensor, added.unwrap_or(sibling.input)).map_err(at)?;
                         expect_width(tensor, sibling.width).map_err(at)?;
                     }
                     if port == InPort::Residual {

@@ -41,13 +41,12 @@ fn operands(norm: &FusedNorm, lead: &[usize], kind: Kind, seed: u64) -> Vec<Tens
         .enumerate()
         .map(|(i, port)| {
             let seed = seed * 100 + i as u64;
-            let rows = |k: usize| {
-                let s = &norm.siblings[k];
-                tensor(s.input, &[lead, &[s.width as usize]].concat(), kind, seed)
-            };
             match port {
-                InPort::X | InPort::Residual => rows(0),
-                InPort::Rows(k) => rows(k),
+                InPort::X | InPort::Residual | InPort::Rows(_) => {
+                    let k = if let InPort::Rows(k) = port { k } else { 0 };
+                    let shape = [lead, &[norm.siblings[k].width as usize]].concat();
+                    tensor(norm.rows_dtype(port).unwrap(), &shape, kind, seed)
+                }
                 InPort::Weight(k) => {
                     let s = &norm.siblings[k];
                     tensor(s.weight.unwrap().dtype, &[s.width as usize], Kind::Tame, seed)
@@ -172,20 +171,25 @@ fn random_descriptors() {
     for seed in 0..600 {
         let mut pick = |n: usize| noise.below(n);
         let input = types[pick(3)];
+        let residual = pick(2) == 0;
+        let sum = if residual { types[pick(3)] } else { input };
         let width = 16 * (1 + pick(20)) as u64;
         let siblings = (0..=pick(3))
             .map(|_| {
                 let compute = if pick(3) > 0 { DType::F32 } else { types[pick(3)] };
                 let epilogues = if pick(3) > 0 { vec![schemes[pick(schemes.len())].clone()] } else { Vec::new() };
-                let weight = Weight { dtype: types[pick(3)], plus_one: pick(2) == 0, product: None };
+                let normed = types[pick(3)];
+                let unless = |d: DType, usual| (d != usual).then_some(d);
+                let product = unless(types[pick(3)], normed);
+                let weight = Weight { dtype: types[pick(3)], plus_one: pick(2) == 0, product };
                 Sibling {
                     width,
-                    input,
+                    input: sum,
                     compute,
-                    squares: None,
+                    squares: if pick(3) > 0 { None } else { unless(types[pick(3)], compute) },
                     eps: F32::new([1e-6, 1e-5, 0.0, 1.0][pick(4)]),
                     root: [Root::ReciprocalSqrt, Root::Rsqrt, Root::DivideBySqrt][pick(3)],
-                    normed: types[pick(3)],
+                    normed,
                     weight: (pick(4) > 0).then_some(weight),
                     output: types[pick(3)],
                     emit_normed: true,
@@ -193,11 +197,13 @@ fn random_descriptors() {
                 }
             })
             .collect();
-        let residual = pick(2) == 0;
+        let emit_sum = residual && pick(2) == 0;
+        let emitted = if emit_sum && pick(2) == 0 { types[pick(3)] } else { sum };
+        let add = ResidualAdd::new([input, types[pick(3)]], sum, emitted);
         let fused = FusedNorm {
-            prologue: if residual { Prologue::ResidualAdd(ResidualAdd::of(input)) } else { Prologue::None },
+            prologue: if residual { Prologue::ResidualAdd(add) } else { Prologue::None },
             source: Source::Shared,
-            emit_sum: residual && pick(2) == 0,
+            emit_sum,
             siblings,
         };
         check_norm(&fused, &[1 + pick(70)], KINDS[pick(4)], seed);

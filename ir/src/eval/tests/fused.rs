@@ -97,6 +97,67 @@ fn variants_are_different_functions() {
     let squares: Vec<f32> = x.iter().map(|v| r(v * v)).collect();
     let rounded = r(1.0 / r(r(r(num::row_sum(&squares) / N as f32) + r(1e-6)).sqrt()));
     assert_eq!(run(&|s| s.compute = DType::BF16), with(&|x, w| r(x * rounded) * w));
+    let narrow = 1.0 / (num::row_sum(&squares) / N as f32 + 1e-6).sqrt();
+    assert_eq!(run(&|s| s.squares = Some(DType::BF16)), with(&|x, w| x * narrow * w));
+    let wide = |plus_one| Some(Weight { dtype: DType::BF16, plus_one, product: Some(DType::F32) });
+    let rounded_first = |s: &mut Sibling, plus_one| (s.normed, s.weight) = (DType::BF16, wide(plus_one));
+    assert_eq!(run(&|s| rounded_first(s, false)), with(&|x, w| r(x * rstd) * w));
+    assert_eq!(run(&|s| rounded_first(s, true)), with(&|x, w| r(x * rstd) * (1.0 + w)));
+}
+
+#[test]
+fn a_sum_is_read_as_it_is_kept_and_handed_out_as_it_is_emitted() {
+    const N: usize = 40;
+    let (a, b) = (values(N, 1), values(N, 2).iter().map(|v| v * 1.01).collect::<Vec<_>>());
+    let (ta, tb) = (bf16(&[1, N], &a), f(&[1, N], &b));
+    let op = FusedNorm {
+        prologue: Prologue::ResidualAdd(ResidualAdd::new([DType::BF16, DType::F32], DType::F32, DType::BF16)),
+        source: Source::Shared,
+        emit_sum: true,
+        siblings: vec![Sibling {
+            input: DType::F32,
+            weight: None,
+            normed: DType::F32,
+            output: DType::F32,
+            ..sibling(N as u64)
+        }],
+    };
+    let out = fused_norm(&op, &[Some(&ta), Some(&tb)]).unwrap();
+    let sum: Vec<f32> = a.iter().zip(&b).map(|(a, b)| a + b).collect();
+    assert_eq!((out[0].dtype(), floats(&out[0]).unwrap()), (DType::BF16, sum.iter().map(|v| r(*v)).collect()));
+    let rstd = 1.0 / (num::row_sum_squares(&sum) / N as f32 + 1e-6).sqrt();
+    assert_eq!(floats(&out[1]).unwrap(), sum.iter().map(|h| h * rstd).collect::<Vec<_>>());
+    let swapped = fused_norm(&op, &[Some(&tb), Some(&ta)]).unwrap_err();
+    assert_eq!((swapped.kind, swapped.port.as_deref()), (ErrorKind::DType, Some("x")));
+}
+
+#[test]
+fn a_descriptor_says_each_dtype_in_one_way() {
+    let op = |edit: &dyn Fn(&mut FusedNorm)| {
+        let mut op = FusedNorm {
+            prologue: Prologue::ResidualAdd(ResidualAdd::of(DType::BF16)),
+            source: Source::Shared,
+            emit_sum: true,
+            siblings: vec![sibling(4)],
+        };
+        edit(&mut op);
+        op.check().map_or_else(|e| e, |()| "sound".into())
+    };
+    assert_eq!(op(&|_| ()), "sound");
+    let add = |residual, sum, emitted| {
+        op(&|o| o.prologue = Prologue::ResidualAdd(ResidualAdd { dtype: DType::BF16, residual, sum, emitted }))
+    };
+    assert!(add(Some(DType::BF16), None, None).contains("left out"));
+    assert!(add(None, Some(DType::BF16), None).contains("left out"));
+    assert!(add(None, None, Some(DType::BF16)).contains("left out"));
+    assert!(add(None, None, Some(DType::F64)).contains("prologue.emitted"));
+    assert!(add(None, Some(DType::F32), None).contains("siblings[0].input"));
+    assert!(op(&|o| o.siblings[0].squares = Some(DType::F32)).contains("siblings[0].squares"));
+    let product = |d| op(&|o| o.siblings[0].weight.as_mut().unwrap().product = Some(d));
+    assert!(product(DType::BF16).contains("left out") && product(DType::F64).contains("weight.product"));
+    let unread = ResidualAdd { emitted: Some(DType::F32), ..ResidualAdd::of(DType::BF16) };
+    let silent = op(&|o| (o.prologue, o.emit_sum) = (Prologue::ResidualAdd(unread), false));
+    assert!(silent.contains("not handed out"), "{silent}");
 }
 
 #[test]
