@@ -705,8 +705,10 @@ impl<'a> Builder<'a> {
             })
             .collect();
         let core = self.core(ports.keys().copied());
+        // Behind the results, too: a value of which only the shape is asked, which the rows can tell.
+        let within = |n: &NodeId| core.contains(n) || self.downstream.contains(n);
         let replaced: Vec<NodeId> =
-            self.nodes.iter().copied().filter(|n| core.contains(n) && !live.contains(n)).collect();
+            self.nodes.iter().copied().filter(|n| within(n) && !live.contains(n)).collect();
         let core = self.made_of_rows(&operands, &replaced);
         let quants = self.members.iter().flat_map(|m| &m.epilogues).flat_map(|e| &e.quants);
         Candidate {
