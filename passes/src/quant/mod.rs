@@ -260,7 +260,9 @@ fn views_behind(graph: &Graph, of: impl Iterator<Item = ValueId>, nodes: &mut BT
     let mut queue: Vec<ValueId> = of.collect();
     while let Some(v) = queue.pop() {
         for (user, port) in graph.users(v) {
-            if port == 0 && is_copy(graph, user) && nodes.insert(user) {
+            // A view of no known shape cannot be said anew, so it stays.
+            let known = graph.node(user).outputs.iter().all(|v| typed(graph, *v).is_some());
+            if port == 0 && known && is_copy(graph, user) && nodes.insert(user) {
                 queue.extend(&graph.node(user).outputs);
             }
         }
