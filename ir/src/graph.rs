@@ -6,7 +6,8 @@
 //!   an eps that 100,000 norms share is no hub.
 //! - every use of a node's output is one edge that carries (source port, destination port), so users of a value are
 //!   found without a scan.
-//! - ids are dense, stable, and handed out in order of creation; nothing iterates a hash map, so equal input gives
+//! - ids are dense, stable, and handed out in order of creation, never twice: the place of a removed node stays empty, so
+//!   that a list of nodes made before does not come to mean another; nothing iterates a hash map, so equal input gives
 //!   equal output.
 
 use std::{
@@ -139,7 +140,8 @@ pub struct Graph {
     pub name: String,
     /// Model-level facts.
     pub info: ModelInfo,
-    nodes: StableDiGraph<Node, Use, u32>,
+    nodes: StableDiGraph<Option<Node>, Use, u32>,
+    live: usize,
     values: Vec<Option<Value>>,
     inputs: Vec<ValueId>,
     outputs: Vec<GraphOutput>,
@@ -226,13 +228,14 @@ impl Graph {
             provenance: Provenance::default(),
             body: None,
         };
-        let id = NodeId(self.nodes.add_node(node).index() as u32);
+        let id = NodeId(self.nodes.add_node(Some(node)).index() as u32);
+        self.live += 1;
         let outputs: Vec<ValueId> = outputs
             .into_iter()
             .enumerate()
             .map(|(port, name)| self.push_value(Value { name, ty: Type::default(), def: Def::Node { node: id, port } }))
             .collect();
-        self.nodes[ix(id)].outputs = outputs;
+        self.node_mut(id).outputs = outputs;
         for (port, value) in inputs.iter().enumerate() {
             if let Some(value) = value {
                 self.link(*value, id, port);
@@ -284,12 +287,16 @@ impl Graph {
     /// # Panics
     /// If the node was removed or is of another graph.
     pub fn node(&self, id: NodeId) -> &Node {
-        &self.nodes[ix(id)]
+        self.try_node(id).expect("node was removed")
+    }
+
+    fn node_mut(&mut self, id: NodeId) -> &mut Node {
+        self.nodes[ix(id)].as_mut().expect("node was removed")
     }
 
     /// A node, if it is still there.
     pub fn try_node(&self, id: NodeId) -> Option<&Node> {
-        self.nodes.node_weight(ix(id))
+        self.nodes.node_weight(ix(id))?.as_ref()
     }
 
     /// The parts of a node that may change without touching edges: name, provenance, body.
@@ -297,7 +304,7 @@ impl Graph {
     /// # Panics
     /// As [`Graph::node`].
     pub fn node_meta_mut(&mut self, id: NodeId) -> (&mut String, &mut Provenance, &mut Option<Arc<Graph>>) {
-        let n = &mut self.nodes[ix(id)];
+        let n = self.node_mut(id);
         (&mut n.name, &mut n.provenance, &mut n.body)
     }
 
@@ -332,12 +339,12 @@ impl Graph {
 
     /// Live nodes in order of creation.
     pub fn nodes(&self) -> impl Iterator<Item = (NodeId, &Node)> + '_ {
-        self.nodes.node_indices().map(|i| (NodeId(i.index() as u32), &self.nodes[i]))
+        self.nodes.node_indices().filter_map(|i| Some((NodeId(i.index() as u32), self.nodes[i].as_ref()?)))
     }
 
     /// Number of live nodes.
     pub fn node_count(&self) -> usize {
-        self.nodes.node_count()
+        self.live
     }
 
     /// Live values in order of creation.

@@ -198,6 +198,12 @@ pub fn build(
             None => return Err(refusal("rms_norm")),
         }
     }
+    let (_, read) = b.liveness(&b.ports());
+    if read.iter().all(|p| *p == Port::Sum) {
+        let hint = "nobody reads the norm's result, at most its shape".into();
+        let node = Some(norms[0].anchor);
+        return Err(Refusal { rule: "rms_norm", precondition: "saves_something", node, hint });
+    }
     let mut candidate = b.finish();
     // A given scale that is made of what the norm gives is none: that quantiser stays outside.
     while let Some((k, e, v)) = candidate.operands.iter().find_map(|(port, v)| match *port {
@@ -705,8 +711,16 @@ impl<'a> Builder<'a> {
             })
             .collect();
         let core = self.core(ports.keys().copied());
+        // Behind the results, too: a value of which only the shape is asked, which the rows can tell.
+        let mut within = core;
+        for id in &self.nodes {
+            let made = |v: ValueId| self.graph.producer(v).is_some_and(|(p, _)| within.contains(&p));
+            if self.graph.node(*id).operands().any(|(_, v)| made(v)) {
+                within.insert(*id);
+            }
+        }
         let replaced: Vec<NodeId> =
-            self.nodes.iter().copied().filter(|n| core.contains(n) && !live.contains(n)).collect();
+            self.nodes.iter().copied().filter(|n| within.contains(n) && !live.contains(n)).collect();
         let core = self.made_of_rows(&operands, &replaced);
         let quants = self.members.iter().flat_map(|m| &m.epilogues).flat_map(|e| &e.quants);
         Candidate {

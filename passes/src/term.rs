@@ -255,7 +255,13 @@ impl Analysis<Term> for Analyse {
             Term::Int(i) => Facts { int: Some(*i), ..Facts::default() },
             Term::Ty(t) => Facts { ty: Some(*t), ..Facts::default() },
             Term::Tag(t) => Facts { tag: Some(*t), ..Facts::default() },
-            Term::Num(n) => Facts { dtype: Some(n.dtype), konst: Some(n.value()), one: true, ..Facts::default() },
+            // No rule asks for a NaN, and one that is unequal to itself would be merged for ever.
+            Term::Num(n) => Facts {
+                dtype: Some(n.dtype),
+                konst: Some(n.value()).filter(|v| !v.is_nan()),
+                one: true,
+                ..Facts::default()
+            },
             Term::Leaf(Leaf(i)) => eg.analysis.leaves.get(*i as usize).map_or_else(Facts::default, |l| Facts {
                 dtype: Some(l.dtype),
                 one: l.one,

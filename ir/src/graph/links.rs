@@ -113,7 +113,7 @@ mod tests {
                 let edge = first(g);
                 g.nodes[edge].from_port = 3;
             }),
-            breaks(|g, _, _, add| g.nodes[ix(add)].inputs[1] = None),
+            breaks(|g, _, _, add| g.node_mut(add).inputs[1] = None),
         ];
         assert!(says.iter().all(|s| s.contains("an edge says")), "{says:?}");
     }
@@ -124,7 +124,7 @@ mod tests {
         assert!(unlisted.contains("`x` does not list this use"), "{unlisted}");
         let extra = breaks(|g, x, abs, _| _ = g.leaf_uses.entry(x).or_default().insert((abs, 7)));
         assert!(extra.contains("3 uses are listed"), "{extra}");
-        let stolen = breaks(|g, x, abs, _| g.nodes[ix(abs)].outputs[0] = x);
+        let stolen = breaks(|g, x, abs, _| g.node_mut(abs).outputs[0] = x);
         assert!(stolen.contains("another's"), "{stolen}");
         let missing = breaks(|g, _, _, _| g.values[1] = None);
         assert!(missing.contains("does not exist") || missing.contains("another's"), "{missing}");

@@ -14,7 +14,7 @@ impl Graph {
         if let Some(old) = self.node(user).inputs[port] {
             self.unlink(old, user, port);
         }
-        self.nodes[ix(user)].inputs[port] = value;
+        self.node_mut(user).inputs[port] = value;
         if let Some(new) = value {
             self.link(new, user, port);
         }
@@ -37,7 +37,7 @@ impl Graph {
     /// # Errors
     /// `Structure` if the numbers differ.
     pub fn set_op(&mut self, id: NodeId, op: Op) -> Result<()> {
-        let node = &self.nodes[ix(id)];
+        let node = self.node(id);
         let (min, max) = op.arity();
         let n = node.inputs.len();
         if n < min || max.is_some_and(|m| n > m) || op.num_outputs() != node.outputs.len() {
@@ -47,7 +47,7 @@ impl Graph {
             )
             .at_node(node.name.clone()));
         }
-        self.nodes[ix(id)].op = op;
+        self.node_mut(id).op = op;
         Ok(())
     }
 
@@ -72,7 +72,8 @@ impl Graph {
         for v in node.outputs {
             self.values[v.index()] = None;
         }
-        self.nodes.remove_node(ix(id));
+        self.nodes[ix(id)] = None;
+        self.live -= 1;
         Ok(())
     }
 

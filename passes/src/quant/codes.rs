@@ -241,7 +241,12 @@ fn linear(
         _ => return None,
     };
     let zero = node.input(2).filter(|z| !is_zero(graph, *z));
-    if zero.is_some() {
+    if let Some(z) = zero {
+        // An op takes one zero point, or one a channel.
+        let one = typed(graph, z)?.1.numel().as_const() == Some(1);
+        if !one && scheme.granularity != Granularity::Channel {
+            return None;
+        }
         scheme.zero_point = ZeroPoint::Given;
     }
     Some(Codes {

@@ -126,18 +126,21 @@ pub fn find(graph: &Graph, anchor: NodeId) -> Result<Quant, Miss> {
         let (held, _) = typed(graph, q.v).ok_or(Miss::None)?;
         let compute = q.scheme.compute;
         q.scheme.factor = c.steps(c.points.len() - 1, compute, held);
+        // QuantizeLinear may divide in another type than its scale has, and round both on the way. A chain of steps begins
+        // in the type of the division, so it can only say that of a scale without steps.
+        let scale = codes.factor.and_then(|(f, _)| typed(graph, f)).map_or(compute, |(d, _)| d);
+        let rounded = scale != compute && !c.raws.is_empty();
+        if rounded || (c.base != Base::Given && !held.embeds_in(compute)) {
+            let hint = format!("values are divided in {compute}, and the scale is computed in {scale} from {held}");
+            let rule = crate::rules::quantiser_rule(&q);
+            return Err(Miss::Nearest(Refusal { rule, precondition: "scheme", node: Some(anchor), hint }));
+        }
         match c.base {
             Base::Given => {
                 q.scheme.origin = Origin::Given;
                 if q.scheme.granularity != Granularity::Channel {
                     q.scheme.granularity = Granularity::Tensor;
                 }
-            }
-            // QuantizeLinear may divide in a type that the data is rounded to, but only after its magnitude was taken.
-            Base::Amax(_) if !held.embeds_in(compute) => {
-                let hint = format!("a value of {held} is divided in {compute}, and its scale was computed before that");
-                let rule = crate::rules::quantiser_rule(&q);
-                return Err(Miss::Nearest(Refusal { rule, precondition: "scheme", node: Some(anchor), hint }));
             }
             Base::Amax(width) => {
                 q.scheme.origin = Origin::Amax;
@@ -260,7 +263,9 @@ fn views_behind(graph: &Graph, of: impl Iterator<Item = ValueId>, nodes: &mut BT
     let mut queue: Vec<ValueId> = of.collect();
     while let Some(v) = queue.pop() {
         for (user, port) in graph.users(v) {
-            if port == 0 && is_copy(graph, user) && nodes.insert(user) {
+            // A view of no known shape cannot be said anew, so it stays.
+            let known = graph.node(user).outputs.iter().all(|v| typed(graph, *v).is_some());
+            if port == 0 && known && is_copy(graph, user) && nodes.insert(user) {
                 queue.extend(&graph.node(user).outputs);
             }
         }
