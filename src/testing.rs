@@ -106,8 +106,8 @@ fn canonical(graph: &Graph, rename: bool) -> Graph {
     for out in graph.outputs() {
         let value = c.value(out.value);
         c.made.add_output(out.name.clone(), value);
-        if let Some(new) = c.made.outputs_mut().last_mut() {
-            new.declared = out.declared.clone();
+        if let Some(new) = c.made.declared_mut().next_back() {
+            new.clone_from(&out.declared);
         }
     }
     c.made

@@ -149,9 +149,9 @@ impl Dim {
     fn times(&self, other: &Self) -> Self {
         match (self.as_const(), other.as_const()) {
             (Some(a), Some(b)) => return a.checked_mul(b).map_or_else(Self::overflow, Self::from),
-            (Some(1), _) => return other.clone(),
-            (_, Some(1)) => return self.clone(),
-            _ => {}
+            (Some(c), None) => return other.scaled(c),
+            (None, Some(c)) => return self.scaled(c),
+            (None, None) => {}
         }
         if self.0.len() * other.0.len() > 4 * MAX_WEIGHT {
             return Self::complex();
@@ -172,6 +172,33 @@ impl Dim {
             }
         }
         Self::from_terms(terms)
+    }
+
+    /// The product of sizes; 1 of none.
+    pub fn product(sizes: &[Self]) -> Self {
+        let mut number = Some(1i64);
+        let mut rest: Option<Self> = None;
+        for d in sizes {
+            match d.as_const() {
+                Some(0) => return Self::from(0),
+                Some(c) => number = number.and_then(|n| n.checked_mul(c)),
+                None => rest = Some(rest.map_or_else(|| d.clone(), |r| &r * d)),
+            }
+        }
+        let number = number.map_or_else(Self::overflow, Self::from);
+        rest.map_or(number.clone(), |r| &number * &r)
+    }
+
+    /// A number times the expression: as many terms, or none.
+    fn scaled(&self, by: i64) -> Self {
+        match by {
+            0 => Self::from(0),
+            1 => self.clone(),
+            _ => {
+                let terms = self.0.iter().map(|(m, c)| Some((m.clone(), c.checked_mul(by)?)));
+                terms.collect::<Option<_>>().map_or_else(Self::overflow, |t| Self(Arc::new(t)))
+            }
+        }
     }
 
     fn atom(atom: Atom) -> Self {

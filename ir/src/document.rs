@@ -291,8 +291,8 @@ fn build(
             ))
         })?;
         graph.add_output(out.name, *id);
-        if let Some(last) = graph.outputs_mut().last_mut() {
-            last.declared = out.declared;
+        if let Some(last) = graph.declared_mut().next_back() {
+            *last = out.declared;
         }
     }
     Ok((graph, depth))

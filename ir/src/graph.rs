@@ -146,7 +146,9 @@ pub struct Graph {
     inputs: Vec<ValueId>,
     outputs: Vec<GraphOutput>,
     /// Uses of values that have no producing node: (user, port).
-    leaf_uses: BTreeMap<ValueId, BTreeSet<(NodeId, usize)>>,
+    leaf_uses: Vec<BTreeSet<(NodeId, u32)>>,
+    /// For each value, how many of the graph's results it is.
+    results: Vec<u32>,
 }
 
 impl Graph {
@@ -160,6 +162,8 @@ impl Graph {
     fn push_value(&mut self, value: Value) -> ValueId {
         let id = ValueId(u32::try_from(self.values.len()).expect("fewer than 2^32 values"));
         self.values.push(Some(value));
+        self.leaf_uses.push(BTreeSet::new());
+        self.results.push(0);
         id
     }
 
@@ -246,6 +250,9 @@ impl Graph {
 
     /// Declares a result of the graph.
     pub fn add_output(&mut self, name: impl Into<String>, value: ValueId) {
+        if let Some(n) = self.results.get_mut(value.index()) {
+            *n += 1;
+        }
         self.outputs.push(GraphOutput { name: name.into(), value, declared: Type::default() });
     }
 
@@ -255,7 +262,7 @@ impl Graph {
                 self.nodes.add_edge(ix(node), ix(user), Use { from_port: from as u32, to_port: port as u32 });
             }
             _ => {
-                self.leaf_uses.entry(value).or_default().insert((user, port));
+                self.leaf_uses[value.index()].insert((user, port as u32));
             }
         }
     }
@@ -275,8 +282,8 @@ impl Graph {
             if let Some(edge) = edge {
                 self.nodes.remove_edge(edge);
             }
-        } else if let Some(uses) = self.leaf_uses.get_mut(&value) {
-            uses.remove(&(user, port));
+        } else {
+            self.leaf_uses[value.index()].remove(&(user, port as u32));
         }
     }
 
@@ -373,9 +380,9 @@ impl Graph {
         &self.outputs
     }
 
-    /// Graph results, for setting declared types.
-    pub fn outputs_mut(&mut self) -> &mut [GraphOutput] {
-        &mut self.outputs
+    /// The declared types of the graph's results, in order.
+    pub fn declared_mut(&mut self) -> impl DoubleEndedIterator<Item = &mut Type> {
+        self.outputs.iter_mut().map(|o| &mut o.declared)
     }
 
     /// The producing node and port, if a node makes the value.
@@ -388,22 +395,35 @@ impl Graph {
 
     /// Nodes that read a value, with the port, sorted.
     pub fn users(&self, value: ValueId) -> Vec<(NodeId, usize)> {
-        let mut users: Vec<_> = match self.value(value).def {
-            Def::Node { node, port } => self
-                .nodes
-                .edges_directed(ix(node), Direction::Outgoing)
-                .filter(|e| e.weight().from_port as usize == port)
-                .map(|e| (NodeId(e.target().index() as u32), e.weight().to_port as usize))
-                .collect(),
-            _ => self.leaf_uses.get(&value).into_iter().flatten().copied().collect(),
-        };
+        let mut users: Vec<_> = self.uses(value).collect();
         users.sort_unstable();
         users
     }
 
+    /// As [`Graph::users`], one at a time and in no order: for questions that the first few answer, of values that may
+    /// have very many users.
+    pub fn uses(&self, value: ValueId) -> impl Iterator<Item = (NodeId, usize)> + '_ {
+        let (made, leaf) = match self.value(value).def {
+            Def::Node { node, port } => (Some((node, port)), None),
+            _ => (None, Some(&self.leaf_uses[value.index()])),
+        };
+        let made = made.into_iter().flat_map(|(node, port)| {
+            let edges = self.nodes.edges_directed(ix(node), Direction::Outgoing);
+            edges
+                .filter(move |e| e.weight().from_port as usize == port)
+                .map(|e| (NodeId(e.target().index() as u32), e.weight().to_port as usize))
+        });
+        made.chain(leaf.into_iter().flatten().map(|(n, p)| (*n, *p as usize)))
+    }
+
     /// True if the value is a result of the graph.
     pub fn is_output(&self, value: ValueId) -> bool {
-        self.outputs.iter().any(|o| o.value == value)
+        self.results.get(value.index()).is_some_and(|n| *n > 0)
+    }
+
+    /// True if a node reads the value, or it is a result of the graph.
+    pub fn is_read(&self, value: ValueId) -> bool {
+        self.is_output(value) || self.uses(value).next().is_some()
     }
 
     /// Live nodes, producers before users; among nodes that are ready, the oldest first.
@@ -411,6 +431,11 @@ impl Graph {
     /// # Errors
     /// `Structure` with a node on a cycle.
     pub fn topo_order(&self) -> Result<Vec<NodeId>> {
+        // Most graphs are created in that order already.
+        let after = |id: NodeId, v: ValueId| self.producer(v).is_none_or(|(from, _)| from < id);
+        if self.nodes().all(|(id, node)| node.operands().all(|(_, v)| after(id, v))) {
+            return Ok(self.nodes().map(|(id, _)| id).collect());
+        }
         let mut missing = vec![0usize; self.node_bound()];
         let mut ready = BinaryHeap::new();
         for (id, node) in self.nodes() {

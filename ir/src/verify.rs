@@ -28,7 +28,19 @@ impl Graph {
     pub fn verify(&self) -> Result<()> {
         verify(self, 0, &mut HashSet::new())
     }
+
+    /// As [`Graph::verify`], of a graph whose types [`infer`](infer::infer) has just stored: they are what inferring once
+    /// more would find, so all but that is checked.
+    ///
+    /// # Errors
+    /// As [`Graph::verify`].
+    pub fn verify_inferred(&self) -> Result<()> {
+        verify_structure(self, 0, &mut HashSet::new())
+    }
 }
+
+/// Names that were met: a graph has one a value, and the standard hasher would take as long as all other checks.
+type Names<'g> = HashSet<&'g str, foldhash::fast::RandomState>;
 
 fn bad(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::Structure, message)
@@ -36,6 +48,12 @@ fn bad(message: impl Into<String>) -> Error {
 
 /// `done` are the bodies that were verified already: repeated layers share theirs.
 fn verify(graph: &Graph, depth: usize, done: &mut HashSet<*const Graph>) -> Result<()> {
+    verify_structure(graph, depth, done)?;
+    check_types(graph)
+}
+
+/// All but the types of results.
+fn verify_structure(graph: &Graph, depth: usize, done: &mut HashSet<*const Graph>) -> Result<()> {
     graph.check_links()?;
     check_values(graph)?;
     check_ports(graph)?;
@@ -45,11 +63,11 @@ fn verify(graph: &Graph, depth: usize, done: &mut HashSet<*const Graph>) -> Resu
             check_body(graph, node, body, depth, done).map_err(|e| e.at_node(node.name.clone()))?;
         }
     }
-    check_types(graph)
+    Ok(())
 }
 
 fn check_values(graph: &Graph) -> Result<()> {
-    let mut names = HashSet::new();
+    let mut names = Names::with_capacity_and_hasher(graph.value_bound(), foldhash::fast::RandomState::default());
     let mut inputs = 0usize;
     for (id, value) in graph.values() {
         if value.name.is_empty() {
@@ -109,7 +127,7 @@ fn check_own_scheme(value: &Value) -> Result<()> {
 }
 
 fn check_ports(graph: &Graph) -> Result<()> {
-    let mut names = HashSet::new();
+    let mut names = Names::default();
     for output in graph.outputs() {
         let Some(value) = graph.try_value(output.value) else {
             return Err(bad(format!("result `{}` of the graph: its value does not exist", output.name)));
@@ -147,20 +165,19 @@ fn check_body(graph: &Graph, node: &Node, body: &Graph, depth: usize, done: &mut
     };
     expect("inputs", node.inputs.len(), body.inputs().len())?;
     expect("results", node.outputs.len(), body.outputs().len())?;
-    let pair = |outer: Option<ValueId>, inner: Option<ValueId>, port: String| {
-        let ty = |g: &Graph, v: Option<ValueId>| v.and_then(|v| g.try_value(v)).map(|v| v.ty.clone());
-        match (ty(graph, outer), ty(body, inner)) {
-            (Some(outer), Some(inner)) => infer::compare(&inner, &outer).map_err(|e| {
-                Error::new(e.kind, format!("its body disagrees with the node: {}", e.message)).at_port(port)
-            }),
-            _ => Ok(()),
-        }
+    let pair = |outer: Option<ValueId>, inner: Option<ValueId>| {
+        let outer = outer.and_then(|v| graph.try_value(v));
+        let inner = inner.and_then(|v| body.try_value(v));
+        let (Some(outer), Some(inner)) = (outer, inner) else { return Ok(()) };
+        infer::compare(&inner.ty, &outer.ty)
+            .map_err(|e| Error::new(e.kind, format!("its body disagrees with the node: {}", e.message)))
     };
     for (port, v) in node.inputs.iter().enumerate() {
-        pair(*v, body.inputs().get(port).copied(), infer::operand_name(&node.op, port))?;
+        pair(*v, body.inputs().get(port).copied()).map_err(|e| e.at_port(infer::operand_name(&node.op, port)))?;
     }
     for (port, v) in node.outputs.iter().enumerate() {
-        pair(Some(*v), body.outputs().get(port).map(|o| o.value), infer::result_name(&node.op, port))?;
+        let inner = body.outputs().get(port).map(|o| o.value);
+        pair(Some(*v), inner).map_err(|e| e.at_port(infer::result_name(&node.op, port)))?;
     }
     if !done.insert(std::ptr::from_ref(body)) {
         return Ok(());

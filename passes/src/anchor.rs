@@ -65,16 +65,16 @@ fn is_float(graph: &Graph, id: NodeId) -> bool {
 /// True if a root is taken of a value, after views and arithmetic with constants.
 fn is_rooted(graph: &Graph, value: ValueId, steps: usize) -> bool {
     steps > 0
-        && graph.users(value).iter().any(|(user, port)| {
-            let node = graph.node(*user);
-            let with_constant = || node.input(1 - port.min(&1)).is_some_and(|v| known(graph, v).is_some());
+        && graph.uses(value).any(|(user, port)| {
+            let node = graph.node(user);
+            let with_constant = || node.input(1 - port.min(1)).is_some_and(|v| known(graph, v).is_some());
             match &node.op {
                 Op::Unary(UnaryOp::Sqrt | UnaryOp::Rsqrt) => true,
-                Op::Binary(BinaryOp::Pow) => *port == 0,
+                Op::Binary(BinaryOp::Pow) => port == 0,
                 Op::Binary(BinaryOp::Add | BinaryOp::Sub | BinaryOp::Mul | BinaryOp::Div) if with_constant() => {
                     is_rooted(graph, node.outputs[0], steps - 1)
                 }
-                op if *port == 0 && (is_view(op) || matches!(op, Op::Cast { .. })) => {
+                op if port == 0 && (is_view(op) || matches!(op, Op::Cast { .. })) => {
                     is_rooted(graph, node.outputs[0], steps - 1)
                 }
                 _ => false,

@@ -3,10 +3,13 @@
 //! Inputs are the op's operands and outputs its ports, in port order. Values are numbered, not named, and symbolic
 //! sizes are renamed, so that equal fusions in different layers have equal bodies.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use normfuse_ir::{
-    Dim, Graph, Op, Shape, Tensor, Type, ValueId,
+    DType, Dim, Graph, Op, Shape, Tensor, Type, Value, ValueId,
     fused::{InPort, OutPort},
     infer,
 };
@@ -45,6 +48,36 @@ fn belongs(operand: InPort, port: OutPort) -> bool {
         InPort::X | InPort::Residual => true,
         InPort::Rows(own) | InPort::Weight(own) => own == k,
         InPort::Scale(own, of) | InPort::ZeroPoint(own, of) => own == k && e == Some(of),
+    }
+}
+
+/// Bodies that were cut: fusions that are equal but for their place share one, which is verified and written once, and
+/// takes no more memory however often a layer repeats it.
+#[derive(Debug, Default)]
+pub struct Bodies(HashMap<Key, Arc<Graph>>);
+
+/// All that is in a body. Values are numbered in the order in which the body was built, so equal bodies have equal keys.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Key {
+    inputs: Vec<(Option<DType>, Option<Shape>)>,
+    constants: Vec<(ValueId, DType, Vec<usize>, Vec<u8>)>,
+    nodes: Vec<(Op, Vec<Option<ValueId>>)>,
+    results: Vec<ValueId>,
+}
+
+impl Bodies {
+    /// The body, or an equal one that was shared before.
+    pub fn share(&mut self, body: Graph) -> Arc<Graph> {
+        let input = |v: &ValueId| (body.value(*v).ty.dtype, body.value(*v).ty.shape.clone());
+        let constant =
+            |(id, v): (ValueId, &Value)| v.as_const().map(|t| (id, t.dtype(), t.shape().to_vec(), t.bytes().to_vec()));
+        let key = Key {
+            inputs: body.inputs().iter().map(input).collect(),
+            constants: body.values().filter_map(constant).collect(),
+            nodes: body.nodes().map(|(_, n)| (n.op.clone(), n.inputs.clone())).collect(),
+            results: body.outputs().iter().map(|o| o.value).collect(),
+        };
+        Arc::clone(self.0.entry(key).or_insert_with(|| Arc::new(body)))
     }
 }
 

@@ -412,7 +412,7 @@ impl<'a> Builder<'a> {
         let product = &norm.results[0].1;
         let narrowed = (1..count).find(|r| {
             let cast = &norm.results[*r].1;
-            let only = product.iter().flat_map(|v| self.graph.users(*v)).all(|(n, _)| {
+            let only = product.iter().flat_map(|v| self.graph.uses(*v)).all(|(n, _)| {
                 let out = self.graph.node(n).outputs[0];
                 cast.contains(&out) || product.contains(&out)
             });
@@ -526,9 +526,8 @@ impl<'a> Builder<'a> {
                 let needed = self.graph.is_output(*v)
                     || self
                         .graph
-                        .users(*v)
-                        .iter()
-                        .any(|(u, _)| (!self.inside.contains(u) || live.contains(u)) && !answered(*u));
+                        .uses(*v)
+                        .any(|(u, _)| (!self.inside.contains(&u) || live.contains(&u)) && !answered(u));
                 if !needed {
                     continue;
                 }
@@ -598,12 +597,13 @@ impl<'a> Builder<'a> {
                     .filter(|n| live.contains(n) && self.downstream.contains(n) && !(spare && harmless(n)))
             };
             // The one that is read from outside keeps those before it alive; that is the one to name.
-            let direct =
-                |n: &NodeId| {
-                    self.graph.node(*n).outputs.iter().any(|v| {
-                        self.graph.is_output(*v) || self.graph.users(*v).iter().any(|(u, _)| !core.contains(u))
-                    })
-                };
+            let direct = |n: &NodeId| {
+                self.graph
+                    .node(*n)
+                    .outputs
+                    .iter()
+                    .any(|v| self.graph.is_output(*v) || self.graph.uses(*v).any(|(u, _)| !core.contains(&u)))
+            };
             escaping().find(direct).or_else(|| escaping().next())
         };
         for (k, m) in self.members.iter().enumerate() {
@@ -721,7 +721,10 @@ impl<'a> Builder<'a> {
         }
         let replaced: Vec<NodeId> =
             self.nodes.iter().copied().filter(|n| within.contains(n) && !live.contains(n)).collect();
-        let core = self.made_of_rows(&operands, &replaced);
+        let made = self.made_of_rows(&operands, &within);
+        // What stays for others is not made by the op, unless the op gives another result of it.
+        let gives_port = |n: &NodeId| self.graph.node(*n).outputs.iter().any(|v| ports.contains_key(v));
+        let core = made.into_iter().filter(|n| !live.contains(n) || gives_port(n)).collect();
         let quants = self.members.iter().flat_map(|m| &m.epilogues).flat_map(|e| &e.quants);
         Candidate {
             descriptor,
@@ -735,12 +738,12 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// Those of the replaced nodes that depend on the rows.
-    fn made_of_rows(&self, operands: &[(InPort, ValueId)], replaced: &[NodeId]) -> BTreeSet<NodeId> {
+    /// Those of the nodes between operands and ports that depend on the rows, be it by way of one that stays.
+    fn made_of_rows(&self, operands: &[(InPort, ValueId)], core: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
         let is_rows = |port: &InPort| matches!(port, InPort::X | InPort::Residual | InPort::Rows(_));
         let rows: BTreeSet<ValueId> = operands.iter().filter(|(p, _)| is_rows(p)).map(|(_, v)| *v).collect();
         let mut made = BTreeSet::new();
-        for id in replaced {
+        for id in self.nodes.iter().filter(|n| core.contains(n)) {
             let depends =
                 |v: ValueId| rows.contains(&v) || self.graph.producer(v).is_some_and(|(p, _)| made.contains(&p));
             if self.graph.node(*id).operands().any(|(_, v)| depends(v)) {

@@ -47,9 +47,7 @@ mod views;
 
 /// The rewriting library whose patterns rules are made of, for hosts that bring [rules](Options::extra_rules).
 pub use egg;
-use std::collections::BTreeSet;
-
-use normfuse_ir::{Graph, NodeId, Op, ValueId, infer};
+use normfuse_ir::{Graph, NodeId, Op, infer};
 
 pub use edits::{Edits, edits, edits_with};
 pub use observe::Observer;
@@ -86,7 +84,7 @@ fn fuse(
 ) -> normfuse_ir::Result<(Report, Vec<Patch>)> {
     options.check()?;
     infer::infer(graph)?;
-    graph.verify()?;
+    graph.verify_inferred()?;
     // What the source has without reading it is not ours to remove.
     let idle = graph.unused_consts();
     let hidden = Hidden::hide(graph, options);
@@ -107,11 +105,10 @@ fn fuse(
 /// Removes what no result of the graph depends on: a dead reader of a norm's inside would keep that alive. What another
 /// tool knows and we do not may do more than give results, so it stays with all that it reads.
 fn remove_dead_code(graph: &mut Graph) {
-    let results: BTreeSet<ValueId> = graph.outputs().iter().map(|o| o.value).collect();
     let mut queue: Vec<NodeId> = graph.nodes().map(|(id, _)| id).collect();
     while let Some(id) = queue.pop() {
         let Some(node) = graph.try_node(id).filter(|n| !matches!(n.op, Op::Foreign(_))) else { continue };
-        if node.outputs.iter().any(|v| results.contains(v) || !graph.users(*v).is_empty()) {
+        if node.outputs.iter().any(|v| graph.is_read(*v)) {
             continue;
         }
         queue.extend(node.operands().filter_map(|(_, v)| graph.producer(v)).map(|(n, _)| n));

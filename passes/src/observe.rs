@@ -11,6 +11,9 @@ pub trait Observer {
     /// One of them is about to be tried.
     fn trying(&mut self, _anchor: &str) {}
 
+    /// So many regions were cut around norms, and so many of them are distinct: each of those was saturated once.
+    fn solved(&mut self, _distinct: usize, _regions: usize) {}
+
     /// What became of an anchor. A norm's site may be followed by those of quantisers that it could not take in.
     fn decided(&mut self, _site: &Site) {}
 }

@@ -1,14 +1,16 @@
 //! One run: recognise everything in the source graph, decide what becomes one op, then rewrite.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     rc::Rc,
+    slice,
 };
 
 use normfuse_ir::{Graph, NodeId, Scheme, ValueId, fused::Prologue};
 
 use crate::{
     Observer, Options, anchor,
+    body::Bodies,
     candidate::{self, Candidate, Refusal},
     diagnose,
     norms::{self, Norm},
@@ -141,6 +143,7 @@ impl<'o> Pass<'o> {
             self.anchor_names.insert(anchor.node, anchor.name);
             norms.extend(self.norms_at(graph, anchor.node));
         }
+        self.observer.solved(self.solver.memo.len(), self.anchor_names.len());
         let mut quants = Vec::new();
         let mut misses = Vec::new();
         let anchors = anchor::quantisers(graph)?;
@@ -226,10 +229,20 @@ impl<'o> Pass<'o> {
                 Unit { norms: norms.to_vec(), members, quants }
             })
             .collect();
-        for choice in select::choose(graph, &self.order, &units, self.options) {
+        let mut choices = VecDeque::from(select::choose(graph, &self.order, &units, self.options));
+        while let Some(choice) = choices.pop_front() {
             match choice {
                 Choice::Fuse(candidate, norms) => {
-                    let operands = candidate.operands.iter().map(|(_, v)| *v).collect();
+                    let operands: Vec<ValueId> = candidate.operands.iter().map(|(_, v)| *v).collect();
+                    // The ops of a group are chosen side by side: one of them may lead from this one back into it.
+                    let apart: Vec<_> = units.iter().filter(|u| u.norms.iter().all(|n| norms.contains(n))).collect();
+                    if apart.len() > 1 && self.order.depend(graph, &operands, &candidate.core) {
+                        for unit in apart.into_iter().rev() {
+                            let one = select::choose(graph, &self.order, slice::from_ref(unit), self.options);
+                            one.into_iter().rev().for_each(|c| choices.push_front(c));
+                        }
+                        continue;
+                    }
                     self.order.fuse(&candidate.core, operands);
                     decided.push(Decided { candidate, norms });
                 }
@@ -243,16 +256,17 @@ impl<'o> Pass<'o> {
     fn apply(&mut self, graph: &mut Graph, found: &Found, decided: Vec<Decided>) {
         let mut moved = BTreeMap::new();
         let mut spoken_of = BTreeSet::new();
+        let mut bodies = Bodies::default();
         for d in decided {
-            match rewrite::apply(graph, &mut self.names, &mut moved, &d.candidate) {
+            let applied = rewrite::apply(graph, &mut self.names, &mut bodies, &mut moved, &d.candidate);
+            match &applied {
                 Ok(applied) => {
-                    self.fused(graph, found, &d, &applied);
+                    self.fused(graph, found, &d, applied);
                     spoken_of.extend(d.candidate.parts.iter().flat_map(|p| &p.quantisers).copied());
-                    self.patches.push(Patch { candidate: d.candidate.clone(), applied });
                 }
                 Err(refusal) => {
                     for part in &d.candidate.parts {
-                        self.reject(graph, part.anchor, Kind::Norm, Outcome::Rejected, &refusal);
+                        self.reject(graph, part.anchor, Kind::Norm, Outcome::Rejected, refusal);
                     }
                 }
             }
@@ -261,6 +275,7 @@ impl<'o> Pass<'o> {
                     self.reject(graph, *anchor, Kind::Quant, Outcome::Rejected, refusal);
                 }
             }
+            self.patches.extend(applied.ok().map(|applied| Patch { candidate: d.candidate, applied }));
         }
         for q in found.quants.iter().filter(|q| !spoken_of.contains(&q.anchor)) {
             let rule = rules::quantiser_rule(q);

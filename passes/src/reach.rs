@@ -10,17 +10,14 @@ use normfuse_ir::{Graph, NodeId, Result, ValueId};
 /// reaches depends on all of its operands, and a second fusion must be checked against that, not against the source.
 #[derive(Debug)]
 pub struct Order {
-    position: BTreeMap<NodeId, usize>,
-    /// The fusion that a node vanishes into.
-    owner: BTreeMap<NodeId, usize>,
-    fusions: Vec<Fusion>,
-}
-
-#[derive(Debug)]
-struct Fusion {
-    operands: Vec<ValueId>,
-    first: usize,
-    last: usize,
+    /// By node.
+    position: Vec<usize>,
+    /// By node: the fusion that it vanishes into.
+    owner: Vec<Option<u32>>,
+    /// Operands of each fusion.
+    fusions: Vec<Vec<ValueId>>,
+    /// First and last positions of fusions; those that share a position are one.
+    spans: BTreeMap<usize, usize>,
 }
 
 impl Order {
@@ -31,7 +28,9 @@ impl Order {
     pub fn new(graph: &Graph) -> Result<Self> {
         let all = graph.topo_order()?;
         // Producers first, from the outputs in their order: no matter in which order nodes were added.
-        let mut position = BTreeMap::new();
+        let mut position = vec![usize::MAX; graph.node_bound()];
+        let mut next = 0..;
+        let mut place = |n: NodeId, position: &mut Vec<usize>| position[n.index()] = next.next().unwrap_or(usize::MAX);
         let mut stack: Vec<(NodeId, bool)> = Vec::new();
         let push = |stack: &mut Vec<(NodeId, bool)>, v: ValueId| {
             stack.extend(graph.producer(v).map(|(n, _)| (n, false)));
@@ -40,30 +39,31 @@ impl Order {
             push(&mut stack, output.value);
         }
         while let Some((id, ready)) = stack.pop() {
-            if position.contains_key(&id) {
+            if position[id.index()] != usize::MAX {
                 continue;
             }
             if ready {
-                position.insert(id, position.len());
+                place(id, &mut position);
                 continue;
             }
             stack.push((id, true));
-            let operands: Vec<ValueId> = graph.node(id).operands().map(|(_, v)| v).collect();
-            for v in operands.into_iter().rev() {
-                push(&mut stack, v);
+            for v in graph.node(id).inputs.iter().rev().flatten() {
+                push(&mut stack, *v);
             }
         }
         // What no output needs comes last.
         for id in all {
-            let next = position.len();
-            position.entry(id).or_insert(next);
+            if position[id.index()] == usize::MAX {
+                place(id, &mut position);
+            }
         }
-        Ok(Self { position, owner: BTreeMap::new(), fusions: Vec::new() })
+        let owner = vec![None; graph.node_bound()];
+        Ok(Self { position, owner, fusions: Vec::new(), spans: BTreeMap::new() })
     }
 
     /// Where a node stands.
     pub fn position(&self, id: NodeId) -> usize {
-        self.position.get(&id).copied().unwrap_or(usize::MAX)
+        self.position.get(id.index()).copied().unwrap_or(usize::MAX)
     }
 
     /// Nodes in order.
@@ -77,19 +77,28 @@ impl Order {
     /// Decides that nodes vanish into one op with these operands.
     pub fn fuse(&mut self, nodes: &BTreeSet<NodeId>, operands: Vec<ValueId>) {
         let positions = || nodes.iter().map(|n| self.position(*n));
-        let (Some(first), Some(last)) = (positions().min(), positions().max()) else { return };
+        let (Some(mut first), Some(mut last)) = (positions().min(), positions().max()) else { return };
         for n in nodes {
-            self.owner.insert(*n, self.fusions.len());
+            if let Some(owner) = self.owner.get_mut(n.index()) {
+                *owner = Some(self.fusions.len() as u32);
+            }
         }
-        self.fusions.push(Fusion { operands, first, last });
+        self.fusions.push(operands);
+        while let Some((from, to)) = self.spans.range(..=last).next_back().map(|(f, t)| (*f, *t))
+            && to >= first
+        {
+            self.spans.remove(&from);
+            (first, last) = (first.min(from), last.max(to));
+        }
+        self.spans.insert(first, last);
     }
 
     /// True if one of the values depends on one of the nodes.
     pub fn depend(&self, graph: &Graph, values: &[ValueId], nodes: &BTreeSet<NodeId>) -> bool {
         let Some(mut first) = nodes.iter().map(|n| self.position(*n)).min() else { return false };
         // What stands before all of them cannot depend on them, unless a fusion leads back past it.
-        while let Some(f) = self.fusions.iter().find(|f| f.first < first && first <= f.last) {
-            first = f.first;
+        if let Some((from, _)) = self.spans.range(..first).next_back().filter(|(_, to)| first <= **to) {
+            first = *from;
         }
         let mut queue = values.to_vec();
         let mut seen = BTreeSet::new();
@@ -103,10 +112,10 @@ impl Order {
                 continue;
             }
             queue.extend(graph.node(id).operands().map(|(_, v)| v));
-            if let Some(f) = self.owner.get(&id)
-                && entered.insert(*f)
+            if let Some(f) = self.owner.get(id.index()).copied().flatten()
+                && entered.insert(f)
             {
-                queue.extend(&self.fusions[*f].operands);
+                queue.extend(&self.fusions[f as usize]);
             }
         }
         false

@@ -138,6 +138,12 @@ fn is_light(graph: &Graph, id: NodeId) -> bool {
         }
 }
 
+/// True for ops that a region does not grow forward over: who asks for a shape, and what a norm has once, at its anchor.
+/// A norm that reads another one directly has a region of its own.
+fn ends(op: &Op) -> bool {
+    matches!(op, Op::Shape { .. } | Op::Reduce { .. } | Op::RmsNorm { .. } | Op::SkipRmsNorm { .. })
+}
+
 /// Operands that carry data (a reshape's target shape does not).
 fn data_operands(graph: &Graph, id: NodeId) -> impl Iterator<Item = ValueId> + '_ {
     let node = graph.node(id);
@@ -240,9 +246,9 @@ impl Cut<'_> {
                 if matches!(node.op, Op::Shape { .. }) {
                     continue;
                 }
-                for user in node.outputs.iter().flat_map(|v| self.graph.users(*v)).map(|(n, _)| n) {
+                for user in node.outputs.iter().flat_map(|v| self.graph.uses(*v)).map(|(n, _)| n) {
                     let fits = !self.nodes.contains(&user)
-                        && !matches!(self.graph.node(user).op, Op::Shape { .. })
+                        && !ends(&self.graph.node(user).op)
                         && is_light(self.graph, user)
                         && data_operands(self.graph, user).all(|v| {
                             self.known.contains(&v)

@@ -11,7 +11,7 @@ use normfuse_ir::{
 };
 
 use crate::{
-    body::{self, PortValue},
+    body::{self, Bodies, PortValue},
     candidate::{Candidate, Refusal, asks_for_row_sizes},
     region::{is_view, typed},
     views::{self, Names},
@@ -55,13 +55,14 @@ pub(crate) fn port_type(descriptor: &FusedNorm, port: OutPort, shape: &Shape) ->
 }
 
 /// Replaces the candidate's subgraph. The graph is unchanged if this fails. Operands of the candidate that earlier
-/// patches replaced are found in `moved`, which this patch adds to.
+/// patches replaced are found in `moved`, which this patch adds to; it shares a body that an equal one has.
 ///
 /// # Errors
 /// A refusal, if a body or a shape cannot be spelled.
 pub fn apply(
     graph: &mut Graph,
     names: &mut Names,
+    bodies: &mut Bodies,
     moved: &mut BTreeMap<ValueId, ValueId>,
     c: &Candidate,
 ) -> Result<Applied, Refusal> {
@@ -128,7 +129,7 @@ pub fn apply(
         for v in values {
             let Some((_, own)) = typed(graph, *v).map(|(d, s)| (d, s.clone())) else { continue };
             dead.extend(graph.producer(*v).map(|(n, _)| n));
-            if graph.users(*v).is_empty() && !graph.is_output(*v) {
+            if !graph.is_read(*v) {
                 continue;
             }
             let new = if own == *shape {
@@ -157,7 +158,7 @@ pub fn apply(
     }
     let (_, provenance, slot) = graph.node_meta_mut(node);
     provenance.replaced = replaced.iter().map(|(_, name)| name.clone()).collect();
-    *slot = Some(Arc::new(body));
+    *slot = Some(bodies.share(body));
     Ok(Applied { node, replaced, bytes_saved, moved: own_moves, shape_readers })
 }
 
@@ -204,7 +205,7 @@ fn port_is_direct(graph: &Graph, value: Option<&ValueId>) -> bool {
 /// True if somebody who stays reads the value.
 fn needs_reader(graph: &Graph, c: &Candidate, v: ValueId) -> bool {
     let gone: BTreeSet<NodeId> = c.replaced.iter().copied().collect();
-    graph.is_output(v) || graph.users(v).iter().any(|(u, _)| !gone.contains(u))
+    graph.is_output(v) || graph.uses(v).any(|(u, _)| !gone.contains(&u))
 }
 
 /// A computed shape operand by which the source reshapes to the shape of a value: its own, or that of a replaced view.

@@ -70,8 +70,9 @@ fn is_parameter(graph: &Graph, value: ValueId) -> bool {
         }
         match graph.producer(v) {
             Some((id, _)) => queue.extend(graph.node(id).operands().map(|(_, v)| v)),
-            // A graph input of two axes at most is a weight that the host passes in.
-            None => return typed(graph, v).is_some_and(|(_, s)| s.rank() <= 2),
+            // A graph input of two fixed axes at most is a weight that the host passes in.
+            None if typed(graph, v).is_some_and(|(_, s)| s.rank() <= 2 && s.as_concrete().is_some()) => {}
+            None => return false,
         }
     }
     false

@@ -169,7 +169,8 @@ fn a_captured_value_that_was_replaced_keeps_its_name() {
     assert_eq!(sign.output, ["t"]);
     // And if the caller asks for it under another name too, that is a copy.
     g.add_output("other", new);
-    g.outputs_mut()[1].declared = g.outputs()[0].declared.clone();
+    let declared = g.outputs()[0].declared.clone();
+    *g.declared_mut().nth(1).unwrap() = declared;
     let out = disk.write(&g).unwrap();
     let nodes = &proto_of(&out).node;
     let sign = nodes.iter().find(|n| n.op_type() == "Sign").unwrap();
@@ -202,7 +203,7 @@ fn outputs_keep_their_names_whatever_is_behind_them() {
         g.add_output(format!("second{i}"), v);
     }
     let ty = g.outputs()[0].declared.clone();
-    g.outputs_mut().iter_mut().for_each(|o| o.declared = ty.clone());
+    g.declared_mut().for_each(|d| *d = ty.clone());
     let out = disk.write(&g).unwrap();
     let names: Vec<&str> =
         proto_of(&out).output.iter().map(normfuse_formats::onnx::proto::ValueInfoProto::name).collect();

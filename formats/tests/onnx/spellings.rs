@@ -129,7 +129,7 @@ fn softmax_before_13_flattens() {
 fn write_at(g: &Graph, version: i64) -> String {
     let mut g = g.clone();
     g.info.opsets.insert(String::new(), version);
-    g.outputs_mut()[0].declared = Type::tensor(DType::F32, normfuse_ir::Shape::from_concrete(&[2, 4]));
+    *g.declared_mut().next().unwrap() = Type::tensor(DType::F32, normfuse_ir::Shape::from_concrete(&[2, 4]));
     Disk::new().write(&g).map_or_else(|e| e.to_string(), |_| String::new())
 }
 
@@ -338,7 +338,7 @@ fn what_an_opset_cannot_say_is_an_error() {
     let e = Disk::new().write(&g).unwrap_err().to_string();
     assert!(e.contains("element type") && e.contains("run shape inference"), "{e}");
     // Without opsets: the newest.
-    g.outputs_mut()[0].declared = Type::tensor(DType::F32, normfuse_ir::Shape::from_concrete(&[2, 4]));
+    *g.declared_mut().next().unwrap() = Type::tensor(DType::F32, normfuse_ir::Shape::from_concrete(&[2, 4]));
     let m = Disk::new().write(&g).unwrap();
     assert_eq!((m.opset_import[0].version(), m.ir_version()), (28, 14));
 }
@@ -355,7 +355,7 @@ fn writing_twice_gives_the_same_bytes() {
         last = g.node(id).outputs[0];
     }
     g.add_output("y", last);
-    g.outputs_mut()[0].declared = Type::tensor(DType::F32, normfuse_ir::Shape::from_concrete(&[2, 4]));
+    *g.declared_mut().next().unwrap() = Type::tensor(DType::F32, normfuse_ir::Shape::from_concrete(&[2, 4]));
     let bytes = |disk: &Disk| {
         disk.write(&g).unwrap();
         std::fs::read(disk.path("out.onnx")).unwrap()

@@ -297,7 +297,7 @@ fn what_cannot_be_compared_says_so_before_anything_runs() {
     let made = bound.add_node("narrow", cast, &[Some(made)], ["narrow"]).unwrap();
     let (made, sum) = (bound.node(made).outputs[0], bound.outputs()[0].value);
     let added = bound.add_node("add", Op::Binary(BinaryOp::Add), &[Some(sum), Some(made)], ["added"]).unwrap();
-    bound.outputs_mut()[0].value = bound.node(added).outputs[0];
+    bound.set_output(0, bound.node(added).outputs[0]);
     assert!(checkable(&op, &bound, &types_at(&rows)).is_err());
     let mut wide = descriptor();
     wide.siblings[0].width = 1 << 33;
@@ -316,7 +316,7 @@ fn bodies_that_make_too_much_of_their_rows_are_not_run() {
     let y = body.outputs()[1].value;
     let spread = body.add_node("spread", Op::Expand, &[Some(y), Some(sizes)], ["spread"]).unwrap();
     let spread = body.node(spread).outputs[0];
-    body.outputs_mut()[1].value = spread;
+    body.set_output(1, spread);
     let (g, id) = node(descriptor(), Some(body));
     let e = check_in(&g, id).unwrap_err();
     assert_eq!(e.kind, ErrorKind::Unsupported, "{e}");

@@ -24,7 +24,7 @@ impl Shape {
 
     /// Number of elements.
     pub fn numel(&self) -> Dim {
-        self.0.iter().fold(Dim::from(1), |n, d| &n * d)
+        Dim::product(&self.0)
     }
 
     /// The numbers, if every size is one that is not negative.

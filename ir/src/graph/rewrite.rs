@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use petgraph::Direction;
+
 use super::{Graph, NodeId, ValueId, ix};
 use crate::{Error, ErrorKind, Op, Result};
 
@@ -25,11 +27,21 @@ impl Graph {
         for (user, port) in self.users(old) {
             self.set_input(user, port, Some(new));
         }
-        for out in &mut self.outputs {
-            if out.value == old {
-                out.value = new;
-            }
+        let moved = std::mem::take(&mut self.results[old.index()]);
+        if moved > 0 {
+            self.outputs.iter_mut().filter(|o| o.value == old).for_each(|o| o.value = new);
+            self.results[new.index()] += moved;
         }
+    }
+
+    /// Makes a result of the graph another value; its name and declared type stay.
+    ///
+    /// # Panics
+    /// If there is no such result or value.
+    pub fn set_output(&mut self, index: usize, value: ValueId) {
+        let old = std::mem::replace(&mut self.outputs[index].value, value);
+        self.results[old.index()] -= 1;
+        self.results[value.index()] += 1;
     }
 
     /// Replaces a node's op by one with as many operands and results.
@@ -56,23 +68,23 @@ impl Graph {
     /// # Errors
     /// `Structure` if a result is still read.
     pub fn remove_node(&mut self, id: NodeId) -> Result<()> {
-        let node = self.node(id).clone();
-        for v in &node.outputs {
-            if self.is_output(*v) || !self.users(*v).is_empty() {
-                return Err(Error::new(
-                    ErrorKind::Structure,
-                    format!("`{}` is still read and cannot be removed", self.value(*v).name),
-                )
-                .at_node(node.name));
+        let node = self.node(id);
+        if let Some(v) = node.outputs.iter().find(|v| self.is_read(**v)) {
+            let message = format!("`{}` is still read and cannot be removed", self.value(*v).name);
+            return Err(Error::new(ErrorKind::Structure, message).at_node(node.name.clone()));
+        }
+        for port in 0..node.inputs.len() {
+            if let Some(v) = self.node(id).input(port).filter(|v| self.producer(*v).is_none()) {
+                self.leaf_uses[v.index()].remove(&(id, port as u32));
             }
         }
-        for (port, v) in node.operands() {
-            self.unlink(v, id, port);
+        let mut into = self.nodes.neighbors_directed(ix(id), Direction::Incoming).detach();
+        while let Some(edge) = into.next_edge(&self.nodes) {
+            self.nodes.remove_edge(edge);
         }
-        for v in node.outputs {
+        for v in self.nodes[ix(id)].take().into_iter().flat_map(|n| n.outputs) {
             self.values[v.index()] = None;
         }
-        self.nodes[ix(id)] = None;
         self.live -= 1;
         Ok(())
     }
@@ -84,27 +96,26 @@ impl Graph {
         let mut removed = 0;
         while let Some(id) = queue.pop() {
             let Some(node) = self.try_node(id) else { continue };
-            let producers: Vec<NodeId> =
-                node.operands().filter_map(|(_, v)| self.producer(v).map(|(n, _)| n)).collect();
-            if self.remove_node(id).is_ok() {
-                removed += 1;
-                queue.extend(producers);
+            // Asked before, since an error would be written out for each node that stays.
+            if node.outputs.iter().any(|v| self.is_read(*v)) {
+                continue;
             }
+            queue.extend(node.operands().filter_map(|(_, v)| self.producer(v).map(|(n, _)| n)));
+            removed += usize::from(self.remove_node(id).is_ok());
         }
         removed
     }
 
     /// Constants that nobody reads.
     pub fn unused_consts(&self) -> BTreeSet<ValueId> {
-        let unread = |id: &ValueId| self.leaf_uses.get(id).is_none_or(BTreeSet::is_empty) && !self.is_output(*id);
-        self.values().filter(|(_, v)| v.as_const().is_some()).map(|(id, _)| id).filter(unread).collect()
+        let consts = self.values().filter(|(_, v)| v.as_const().is_some()).map(|(id, _)| id);
+        consts.filter(|id| !self.is_read(*id)).collect()
     }
 
     /// Removes constants that nobody reads, but for those to keep.
     pub fn remove_unused_consts(&mut self, keep: &BTreeSet<ValueId>) {
         for id in self.unused_consts().difference(keep) {
             self.values[id.index()] = None;
-            self.leaf_uses.remove(id);
         }
     }
 }

@@ -3,12 +3,7 @@
 use super::args::{Args, show, tensor};
 use crate::{Dim, ErrorKind, Result, Type};
 
-/// Product of sizes that stays an expression.
-fn numel(dims: &[Dim]) -> Dim {
-    dims.iter().fold(Dim::from(1), |n, d| &n * d)
-}
-
-/// `numel(num) / numel(den)`, which the op promises to be whole; `None` if it cannot be, or has no value.
+/// The product of `num` over that of `den`, which the op promises to be whole; `None` if it cannot be, or has no value.
 fn ratio(num: &[Dim], den: &[Dim]) -> Option<Dim> {
     // Equal sizes cancel before anything is multiplied: a sum stays a sum.
     let mut num = num.to_vec();
@@ -21,7 +16,7 @@ fn ratio(num: &[Dim], den: &[Dim]) -> Option<Dim> {
             None => rest.push(d.clone()),
         }
     }
-    let (n, d) = (numel(&num), numel(&rest));
+    let (n, d) = (Dim::product(&num), Dim::product(&rest));
     match (n.as_const(), d.as_const()) {
         (_, Some(0)) => None,
         (Some(n), Some(d)) => (n % d == 0).then(|| Dim::from(n / d)),
@@ -88,7 +83,7 @@ pub(super) fn reshape(args: &Args<'_>, allow_zero: bool) -> Result<Type> {
                 }
             };
         }
-    } else if let (Some(n), Some(m)) = (numel(x).as_const(), numel(&shape).as_const())
+    } else if let (Some(n), Some(m)) = (Dim::product(x).as_const(), Dim::product(&shape).as_const())
         && n != m
     {
         let found = format!("expected {n} elements as {} has, found {} with {m}", show(x), show(&target));
@@ -129,7 +124,7 @@ pub(super) fn unsqueeze(args: &Args<'_>, axes: &[i64]) -> Result<Type> {
 pub(super) fn flatten(args: &Args<'_>, axis: i64) -> Result<Type> {
     let Some(x) = args.shape(0) else { return Ok(tensor(args.dtype(0), None)) };
     let (outer, inner) = x.split_at(args.split_point(axis, x.len())?);
-    Ok(tensor(args.dtype(0), Some(vec![numel(outer), numel(inner)])))
+    Ok(tensor(args.dtype(0), Some(vec![Dim::product(outer), Dim::product(inner)])))
 }
 
 pub(super) fn transpose(args: &Args<'_>, perm: Option<&[i64]>) -> Result<Type> {

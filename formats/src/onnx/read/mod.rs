@@ -178,8 +178,8 @@ fn import_graph<'m>(proto: &'m GraphProto, nodes: &[Flat], defaults: bool, mut b
         declared.push(ty);
     }
     let Builder { mut graph, used, .. } = b;
-    for (out, ty) in graph.outputs_mut().iter_mut().zip(declared) {
-        out.declared = ty;
+    for (out, ty) in graph.declared_mut().zip(declared) {
+        *out = ty;
     }
     // Constants that became attributes go. What the file itself does not read stays, as it is.
     let (attributes, idle): (BTreeSet<_>, BTreeSet<_>) =
