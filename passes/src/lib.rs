@@ -21,6 +21,7 @@
 #![forbid(unsafe_code)]
 
 pub mod anchor;
+mod bodies;
 pub mod body;
 pub mod candidate;
 mod consts;
@@ -83,8 +84,9 @@ fn fuse(
     observer: &mut dyn Observer,
 ) -> normfuse_ir::Result<(Report, Vec<Patch>)> {
     options.check()?;
-    infer::infer(graph)?;
+    let facts = infer::infer(graph)?;
     graph.verify_inferred()?;
+    let first_new = graph.node_bound();
     // What the source has without reading it is not ours to remove.
     let idle = graph.unused_consts();
     let hidden = Hidden::hide(graph, options);
@@ -92,10 +94,12 @@ fn fuse(
     remove_dead_code(graph);
     let mut pass = Pass::new(graph, options, observer, nodes_before)?;
     let tried = pass.all(graph);
-    hidden.restore(graph);
+    let touched = hidden.restore(graph).into_iter().chain(pass.touched()).filter(|n| graph.try_node(*n).is_some());
+    let touched = touched.collect();
     tried?;
     graph.remove_unused_consts(&idle);
-    graph.verify()?;
+    graph.verify_changed(facts, first_new, touched)?;
+    debug_assert_eq!(graph.verify(), Ok(()), "what was not touched stays as it verified");
     if options.verify {
         pass.verified(verify_bodies(graph)?);
     }

@@ -10,7 +10,7 @@ use normfuse_ir::{Graph, NodeId, Scheme, ValueId, fused::Prologue};
 
 use crate::{
     Observer, Options, anchor,
-    body::Bodies,
+    bodies::Bodies,
     candidate::{self, Candidate, Refusal},
     diagnose,
     norms::{self, Norm},
@@ -398,6 +398,11 @@ impl<'o> Pass<'o> {
         if self.sites.insert(key, site).is_none() && rejected {
             self.report.summary.rejected += 1;
         }
+    }
+
+    /// Nodes that read other values than before.
+    pub(crate) fn touched(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.patches.iter().flat_map(|p| &p.applied.shape_readers).map(|(node, ..)| *node)
     }
 
     pub(crate) fn finish(mut self, graph: &Graph) -> (Report, Vec<Patch>) {

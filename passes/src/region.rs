@@ -103,7 +103,7 @@ pub fn last_axis_width(graph: &Graph, node: NodeId) -> Option<i64> {
 /// light ops make of those (casts of weights, one plus a weight, reciprocals of scales).
 fn is_parameter(graph: &Graph, value: ValueId, depth: usize) -> bool {
     let Some((_, shape)) = typed(graph, value) else { return false };
-    if graph.value(value).as_const().is_some() || shape.rank() <= 1 || shape.numel().as_const() == Some(1) {
+    if graph.value(value).as_const().is_some() || shape.rank() <= 1 || shape.is_single() {
         return true;
     }
     depth > 0
@@ -239,33 +239,34 @@ impl Cut<'_> {
 
     /// Forward until nothing more fits, nearest first.
     fn forward(&mut self) {
+        let mut last: Vec<NodeId> = self.nodes.iter().copied().collect();
+        // What fitted but for an operand that the region does not know yet.
+        let mut waiting = BTreeSet::new();
         loop {
-            let mut found = Vec::new();
-            for id in &self.nodes {
-                let node = self.graph.node(*id);
-                if matches!(node.op, Op::Shape { .. }) {
-                    continue;
-                }
-                for user in node.outputs.iter().flat_map(|v| self.graph.uses(*v)).map(|(n, _)| n) {
-                    let fits = !self.nodes.contains(&user)
-                        && !ends(&self.graph.node(user).op)
-                        && is_light(self.graph, user)
-                        && data_operands(self.graph, user).all(|v| {
-                            self.known.contains(&v)
-                                || self.cast_of_known(v).is_some()
-                                || is_parameter(self.graph, v, PARAMETER_DEPTH)
-                        });
-                    if fits {
-                        found.extend(data_operands(self.graph, user).filter_map(|v| self.cast_of_known(v)));
-                        found.push(user);
-                    }
-                }
+            for id in last.drain(..).filter(|id| !matches!(self.graph.node(*id).op, Op::Shape { .. })) {
+                let users = self.graph.node(id).outputs.iter().flat_map(|v| self.graph.uses(*v)).map(|(n, _)| n);
+                let may = |n: &NodeId| !ends(&self.graph.node(*n).op) && is_light(self.graph, *n);
+                waiting.extend(users.filter(|n| !self.nodes.contains(n)).filter(may));
             }
+            let fits = |user: &NodeId| {
+                data_operands(self.graph, *user).all(|v| {
+                    self.known.contains(&v)
+                        || self.cast_of_known(v).is_some()
+                        || is_parameter(self.graph, v, PARAMETER_DEPTH)
+                })
+            };
+            let found: Vec<NodeId> = waiting.iter().copied().filter(fits).collect();
             if found.is_empty() || self.nodes.len() >= MAX_NODES {
                 return;
             }
-            for id in found {
-                self.take(id);
+            let casts = found.iter().flat_map(|user| data_operands(self.graph, *user));
+            let casts: Vec<NodeId> = casts.filter_map(|v| self.cast_of_known(v)).collect();
+            for id in casts.into_iter().chain(found) {
+                waiting.remove(&id);
+                if !self.nodes.contains(&id) {
+                    self.take(id);
+                    last.push(id);
+                }
             }
         }
     }
@@ -411,7 +412,7 @@ impl Region {
     fn constant(&self, graph: &Graph, value: ValueId) -> Option<Num> {
         let (_, shape) = typed(graph, value)?;
         let as_wide = shape.last().is_some_and(|d| d.as_const().is_some() && d.as_const() == self.width);
-        if as_wide && shape.numel().as_const() != Some(1) { None } else { consts::known(graph, value) }
+        if as_wide && !shape.is_single() { None } else { consts::known(graph, value) }
     }
 
     /// An operand as it meets a result of shape `out`: as it is, repeated, tiled, or not sayable.
@@ -420,7 +421,7 @@ impl Region {
         let shape = shape.clone();
         let local = Expr::Local(self.operand(graph, value));
         let width = out.last().and_then(normfuse_ir::Dim::as_const);
-        if shape.numel().as_const() == Some(1) {
+        if shape.is_single() {
             // With one row, one computed element is one a row.
             let one_row = width.is_some_and(|w| w > 1) && out.numel().as_const() == width;
             let computed = one_row && graph.producer(value).is_some() && self.constant(graph, value).is_none();
