@@ -9,6 +9,7 @@ use normfuse_ir::{
 use crate::{
     candidate::Refusal,
     consts::known,
+    reach::Order,
     region::{is_view, last_axis_width, producer_op, squared, typed},
     report::Outcome,
 };
@@ -35,8 +36,8 @@ fn nearest<T>(precondition: &'static str, node: NodeId, hint: impl Into<String>)
 
 /// The first failing precondition of the `rms_norm` rule at an anchor, and whether all the earlier ones make it a near
 /// miss.
-pub fn norm(graph: &Graph, anchor: NodeId) -> (Outcome, Refusal) {
-    let walk = Walk { graph, anchor };
+pub fn norm(graph: &Graph, order: &Order, anchor: NodeId) -> (Outcome, Refusal) {
+    let walk = Walk { graph, order, anchor };
     let refusal = |rule, precondition, node, hint| Refusal { rule, precondition, node: Some(node), hint };
     if matches!(graph.node(anchor).op, Op::SkipRmsNorm { .. })
         && let Some((precondition, hint)) = skip_norm(graph, anchor)
@@ -55,6 +56,7 @@ pub fn norm(graph: &Graph, anchor: NodeId) -> (Outcome, Refusal) {
 
 struct Walk<'g> {
     graph: &'g Graph,
+    order: &'g Order,
     anchor: NodeId,
 }
 
@@ -95,7 +97,7 @@ impl Walk<'_> {
                 }
             }
         }
-        all.sort_unstable();
+        all.sort_unstable_by_key(|(n, port)| (self.order.position(*n), *port));
         all
     }
 

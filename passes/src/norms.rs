@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use normfuse_ir::{DType, Graph, NodeId, Op, ValueId, fused::Root, op::ReduceOp};
 
 use crate::{
+    reach::Order,
     region::{self, Region},
     solve::NormMatch,
 };
@@ -48,8 +49,14 @@ pub struct Norm {
 
 impl Norm {
     /// The match of an anchor's region as values.
-    pub fn new(region: &Region, m: &NormMatch, fired: &[String]) -> Self {
-        let values = |locals: &[usize]| -> Vec<ValueId> { locals.iter().map(|i| region.locals[*i]).collect() };
+    pub fn new(graph: &Graph, order: &Order, region: &Region, m: &NormMatch, fired: &[String]) -> Self {
+        // Of values that are the same, the first one counts: first in an order that ids have no part in.
+        let made = |v: &ValueId| graph.producer(*v).map(|(n, port)| (order.position(n), port));
+        let values = |locals: &[usize]| -> Vec<ValueId> {
+            let mut values: Vec<ValueId> = locals.iter().map(|i| region.locals[*i]).collect();
+            values.sort_by_key(made);
+            values
+        };
         Self {
             anchor: region.anchor,
             h: values(&m.h),

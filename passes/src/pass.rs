@@ -150,7 +150,7 @@ impl<'o> Pass<'o> {
         self.observer.anchors(Kind::Quant, anchors.len());
         for anchor in anchors {
             self.observer.trying(&anchor.name);
-            match quant::find(graph, anchor.node) {
+            match quant::find(graph, &self.order, anchor.node) {
                 Ok(q) => quants.push(q),
                 Err(miss) => misses.push((anchor.node, miss)),
             }
@@ -171,7 +171,12 @@ impl<'o> Pass<'o> {
                 }
             }
         }
-        norms.sort_by_key(|n| self.order.position(n.anchor));
+        // Several weights on one normalised row have one anchor: those go by what they make.
+        let made = |n: &Norm| {
+            let results = n.results.iter().flat_map(|(_, values)| values);
+            results.filter_map(|v| graph.producer(*v)).map(|(id, _)| self.order.position(id)).min()
+        };
+        norms.sort_by_cached_key(|n| (self.order.position(n.anchor), made(n)));
         quants.sort_by_key(|q| self.order.position(q.anchor));
         self.report.summary.norms += norms.iter().map(|n: &Norm| n.anchor).collect::<BTreeSet<_>>().len();
         self.report.summary.quants += quants.len();
@@ -185,9 +190,10 @@ impl<'o> Pass<'o> {
     /// The norms of an anchor: several where several weights scale one normalised row.
     fn norms_at(&mut self, graph: &Graph, anchor: NodeId) -> Vec<Norm> {
         let region = region::around_norm(graph, anchor);
+        let order = &self.order;
         let own = |s: &Solution| -> Vec<Norm> {
             let of_anchor = s.norms.iter().filter(|m| norms::is_of(graph, &region, m));
-            of_anchor.map(|m| Norm::new(&region, m, &s.fired)).collect()
+            of_anchor.map(|m| Norm::new(graph, order, &region, m, &s.fired)).collect()
         };
         let centred = diagnose::centred_row(graph, anchor).is_some();
         let found = own(&self.solver.solve(&region));
@@ -199,7 +205,7 @@ impl<'o> Pass<'o> {
             self.report.summary.norms += 1;
             (Outcome::Rejected, self.switched_off("rms_norm", anchor))
         } else {
-            diagnose::norm(graph, anchor)
+            diagnose::norm(graph, &self.order, anchor)
         };
         self.reject(graph, anchor, Kind::Norm, outcome, &refusal);
         Vec::new()
@@ -411,3 +417,6 @@ impl<'o> Pass<'o> {
         self.report.summary.verified = Some(bodies);
     }
 }
+
+#[cfg(test)]
+mod tests;
