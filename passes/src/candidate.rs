@@ -11,7 +11,7 @@ use normfuse_ir::{
 };
 
 use crate::{
-    Options,
+    Options, diagnose,
     norms::Norm,
     quant::{Quant, Use},
     reach::Order,
@@ -278,6 +278,9 @@ impl<'a> Member<'a> {
     fn new(graph: &'a Graph, order: &Order, norm: &'a Norm) -> Result<Self, Refusal> {
         let refuse =
             |precondition, hint: String| Refusal { rule: "rms_norm", precondition, node: Some(norm.anchor), hint };
+        if let Some(hint) = diagnose::other_float(graph, norm.anchor) {
+            return Err(refuse("float", hint));
+        }
         let rows = |values: &[ValueId], like: Option<&Shape>| {
             values.iter().copied().find(|v| {
                 typed(graph, *v).is_some_and(|(_, s)| {

@@ -7,7 +7,7 @@ use normfuse_ir::{DType, Graph, NodeId, Op, ValueId, fused::Root, op::ReduceOp};
 use crate::{
     reach::Order,
     region::{self, Region},
-    solve::NormMatch,
+    solve::{NormMatch, Solution},
 };
 
 /// A norm of the graph.
@@ -79,9 +79,17 @@ impl Norm {
     }
 }
 
-/// True if a match is the norm of this anchor: its rows are what the anchor squares, and its result is made of that.
-pub fn is_of(graph: &Graph, region: &Region, m: &NormMatch) -> bool {
-    made_by(graph, region, m) && squares(graph, region, m)
+/// The norms of a region's anchor: those whose rows are what the anchor squares, and whose result is made of that. A row
+/// that a weight scales is a norm without one only where that weight is none.
+pub fn of(graph: &Graph, order: &Order, region: &Region, solution: &Solution) -> Vec<Norm> {
+    let matches = solution.norms.iter().filter(|m| made_by(graph, region, m) && squares(graph, region, m));
+    let norms = matches.map(|m| Norm::new(graph, order, region, m, &solution.fired));
+    let (weighted, bare): (Vec<Norm>, Vec<Norm>) = norms.partition(|n| n.weight.is_some());
+    // A gate: what is made of the norm's own result is no parameter of it.
+    let anchor = BTreeSet::from([region.anchor]);
+    let gate = |n: &Norm| n.weight.as_ref().is_some_and(|(w, _)| order.depend(graph, w, &anchor));
+    let weighted: Vec<Norm> = weighted.into_iter().filter(|n| !gate(n)).collect();
+    if weighted.is_empty() { bare } else { weighted }
 }
 
 /// True if the result depends on the anchor. Two norms of one row are one class of terms, and two anchors.

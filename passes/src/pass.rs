@@ -191,10 +191,7 @@ impl<'o> Pass<'o> {
     fn norms_at(&mut self, graph: &Graph, anchor: NodeId) -> Vec<Norm> {
         let region = region::around_norm(graph, anchor);
         let order = &self.order;
-        let own = |s: &Solution| -> Vec<Norm> {
-            let of_anchor = s.norms.iter().filter(|m| norms::is_of(graph, &region, m));
-            of_anchor.map(|m| Norm::new(graph, order, &region, m, &s.fired)).collect()
-        };
+        let own = |s: &Solution| norms::of(graph, order, &region, s);
         let centred = diagnose::centred_row(graph, anchor).is_some();
         let found = own(&self.solver.solve(&region));
         if !found.is_empty() && !centred {

@@ -151,6 +151,12 @@ fn data_operands(graph: &Graph, id: NodeId) -> impl Iterator<Item = ValueId> + '
     node.operands().take(n).map(|(_, v)| v)
 }
 
+/// Further axes of size 1 in front do not change the flat array.
+fn without_leading_ones(shape: &Shape) -> &[normfuse_ir::Dim] {
+    let ones = shape.0.iter().take_while(|d| d.as_const() == Some(1)).count();
+    &shape.0[ones..]
+}
+
 fn cast(dtype: DType, e: Expr) -> Expr {
     Expr::Op("cast".into(), vec![Expr::Ty(Ty { dtype, saturate: true }), e])
 }
@@ -429,7 +435,9 @@ impl Region {
                 _ => local,
             });
         }
-        if shape == *out || matches!(self.exprs.get(self.local(value)?), Some(Expr::Const(_))) {
+        if without_leading_ones(&shape) == without_leading_ones(out)
+            || matches!(self.exprs.get(self.local(value)?), Some(Expr::Const(_)))
+        {
             return Some(local);
         }
         let width = width?;

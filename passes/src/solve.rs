@@ -49,7 +49,7 @@ pub struct NormMatch {
 /// What saturation found in a region.
 #[derive(Debug, Clone, Default)]
 pub struct Solution {
-    /// Norms, in order of their first result.
+    /// Norms with a weight, then the same rows without one, each in order of the first result.
     pub norms: Vec<NormMatch>,
     /// Names of the rewrites that fired, sorted.
     pub fired: Vec<String>,
@@ -156,7 +156,6 @@ impl Solved<'_> {
 
     fn norms(&self) -> Vec<NormMatch> {
         let mut found: Vec<NormMatch> = Vec::new();
-        let mut weighted = BTreeSet::new();
         for class in self.products() {
             let rms = |form: Tag| {
                 find(self.eg, class, |t| match t {
@@ -169,25 +168,18 @@ impl Solved<'_> {
             if let Some(((w, p), plus_one)) = hit
                 && let Some(m) = self.norm(class, p, Some((w, plus_one)))
             {
-                weighted.insert(self.row(p));
                 found.push(m);
             }
         }
         for class in self.classes() {
             let direct = find(self.eg, class, |t| matches!(t, Term::Normed(_)).then_some(()));
             if direct.is_some()
-                && !weighted.contains(&self.row(class))
                 && let Some(m) = self.norm(class, class, None)
             {
                 found.push(m);
             }
         }
         found
-    }
-
-    /// The row that a class is the normalised form of.
-    fn row(&self, class: Id) -> Option<Id> {
-        rules::rms_norm::normed(self.eg, class).map(|c| self.eg.find(c.term[4]))
     }
 
     /// A class and the casts of it that are values of the region.

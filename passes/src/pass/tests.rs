@@ -11,7 +11,7 @@ use normfuse_ir::{Graph, body::hostile::Rng, infer, text};
 use super::Pass;
 use crate::{Options, report::Report};
 
-/// How many shuffles are tried in all, if `NORMFUSE_SHUFFLES` does not say.
+/// How many shuffles are tried in all, if `SHUFFLES` does not say.
 const SHUFFLES: usize = 1000;
 
 /// The pass, with its rewrites in another order; the report, and the lines of the graph, sorted.
@@ -49,7 +49,7 @@ fn graphs() -> Vec<(String, Graph)> {
 
 #[test]
 fn no_order_of_nodes_or_rules_changes_the_result() {
-    let shuffles = std::env::var("NORMFUSE_SHUFFLES").map_or(SHUFFLES, |n| n.parse().expect("a number"));
+    let shuffles = std::env::var("SHUFFLES").map_or(SHUFFLES, |n| n.parse().expect("a number"));
     let graphs = graphs();
     let wanted: Vec<_> = graphs.iter().map(|(_, g)| compiled(g.clone(), None)).collect();
     let mut failed = std::collections::BTreeMap::new();
