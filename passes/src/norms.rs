@@ -45,18 +45,14 @@ pub struct Norm {
     pub nodes: BTreeSet<NodeId>,
     /// Names of the rewrites that recognised it.
     pub rules: Vec<String>,
+    /// Why it is one, step by step, if somebody asks.
+    pub path: Vec<String>,
 }
 
 impl Norm {
     /// The match of an anchor's region as values.
-    pub fn new(graph: &Graph, order: &Order, region: &Region, m: &NormMatch, fired: &[String]) -> Self {
-        // Of values that are the same, the first one counts: first in an order that ids have no part in.
-        let made = |v: &ValueId| graph.producer(*v).map(|(n, port)| (order.position(n), port));
-        let values = |locals: &[usize]| -> Vec<ValueId> {
-            let mut values: Vec<ValueId> = locals.iter().map(|i| region.locals[*i]).collect();
-            values.sort_by_key(made);
-            values
-        };
+    pub fn new(region: &Region, m: &NormMatch, fired: &[String]) -> Self {
+        let values = |locals: &[usize]| -> Vec<ValueId> { locals.iter().map(|i| region.locals[*i]).collect() };
         Self {
             anchor: region.anchor,
             h: values(&m.h),
@@ -75,6 +71,7 @@ impl Norm {
             nodes: region.nodes.iter().copied().collect(),
             // Commuted operands are bookkeeping; the others are the steps of the argument.
             rules: fired.iter().filter(|r| !r.starts_with("commute")).cloned().collect(),
+            path: Vec::new(),
         }
     }
 }
@@ -83,7 +80,7 @@ impl Norm {
 /// that a weight scales is a norm without one only where that weight is none.
 pub fn of(graph: &Graph, order: &Order, region: &Region, solution: &Solution) -> Vec<Norm> {
     let matches = solution.norms.iter().filter(|m| made_by(graph, region, m) && squares(graph, region, m));
-    let norms = matches.map(|m| Norm::new(graph, order, region, m, &solution.fired));
+    let norms = matches.map(|m| Norm::new(region, m, &solution.fired));
     let (weighted, bare): (Vec<Norm>, Vec<Norm>) = norms.partition(|n| n.weight.is_some());
     // A gate: what is made of the norm's own result is no parameter of it.
     let anchor = BTreeSet::from([region.anchor]);

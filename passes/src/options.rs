@@ -38,6 +38,8 @@ pub struct Options {
     pub cost: Option<CostTable>,
     /// Compare each distinct fused op with its body on hostile data, bit for bit.
     pub verify: bool,
+    /// Say of each fused norm by which rewrites it is one ([`crate::Site::path`]). Takes many times as long as recognising it.
+    pub explain: bool,
     /// Nodes that the pass neither looks into nor replaces. Their operands are taken to be all that they depend on.
     pub opaque: Option<Marks>,
     /// Rules of the host, beside [`rules::ALL`]: spellings that it knows to have the same bits. A rewrite that is wrong
@@ -53,6 +55,7 @@ impl Default for Options {
             device: Device::default(),
             cost: None,
             verify: false,
+            explain: false,
             opaque: None,
             extra_rules: Vec::new(),
         }
@@ -66,6 +69,7 @@ impl fmt::Debug for Options {
             .field("disabled", &self.disabled)
             .field("device", &self.device)
             .field("verify", &self.verify)
+            .field("explain", &self.explain)
             .field("extra_rules", &rules)
             .finish_non_exhaustive()
     }

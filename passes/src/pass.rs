@@ -14,6 +14,7 @@ use crate::{
     candidate::{self, Candidate, Refusal},
     diagnose,
     norms::{self, Norm},
+    proof::Proof,
     quant::{self, Miss, Quant},
     reach::Order,
     region::{self, Expr, Region},
@@ -50,6 +51,8 @@ pub(crate) struct Patch {
 struct Solver {
     rewrites: Rewrites,
     memo: HashMap<Vec<Expr>, Rc<Solution>>,
+    /// By region and position.
+    proofs: HashMap<(Vec<Expr>, usize), Rc<Proof>>,
 }
 
 impl Solver {
@@ -60,7 +63,7 @@ impl Solver {
             // Rules may share rewrites; each is applied once.
             rewrites.extend((rule.rewrites)().into_iter().filter(|r| names.insert(r.name.to_string())));
         }
-        Self { rewrites, memo: HashMap::new() }
+        Self { rewrites, memo: HashMap::new(), proofs: HashMap::new() }
     }
 
     fn solve(&mut self, region: &Region) -> Rc<Solution> {
@@ -70,6 +73,16 @@ impl Solver {
         let s = Rc::new(solve::solve(&region.exprs, &self.rewrites));
         self.memo.insert(region.exprs.clone(), Rc::clone(&s));
         s
+    }
+
+    /// Why a norm of the region is one.
+    fn prove(&mut self, graph: &Graph, region: &Region, norm: &Norm) -> Vec<String> {
+        let result = norm.results.iter().find_map(|(_, values)| values.first());
+        let Some(position) = result.and_then(|v| region.local(*v)) else { return Vec::new() };
+        let rewrites = &self.rewrites;
+        let proof = self.proofs.entry((region.exprs.clone(), position));
+        let proof = Rc::clone(proof.or_insert_with(|| Rc::new(Proof::new(&region.exprs, rewrites, position))));
+        proof.lines(graph, region, norm)
     }
 }
 
@@ -189,12 +202,17 @@ impl<'o> Pass<'o> {
 
     /// The norms of an anchor: several where several weights scale one normalised row.
     fn norms_at(&mut self, graph: &Graph, anchor: NodeId) -> Vec<Norm> {
-        let region = region::around_norm(graph, anchor);
+        let region = region::around_norm(graph, &self.order, anchor);
         let order = &self.order;
         let own = |s: &Solution| norms::of(graph, order, &region, s);
         let centred = diagnose::centred_row(graph, anchor).is_some();
-        let found = own(&self.solver.solve(&region));
+        let mut found = own(&self.solver.solve(&region));
         if !found.is_empty() && !centred {
+            if self.options.explain {
+                for norm in &mut found {
+                    norm.path = self.solver.prove(graph, &region, norm);
+                }
+            }
             return found;
         }
         let known = self.all_on.as_mut().is_some_and(|s| !own(&s.solve(&region)).is_empty());
@@ -348,6 +366,7 @@ impl<'o> Pass<'o> {
             let nodes: BTreeSet<NodeId> =
                 d.candidate.parts.iter().filter(|p| of_anchor(p)).flat_map(|p| &p.nodes).copied().collect();
             let replaced = applied.replaced.iter().filter(|(id, _)| nodes.contains(id) && told.insert(*id));
+            let of_part = || d.norms.iter().map(|n| &found.norms[*n]).filter(|n| n.anchor == part.anchor);
             let site = Site {
                 anchor: self.anchor_names.get(&part.anchor).cloned().unwrap_or_default(),
                 kind: if schemes.is_empty() { Kind::Norm } else { Kind::NormQuant },
@@ -358,14 +377,8 @@ impl<'o> Pass<'o> {
                 replaced: replaced.map(|(_, name)| name.clone()).collect(),
                 schemes: schemes.iter().map(ToString::to_string).collect(),
                 arithmetic: schemes.iter().map(|s| s.arithmetic()).collect(),
-                rewrites: d
-                    .norms
-                    .iter()
-                    .map(|n| &found.norms[*n])
-                    .filter(|n| n.anchor == part.anchor)
-                    .flat_map(|n| &n.rules)
-                    .cloned()
-                    .collect(),
+                rewrites: of_part().flat_map(|n| &n.rules).cloned().collect(),
+                path: of_part().flat_map(|n| &n.path).cloned().collect(),
                 precondition: None,
                 node: None,
                 hint: None,
@@ -387,6 +400,7 @@ impl<'o> Pass<'o> {
             schemes: Vec::new(),
             arithmetic: Vec::new(),
             rewrites: Vec::new(),
+            path: Vec::new(),
             precondition: Some(refusal.precondition.into()),
             node: refusal.node.and_then(name),
             hint: Some(refusal.hint.clone()),

@@ -15,6 +15,7 @@ use normfuse_ir::{
 
 use crate::{
     consts,
+    reach::Order,
     term::{LeafFacts, Num, Tag, Ty},
 };
 
@@ -327,7 +328,7 @@ pub fn squared(graph: &Graph, value: ValueId) -> Option<(NodeId, ValueId)> {
 }
 
 /// The region of a norm's anchor: a reduction of squares over the last axis, or a native norm.
-pub fn around_norm(graph: &Graph, anchor: NodeId) -> Region {
+pub fn around_norm(graph: &Graph, order: &Order, anchor: NodeId) -> Region {
     let mut cut = Cut { graph, nodes: BTreeSet::new(), known: BTreeSet::new() };
     cut.take(anchor);
     if let Some(operand) = graph.node(anchor).input(0) {
@@ -340,7 +341,7 @@ pub fn around_norm(graph: &Graph, anchor: NodeId) -> Region {
     }
     cut.forward();
     cut.parameters();
-    Region::describe(graph, anchor, &cut.nodes)
+    Region::describe(graph, order, anchor, &cut.nodes)
 }
 
 impl Region {
@@ -349,7 +350,7 @@ impl Region {
         self.index.get(&value).copied()
     }
 
-    fn describe(graph: &Graph, anchor: NodeId, nodes: &BTreeSet<NodeId>) -> Self {
+    fn describe(graph: &Graph, order: &Order, anchor: NodeId, nodes: &BTreeSet<NodeId>) -> Self {
         let mut region = Self {
             anchor,
             nodes: Vec::new(),
@@ -358,29 +359,8 @@ impl Region {
             index: BTreeMap::new(),
             width: last_axis_width(graph, anchor),
         };
-        // Producers first: depth-first from every node, oldest first. Regions are shallow and small.
-        let mut stack: Vec<(NodeId, bool)> = nodes.iter().rev().map(|n| (*n, false)).collect();
-        let mut done = BTreeSet::new();
-        while let Some((id, ready)) = stack.pop() {
-            if ready {
-                if done.insert(id) {
-                    region.nodes.push(id);
-                }
-                continue;
-            }
-            if done.contains(&id) {
-                continue;
-            }
-            stack.push((id, true));
-            for (_, v) in graph.node(id).operands() {
-                if let Some((p, _)) = graph.producer(v)
-                    && nodes.contains(&p)
-                    && !done.contains(&p)
-                {
-                    stack.push((p, false));
-                }
-            }
-        }
+        // Producers first, in an order that ids have no part in.
+        region.nodes = order.sorted(nodes.iter().copied());
         for id in region.nodes.clone() {
             region.describe_node(graph, id);
         }

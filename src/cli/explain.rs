@@ -19,7 +19,7 @@ use super::{
 const NEAR: usize = 5;
 
 pub fn main(args: &args::Explain) -> Result<()> {
-    let options = switches::options(&switches::read(&args.switches)?);
+    let options = passes::Options { explain: true, ..switches::options(&switches::read(&args.switches)?) };
     let mut progress = Progress::new();
     progress.step("reading");
     let source = normfuse::open(&args.model)?;
@@ -63,7 +63,10 @@ fn explain(site: &Site) -> String {
     for (scheme, arithmetic) in site.schemes.iter().zip(&site.arithmetic) {
         let _ = writeln!(text, "  quantises to {scheme}: {arithmetic}");
     }
-    let _ = writeln!(text, "  recognised by {}", site.rewrites.join(", "));
+    let _ = writeln!(text, "  recognised by {}:", site.rewrites.join(", "));
+    for line in &site.path {
+        let _ = writeln!(text, "    {line}");
+    }
     let _ = writeln!(text, "  replaces {}", site.replaced.join(", "));
     text
 }
