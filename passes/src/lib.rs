@@ -8,6 +8,7 @@
 //! - [`anchor`]: every reduction of squares, native norm, and node that makes quantised codes;
 //! - [`region`]: the small subgraph around a norm's, written down as [`term`]s in which views have vanished;
 //! - [`rules`]: one file a rule; [`solve`] saturates and reads off [`norms`];
+//! - `proof`: egg's chain of rewrites, where somebody asks why;
 //! - [`quant`]: quantisers, one scalar step after another from the codes back to the value;
 //! - [`siblings`]: which norms may share an op; [`reach`]: which must not, since one depends on another;
 //! - [`select`]: the cheapest legal choice among fusions, by the [`cost`] on a device;
@@ -33,6 +34,7 @@ mod observe;
 mod opaque;
 mod options;
 mod pass;
+mod proof;
 pub mod quant;
 pub mod reach;
 pub mod region;

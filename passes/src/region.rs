@@ -15,6 +15,7 @@ use normfuse_ir::{
 
 use crate::{
     consts,
+    reach::Order,
     term::{LeafFacts, Num, Tag, Ty},
 };
 
@@ -149,6 +150,12 @@ fn data_operands(graph: &Graph, id: NodeId) -> impl Iterator<Item = ValueId> + '
     let node = graph.node(id);
     let n = if is_view(&node.op) || matches!(node.op, Op::Expand) { 1 } else { usize::MAX };
     node.operands().take(n).map(|(_, v)| v)
+}
+
+/// Further axes of size 1 in front do not change the flat array.
+fn without_leading_ones(shape: &Shape) -> &[normfuse_ir::Dim] {
+    let ones = shape.0.iter().take_while(|d| d.as_const() == Some(1)).count();
+    &shape.0[ones..]
 }
 
 fn cast(dtype: DType, e: Expr) -> Expr {
@@ -322,7 +329,7 @@ pub fn squared(graph: &Graph, value: ValueId) -> Option<(NodeId, ValueId)> {
 }
 
 /// The region of a norm's anchor: a reduction of squares over the last axis, or a native norm.
-pub fn around_norm(graph: &Graph, anchor: NodeId) -> Region {
+pub fn around_norm(graph: &Graph, order: &Order, anchor: NodeId) -> Region {
     let mut cut = Cut { graph, nodes: BTreeSet::new(), known: BTreeSet::new() };
     cut.take(anchor);
     if let Some(operand) = graph.node(anchor).input(0) {
@@ -335,7 +342,7 @@ pub fn around_norm(graph: &Graph, anchor: NodeId) -> Region {
     }
     cut.forward();
     cut.parameters();
-    Region::describe(graph, anchor, &cut.nodes)
+    Region::describe(graph, order, anchor, &cut.nodes)
 }
 
 impl Region {
@@ -344,7 +351,7 @@ impl Region {
         self.index.get(&value).copied()
     }
 
-    fn describe(graph: &Graph, anchor: NodeId, nodes: &BTreeSet<NodeId>) -> Self {
+    fn describe(graph: &Graph, order: &Order, anchor: NodeId, nodes: &BTreeSet<NodeId>) -> Self {
         let mut region = Self {
             anchor,
             nodes: Vec::new(),
@@ -353,29 +360,8 @@ impl Region {
             index: BTreeMap::new(),
             width: last_axis_width(graph, anchor),
         };
-        // Producers first: depth-first from every node, oldest first. Regions are shallow and small.
-        let mut stack: Vec<(NodeId, bool)> = nodes.iter().rev().map(|n| (*n, false)).collect();
-        let mut done = BTreeSet::new();
-        while let Some((id, ready)) = stack.pop() {
-            if ready {
-                if done.insert(id) {
-                    region.nodes.push(id);
-                }
-                continue;
-            }
-            if done.contains(&id) {
-                continue;
-            }
-            stack.push((id, true));
-            for (_, v) in graph.node(id).operands() {
-                if let Some((p, _)) = graph.producer(v)
-                    && nodes.contains(&p)
-                    && !done.contains(&p)
-                {
-                    stack.push((p, false));
-                }
-            }
-        }
+        // Producers first, in an order that ids have no part in.
+        region.nodes = order.sorted(nodes.iter().copied());
         for id in region.nodes.clone() {
             region.describe_node(graph, id);
         }
@@ -430,7 +416,9 @@ impl Region {
                 _ => local,
             });
         }
-        if shape == *out || matches!(self.exprs.get(self.local(value)?), Some(Expr::Const(_))) {
+        if without_leading_ones(&shape) == without_leading_ones(out)
+            || matches!(self.exprs.get(self.local(value)?), Some(Expr::Const(_)))
+        {
             return Some(local);
         }
         let width = width?;
