@@ -36,7 +36,7 @@ pub use normfuse_ir as ir;
 pub use normfuse_passes as passes;
 pub use normfuse_runtime::cpu;
 
-use formats::{FormatError, dot, json, nf, onnx};
+use formats::{FormatError, dot, json, nf, onnx, torch};
 use ir::Graph;
 
 /// A form in which a graph is kept in a file.
@@ -44,6 +44,8 @@ use ir::Graph;
 pub enum Format {
     /// A whole ONNX `ModelProto`.
     Onnx,
+    /// A `torch.export` archive; it is only read.
+    Pt2,
     /// The text form.
     Nf,
     /// The JSON form.
@@ -54,12 +56,13 @@ pub enum Format {
 
 impl Format {
     /// Every format.
-    pub const ALL: [Self; 4] = [Self::Onnx, Self::Nf, Self::Json, Self::Dot];
+    pub const ALL: [Self; 5] = [Self::Onnx, Self::Pt2, Self::Nf, Self::Json, Self::Dot];
 
     /// Its name, which is also the extension of its files.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Onnx => "onnx",
+            Self::Pt2 => "pt2",
             Self::Nf => "nf",
             Self::Json => "json",
             Self::Dot => "dot",
@@ -73,7 +76,7 @@ impl Format {
     pub fn of(path: &Path) -> Result<Self, FormatError> {
         let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
         Self::ALL.into_iter().find(|f| extension.eq_ignore_ascii_case(f.name())).ok_or_else(|| {
-            FormatError::mismatch("a file that ends in .onnx, .nf, .json or .dot", format!("`.{extension}`"))
+            FormatError::mismatch("a file that ends in .onnx, .pt2, .nf, .json or .dot", format!("`.{extension}`"))
                 .in_file(path)
         })
     }
@@ -86,10 +89,11 @@ impl Format {
 pub fn open(path: &Path) -> Result<Graph, FormatError> {
     match Format::of(path)? {
         Format::Onnx => onnx::read(path),
+        Format::Pt2 => torch::read(path),
         Format::Nf => nf::read(path),
         Format::Json => json::read(path),
         Format::Dot => {
-            Err(FormatError::mismatch("a format that is read: .onnx, .nf or .json", "Graphviz").in_file(path))
+            Err(FormatError::mismatch("a format that is read: .onnx, .pt2, .nf or .json", "Graphviz").in_file(path))
         }
     }
 }
@@ -101,6 +105,9 @@ pub fn open(path: &Path) -> Result<Graph, FormatError> {
 pub fn save(graph: &Graph, path: &Path, format: Format, options: &onnx::WriteOptions) -> Result<(), FormatError> {
     match format {
         Format::Onnx => onnx::write(graph, path, options),
+        Format::Pt2 => Err(FormatError::mismatch("a format that is written: .onnx, .nf, .json or .dot", "`.pt2`")
+            .in_file(path)
+            .hint("torch.export archives are only read")),
         Format::Nf => nf::write(graph, path),
         Format::Json => json::write(graph, path),
         Format::Dot => dot::write(graph, path),

@@ -9,5 +9,6 @@ pub mod map;
 pub mod nf;
 pub mod onnx;
 pub mod tensors;
+pub mod torch;
 
 pub use error::{Cause, FormatError, Result};

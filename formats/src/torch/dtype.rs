@@ -1,0 +1,41 @@
+//! Element types as torch's schema numbers them.
+
+use normfuse_ir::DType;
+
+use crate::error::{FormatError, Result};
+
+/// The element type of a number.
+///
+/// # Errors
+/// One that the IR lacks (complex numbers), or that the schema does not have.
+pub fn of(number: i64) -> Result<DType> {
+    known(number).ok_or_else(|| {
+        let found = match number {
+            9..=11 => "complex numbers".to_owned(),
+            n => format!("number {n} of torch's schema"),
+        };
+        FormatError::mismatch("an element type that normfuse knows", found)
+    })
+}
+
+/// As [`of`], where no error is wanted.
+pub fn known(number: i64) -> Option<DType> {
+    Some(match number {
+        1 => DType::U8,
+        2 => DType::I8,
+        3 => DType::I16,
+        4 => DType::I32,
+        5 => DType::I64,
+        6 => DType::F16,
+        7 => DType::F32,
+        8 => DType::F64,
+        12 => DType::Bool,
+        13 => DType::BF16,
+        28 => DType::U16,
+        29 => DType::F8E4M3FN,
+        30 => DType::F8E5M2,
+        31 => DType::F8E4M3FNUZ,
+        32 => DType::F8E5M2FNUZ,
+        _ => return None,
+    })
+}

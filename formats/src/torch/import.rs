@@ -1,0 +1,444 @@
+//! A program to a graph: inputs, calls in order, results.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
+
+use normfuse_ir::{
+    Graph, Op, Type, ValueId,
+    op::{ForeignAttr, ForeignOp},
+};
+
+use super::{
+    UNBOUND,
+    args::{Call, results, unknown_key},
+    build::{Builder, Reject},
+    ops::{self, Outcome},
+    schema::{Argument, InputSpec, Node, OutputSpec, Program, SymArgument},
+    weights::{Weight, Weights},
+};
+use crate::error::{FormatError, Result};
+
+/// Which guards and ranges the program was exported under, in the model's metadata.
+const GUARDS: &str = "torch.export.guards";
+const RANGES: &str = "torch.export.ranges";
+const VERSION: &str = "torch.version";
+
+/// Namespace of an op that reads a part of a tensor subclass.
+const INNER: &str = "torch.ops.export.access_subclass_inner_tensor.default";
+
+/// The graph of a program.
+///
+/// # Errors
+/// As [`super::read`].
+pub fn import(name: &str, program: &Program, weights: &Weights<'_>) -> Result<Graph> {
+    let module = &program.graph_module;
+    let mut importer = Importer {
+        b: Builder::new(name, &module.graph.tensor_values, &module.graph.sym_int_values),
+        program,
+        weights,
+        unbound: Vec::new(),
+        pickled: BTreeMap::new(),
+        notes: Vec::new(),
+    };
+    importer.note_uses();
+    importer.inputs()?;
+    for node in &module.graph.nodes {
+        importer.node(node).map_err(|e| e.at_node(node.label()))?;
+    }
+    importer.outputs()?;
+    Ok(importer.finish())
+}
+
+struct Importer<'p, 'w> {
+    b: Builder<'p>,
+    program: &'p Program,
+    weights: &'w Weights<'w>,
+    /// Parameters without data, in order.
+    unbound: Vec<String>,
+    /// Pickled parameters by the graph's name for them.
+    pickled: BTreeMap<&'p str, &'p str>,
+    notes: Vec<String>,
+}
+
+impl<'p> Importer<'p, '_> {
+    /// What anybody reads: results that nobody does are not computed where that costs an op of its own.
+    fn note_uses(&mut self) {
+        let module = &self.program.graph_module;
+        let operands = module.graph.nodes.iter().flat_map(|n| &n.inputs).map(|a| &a.arg);
+        let results = module.signature.output_specs.iter();
+        self.b.used.extend(operands.flat_map(tensors_of));
+        self.b.used.extend(results.flat_map(|spec| match spec {
+            OutputSpec::User(a) => tensors_of(a),
+            OutputSpec::Mutation { arg, .. } => vec![arg.as_str()],
+            OutputSpec::Other(_) => Vec::new(),
+        }));
+    }
+
+    /// Inputs of the caller first, then parameters that nobody has given yet.
+    fn inputs(&mut self) -> Result<()> {
+        let specs = &self.program.graph_module.signature.input_specs;
+        for spec in specs {
+            match spec {
+                InputSpec::User(Argument::Tensor(name)) => self.user_input(name).map_err(|e| at_input(e, name))?,
+                // A number that was fixed at export: nobody reads it.
+                InputSpec::User(
+                    Argument::None | Argument::Int(_) | Argument::Float(_) | Argument::Bool(_) | Argument::Text(_),
+                ) => {}
+                InputSpec::User(Argument::SymInt(SymArgument::Name(name))) => {
+                    let e = FormatError::mismatch("inputs that are tensors", "a number of the caller's");
+                    return Err(at_input(e, name).hint("pass sizes as shapes of tensors"));
+                }
+                InputSpec::User(other) => {
+                    let found = other.unknown().map_or_else(|| format!("{other:?}"), |key| format!("`{key}`"));
+                    return Err(FormatError::mismatch("inputs that are tensors", found));
+                }
+                InputSpec::Tensor { .. } => {}
+                InputSpec::Other(kind) => {
+                    return Err(FormatError::mismatch(
+                        "inputs that are tensors, parameters or buffers",
+                        format!("`{kind}`"),
+                    ));
+                }
+            }
+        }
+        for spec in specs {
+            if let InputSpec::Tensor { arg, name } = spec {
+                self.weight(arg, name).map_err(|e| e.at_port(format!("parameter `{name}`")))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn user_input(&mut self, name: &'p str) -> Result<()> {
+        let ty = self.b.declared(name)?;
+        let sizes = self.b.meta_sizes(name)?;
+        let value = self.b.graph.add_input(name, ty);
+        for (axis, size) in sizes.iter().enumerate() {
+            self.b.symbol_at(size, value, axis);
+        }
+        self.b.memory.define(name, value, true)
+    }
+
+    fn weight(&mut self, arg: &'p str, name: &'p str) -> Result<()> {
+        let declared = self.b.declared(arg)?;
+        let value = match self.weights.get(name)? {
+            Weight::Pickled => {
+                self.pickled.insert(arg, name);
+                return Ok(());
+            }
+            Weight::Unbound => self.unbound(name, declared),
+            Weight::Stored(tensor, ops) => {
+                let title = self.b.fresh_name(name);
+                self.b.begin(&title, Vec::new());
+                let mut value = self.b.graph.add_const(title, tensor);
+                for op in ops {
+                    value = match op {
+                        Op::Expand => {
+                            let sizes = self.b.meta_sizes(arg)?;
+                            let operand = self.b.shape_operand(&sizes).map_err(bad)?;
+                            self.b.one(Op::Expand, &[value, operand])?
+                        }
+                        op => self.b.one(op, &[value])?,
+                    };
+                }
+                let found = self.b.ty(value);
+                if (found.dtype, &found.shape) != (declared.dtype, &declared.shape) {
+                    return Err(FormatError::mismatch(text(&declared), text(found)).hint("graph and data disagree"));
+                }
+                value
+            }
+        };
+        self.b.memory.define(arg, value, true)
+    }
+
+    fn unbound(&mut self, name: &str, ty: Type) -> ValueId {
+        let title = self.b.fresh_name(name);
+        self.unbound.push(title.clone());
+        self.b.graph.add_input(title, ty)
+    }
+
+    fn node(&mut self, node: &'p Node) -> Result<()> {
+        for a in node.inputs.iter().map(|a| &a.arg).chain(&node.outputs) {
+            if let Some(key) = a.unknown() {
+                return Err(unknown_key(key).at_port(format!("`{}`", node.target)));
+            }
+        }
+        if node.target == INNER && self.inner_tensor(node)? {
+            return Ok(());
+        }
+        for a in node.inputs.iter().map(|a| &a.arg) {
+            if let Some((arg, name)) = tensors_of(a).iter().find_map(|t| self.pickled.get_key_value(*t)) {
+                return Err(FormatError::mismatch(
+                    format!("data of the tensor `{name}`"),
+                    "a pickled object, which normfuse never unpickles: it is code",
+                )
+                .at_port(format!("operand `{arg}`"))
+                .hint("export the model with plain tensors: quantise after the export, or unwrap tensor subclasses"));
+            }
+        }
+        if self.is_integer(node)? || is_assertion(&node.target) {
+            return Ok(());
+        }
+        self.b.begin(node.label(), node.metadata.metadata());
+        let mut call = Call::new(&mut self.b, node);
+        match ops::map(&mut call) {
+            Ok(outcome) => self.enter(node, outcome),
+            Err(Reject::Bad(e)) => Err(self.explained(e)),
+            Err(Reject::Foreign(reason)) => {
+                self.b.abandon();
+                self.foreign(node, reason)
+            }
+        }
+    }
+
+    /// An operand that only a later node makes is a cycle, or nodes out of order.
+    fn explained(&self, e: FormatError) -> FormatError {
+        let text = e.to_string();
+        let later = self.program.graph_module.graph.nodes.iter().flat_map(results);
+        let mut later = later.filter(|n| !self.b.memory.has(n));
+        let named = text.contains("an operand that an input or an earlier node makes");
+        match later.find(|n| named && text.ends_with(&format!("found `{n}`"))) {
+            Some(_) => e.hint("a later node makes it: the nodes are on a cycle or out of order"),
+            None => e,
+        }
+    }
+
+    /// A part of a pickled tensor subclass: the graph says what type it has, and so it is a parameter without data.
+    fn inner_tensor(&mut self, node: &'p Node) -> Result<bool> {
+        let mut call = Call::new(&mut self.b, node);
+        let (Ok(of), Ok(attr), Ok(result)) = (call.name("src_subclass_tensor"), call.text("attr", ""), call.result())
+        else {
+            return Ok(false);
+        };
+        let Some(name) = self.pickled.get(of).copied() else { return Ok(false) };
+        let ty = self.b.declared(result)?;
+        let value = self.unbound(&format!("{name}.{attr}"), ty);
+        self.b.memory.define(result, value, true)?;
+        Ok(true)
+    }
+
+    /// A node that computes an integer: what it is stands in its expression. A size of a tensor is also where a symbol's
+    /// number can be read.
+    fn is_integer(&mut self, node: &'p Node) -> Result<bool> {
+        let [Argument::SymInt(SymArgument::Name(name))] = node.outputs.as_slice() else {
+            let kinds = |a: &Argument| matches!(a, Argument::Other(k) if k.starts_with("as_sym_"));
+            return Ok(!node.outputs.is_empty() && node.outputs.iter().all(kinds));
+        };
+        let size = self.b.sym_int(name)?;
+        if node.target == "torch.ops.aten.sym_size.int" {
+            let mut call = Call::new(&mut self.b, node);
+            if let (Ok(value), Ok(axis)) = (call.tensor("self"), call.required("dim")) {
+                let axis = self.b.axis(value, axis).map_err(bad)?;
+                self.b.symbol_at(&size, value, axis);
+            }
+        }
+        Ok(true)
+    }
+
+    fn enter(&mut self, node: &'p Node, outcome: Outcome<'p>) -> Result<()> {
+        let names = results(node);
+        match outcome {
+            Outcome::Done => {}
+            Outcome::Values(values) => {
+                count(&names, values.len())?;
+                for (name, value) in names.into_iter().zip(values) {
+                    if let Some(value) = value {
+                        self.b.name_result(value, name)?;
+                        self.b.memory.define(name, value, false)?;
+                    }
+                }
+            }
+            Outcome::View { of, part, value } => {
+                count(&names, 1)?;
+                for name in names {
+                    self.b.name_result(value, name)?;
+                    self.b.memory.view(name, of, part, Some(value))?;
+                }
+            }
+            Outcome::Views { of, values } => {
+                count(&names, values.len())?;
+                for (name, value) in names.into_iter().zip(values) {
+                    self.b.name_result(value, name)?;
+                    self.b.memory.view(name, of, super::memory::Part::Other, Some(value))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn foreign(&mut self, node: &'p Node, reason: String) -> Result<()> {
+        if ops::mutates(&node.target) {
+            return Err(FormatError::mismatch(
+                "an in-place op that is a value",
+                format!("`{}`: {reason}", node.target),
+            )
+            .hint("export the model with run_decompositions(), which removes in-place ops"));
+        }
+        let mut inputs = Vec::new();
+        let mut attributes = Vec::new();
+        for a in &node.inputs {
+            match &a.arg {
+                Argument::Tensor(_) | Argument::Tensors(_) | Argument::OptionalTensors(_) => {
+                    for t in tensors_of(&a.arg) {
+                        inputs.push(Some(self.b.memory.read(t)?));
+                    }
+                    attributes.push((a.name.clone(), format!("{} operands", tensors_of(&a.arg).len())));
+                }
+                other => attributes.push((a.name.clone(), format!("{other:?}"))),
+            }
+        }
+        let names = results(node);
+        let (domain, op_type) = split_target(&node.target);
+        let op = ForeignOp {
+            domain: domain.to_owned(),
+            op_type: op_type.to_owned(),
+            overload: String::new(),
+            encoding: "torch.export".into(),
+            attributes: attributes
+                .into_iter()
+                .map(|(name, v)| ForeignAttr { name, payload: v.into_bytes().into() })
+                .collect(),
+            captures: 0,
+            outputs: names.len(),
+            reason,
+        };
+        let values = self.b.emit(Op::Foreign(Arc::new(op)), &inputs)?;
+        for (name, value) in names.into_iter().zip(values) {
+            // Types that the IR lacks stay unknown.
+            if self.b.declared(name).is_ok() {
+                self.b.name_result(value, name)?;
+            } else {
+                self.b.graph.rename_value(value, name);
+            }
+            self.b.memory.define(name, value, false)?;
+        }
+        Ok(())
+    }
+
+    fn outputs(&mut self) -> Result<()> {
+        let mut taken = HashSet::new();
+        for spec in &self.program.graph_module.signature.output_specs {
+            let (arg, name) = match spec {
+                OutputSpec::User(Argument::Tensor(n)) => (n.as_str(), n.clone()),
+                OutputSpec::User(
+                    Argument::None | Argument::Int(_) | Argument::Float(_) | Argument::Bool(_) | Argument::Text(_),
+                ) => {
+                    self.notes.push("a result that is no tensor is left out".into());
+                    continue;
+                }
+                OutputSpec::Mutation { kind, arg, name } => {
+                    self.notes
+                        .push(format!("`{name}` changes as the program runs ({kind}): its new contents are a result"));
+                    (arg.as_str(), format!("{name}.new"))
+                }
+                OutputSpec::User(other) => {
+                    return Err(FormatError::mismatch("results that are tensors", format!("{other:?}")));
+                }
+                OutputSpec::Other(kind) => {
+                    return Err(FormatError::mismatch("a program for inference", format!("a result of kind `{kind}`")));
+                }
+            };
+            let at = |e: FormatError| e.at_port(format!("graph output `{name}`"));
+            let value = self.b.memory.read(arg).map_err(at)?;
+            let mut title = name.clone();
+            let mut n = 1;
+            while !taken.insert(title.clone()) {
+                title = format!("{name}_{n}");
+                n += 1;
+            }
+            self.b.graph.add_output(title, value);
+            let declared = self.b.declared(arg).map_err(at)?;
+            if let Some(last) = self.b.graph.declared_mut().next_back() {
+                *last = declared;
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Graph {
+        let Self { b, program, unbound, notes, .. } = self;
+        let mut graph = b.graph;
+        let dead = graph.nodes().filter(|(_, n)| !matches!(n.op, Op::Foreign(_))).map(|(id, _)| id).collect::<Vec<_>>();
+        graph.remove_dead(dead);
+        graph.remove_unused_consts(&std::collections::BTreeSet::new());
+        graph.info.notes = notes;
+        let mut say = |key: &str, value: String| {
+            if !value.is_empty() {
+                graph.info.metadata.push((key.into(), value));
+            }
+        };
+        say(VERSION, program.torch_version.clone());
+        say(GUARDS, program.guards_code.join("; "));
+        let bound = |v: Option<i64>| v.map_or_else(String::new, |v| v.to_string());
+        let range =
+            |(s, r): (&String, &super::schema::Range)| format!("{}..{} {s}", bound(r.min_val), bound(r.max_val));
+        say(RANGES, program.range_constraints.iter().map(range).collect::<Vec<_>>().join("; "));
+        if !unbound.is_empty() {
+            let list = serde_json::Value::from(unbound.clone()).to_string();
+            graph.info.fields.insert(UNBOUND.into(), list);
+            let (first, n) = (&unbound[0], unbound.len());
+            graph
+                .info
+                .notes
+                .push(format!("{n} parameters have no data in the file, `{first}` the first: they are inputs"));
+        }
+        graph
+    }
+}
+
+fn at_input(e: FormatError, name: &str) -> FormatError {
+    e.at_port(format!("input `{name}`"))
+}
+
+fn count(names: &[&str], found: usize) -> Result<()> {
+    if names.len() == found {
+        return Ok(());
+    }
+    Err(FormatError::mismatch(format!("{found} results"), names.len()))
+}
+
+/// Where nothing can be foreign.
+fn bad(r: Reject) -> FormatError {
+    match r {
+        Reject::Bad(e) => e,
+        Reject::Foreign(why) => FormatError::invalid(why),
+    }
+}
+
+fn tensors_of(a: &Argument) -> Vec<&str> {
+    match a {
+        Argument::Tensor(t) => vec![t],
+        Argument::Tensors(all) => all.iter().map(String::as_str).collect(),
+        Argument::OptionalTensors(all) => all.iter().flatten().map(String::as_str).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// Checks of the program's own, which have no value: what they check holds by the types that the file has, or the
+/// caller's inputs are none that the program is for.
+fn is_assertion(target: &str) -> bool {
+    const ASSERTIONS: [&str; 9] = [
+        "_assert_tensor_metadata.default",
+        "_assert_scalar.default",
+        "_assert_async.default",
+        "_assert_async.msg",
+        "sym_constrain_range.default",
+        "sym_constrain_range_for_size.default",
+        "_functional_assert_scalar.default",
+        "_functional_sym_constrain_range.default",
+        "_functional_sym_constrain_range_for_size.default",
+    ];
+    target.strip_prefix("torch.ops.aten.").is_some_and(|t| ASSERTIONS.contains(&t)) || target.ends_with("_guards_fn")
+}
+
+/// `torch.ops.aten.index.Tensor` is the op `index.Tensor` of `aten`.
+fn split_target(target: &str) -> (&str, &str) {
+    target.strip_prefix("torch.ops.").unwrap_or(target).split_once('.').unwrap_or(("", target))
+}
+
+fn text(ty: &Type) -> String {
+    let dtype = ty.dtype.map_or_else(String::new, |d| d.to_string());
+    format!("{dtype}{}", ty.shape.as_ref().map_or_else(String::new, ToString::to_string))
+}

@@ -1,0 +1,210 @@
+//! Which tensors of a program share memory. In-place ops change all of them; the IR has no such ops, so each becomes a
+//! new value of the tensor that it changes, and a tensor that would have changed along with it is not read again.
+
+use std::collections::HashMap;
+
+use normfuse_ir::ValueId;
+
+use crate::error::{FormatError, Result};
+
+/// What of its storage a tensor is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// All of it, in order.
+    Whole,
+    /// A range of one axis.
+    Slice { axis: usize, start: i64, end: i64 },
+    /// Some other view, or perhaps a copy.
+    Other,
+}
+
+#[derive(Debug, Clone)]
+struct Tensor {
+    /// `None` while nothing was written into fresh memory.
+    value: Option<ValueId>,
+    storage: usize,
+    version: u32,
+    part: Part,
+}
+
+#[derive(Debug)]
+struct Storage {
+    /// A parameter, constant or input: others see it.
+    given: bool,
+    version: u32,
+    /// The tensor that is all of it, and the op that changed it last.
+    whole: String,
+    changed_by: String,
+    /// Written ranges of memory that was fresh: axis, then start, end and value in order.
+    pieces: Option<(usize, Vec<(i64, i64, ValueId)>)>,
+}
+
+/// A write, as values.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Write {
+    /// The storage holds this now.
+    Whole(ValueId),
+    /// Fresh memory is full: these side by side.
+    Joined { axis: usize, pieces: Vec<ValueId> },
+    /// Of what was there, a range is this now.
+    Into { old: ValueId, axis: usize, start: i64, end: i64, new: ValueId },
+    /// Fresh memory is not full yet.
+    Pending,
+}
+
+/// The tensors of a program by name.
+#[derive(Debug, Default)]
+pub struct Memory {
+    tensors: HashMap<String, Tensor>,
+    storages: Vec<Storage>,
+}
+
+impl Memory {
+    fn storage(&mut self, whole: &str, given: bool) -> usize {
+        let changed_by = String::new();
+        self.storages.push(Storage { given, version: 0, whole: whole.to_owned(), changed_by, pieces: None });
+        self.storages.len() - 1
+    }
+
+    fn put(&mut self, name: &str, tensor: Tensor) -> Result<()> {
+        match self.tensors.insert(name.to_owned(), tensor) {
+            None => Ok(()),
+            Some(_) => {
+                Err(FormatError::mismatch("every value to be made once", format!("two that are called `{name}`")))
+            }
+        }
+    }
+
+    /// A tensor in memory of its own.
+    ///
+    /// # Errors
+    /// A name that is taken; so for all.
+    pub fn define(&mut self, name: &str, value: ValueId, given: bool) -> Result<()> {
+        let storage = self.storage(name, given);
+        self.put(name, Tensor { value: Some(value), storage, version: 0, part: Part::Whole })
+    }
+
+    /// Memory that nothing was written into.
+    pub fn fresh(&mut self, name: &str) -> Result<()> {
+        let storage = self.storage(name, false);
+        self.put(name, Tensor { value: None, storage, version: 0, part: Part::Whole })
+    }
+
+    /// A view of another tensor; its own value is needed unless that is of fresh memory.
+    pub fn view(&mut self, name: &str, of: &str, part: Part, value: Option<ValueId>) -> Result<()> {
+        let Some(t) = self.tensors.get(of) else { return Err(undefined(of)) };
+        let part = match (t.part, part) {
+            (whole, Part::Whole) => whole,
+            (Part::Whole, part) => part,
+            _ => Part::Other,
+        };
+        let tensor = Tensor { value, storage: t.storage, version: t.version, part };
+        self.put(name, tensor)
+    }
+
+    /// True for a tensor that a node made.
+    pub fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// True for all of some memory into which nothing was written yet.
+    pub fn is_fresh(&self, name: &str) -> bool {
+        let of = |t: &Tensor| t.value.is_none() && t.part == Part::Whole;
+        self.tensors.get(name).is_some_and(of)
+    }
+
+    /// The tensor's value.
+    ///
+    /// # Errors
+    /// A name that nothing made, memory that was not written, and a tensor that an op has changed under another name.
+    pub fn read(&self, name: &str) -> Result<ValueId> {
+        let t = self.tensors.get(name).ok_or_else(|| undefined(name))?;
+        let s = &self.storages[t.storage];
+        if t.version != s.version {
+            let found = format!("`{name}`, whose memory `{}` changed under another name", s.changed_by);
+            return Err(FormatError::mismatch("a tensor that is not changed behind its back", found)
+                .hint("export the model with run_decompositions(), which removes in-place ops"));
+        }
+        t.value.ok_or_else(|| {
+            FormatError::mismatch("a tensor with contents", format!("`{name}`, memory that is not written in full"))
+        })
+    }
+
+    /// The tensor that is all of the memory of this one.
+    pub fn whole_of(&self, name: &str) -> Option<&str> {
+        self.tensors.get(name).map(|t| self.storages[t.storage].whole.as_str())
+    }
+
+    /// Writes into a tensor, `sizes` being those of its whole memory; [`Memory::settle`] must follow unless the write is
+    /// pending.
+    ///
+    /// # Errors
+    /// A tensor that others see, one whose place in its memory is not known, or one that has changed already.
+    pub fn write(&mut self, name: &str, new: ValueId, by: &str, sizes: &[Option<i64>]) -> Result<Write> {
+        let Some(t) = self.tensors.get(name).cloned() else { return Err(undefined(name)) };
+        let s = &mut self.storages[t.storage];
+        let refuse = |found: String| {
+            Err(FormatError::mismatch("an in-place op on a tensor that only this graph sees", found)
+                .hint("export the model with run_decompositions(), which removes in-place ops"))
+        };
+        if s.given {
+            return refuse(format!("`{name}`, which is `{}` or a view of it", s.whole));
+        }
+        let whole = s.whole.clone();
+        let write = match t.part {
+            Part::Whole => Write::Whole(new),
+            Part::Other => return refuse(format!("`{name}`, a view or copy of `{whole}`")),
+            // Fresh memory: whichever slice of it this is, it was not written by another name.
+            Part::Slice { axis, start, end } => match self.tensors.get(&whole).and_then(|w| w.value) {
+                Some(_) if t.version != s.version => {
+                    return refuse(format!("`{name}`, whose memory `{}` changed", s.changed_by));
+                }
+                Some(old) => Write::Into { old, axis, start, end, new },
+                None => {
+                    let (first, pieces) = s.pieces.get_or_insert_with(|| (axis, Vec::new()));
+                    let free = pieces.iter().all(|(a, b, _)| end <= *a || *b <= start);
+                    if *first != axis || !free {
+                        return refuse(format!("`{name}`, which overlaps what was written into `{whole}` before"));
+                    }
+                    pieces.push((start, end, new));
+                    pieces.sort_by_key(|p| p.0);
+                    let joined = pieces.windows(2).all(|w| w[0].1 == w[1].0);
+                    let (Some(from), Some(to)) = (pieces.first(), pieces.last()) else { return Ok(Write::Pending) };
+                    if joined && from.0 == 0 && sizes.get(axis) == Some(&Some(to.1)) {
+                        let pieces = pieces.iter().map(|p| p.2).collect();
+                        s.pieces = None;
+                        Write::Joined { axis, pieces }
+                    } else {
+                        Write::Pending
+                    }
+                }
+            },
+        };
+        by.clone_into(&mut s.changed_by);
+        if write == Write::Pending {
+            // What the memory holds elsewhere is as it was.
+            if let Some(t) = self.tensors.get_mut(name) {
+                t.value = Some(new);
+            }
+        }
+        Ok(write)
+    }
+
+    /// After a write: the tensor has `own`, and all of its memory is `whole`.
+    pub fn settle(&mut self, name: &str, own: ValueId, whole: ValueId) {
+        let Some(t) = self.tensors.get(name) else { return };
+        let storage = t.storage;
+        let s = &mut self.storages[storage];
+        s.version += 1;
+        let (version, root) = (s.version, s.whole.clone());
+        for (key, value) in [(root.as_str(), whole), (name, own)] {
+            if let Some(t) = self.tensors.get_mut(key) {
+                (t.value, t.version) = (Some(value), version);
+            }
+        }
+    }
+}
+
+fn undefined(name: &str) -> FormatError {
+    FormatError::mismatch("an operand that an input or an earlier node makes", format!("`{name}`"))
+}

@@ -1,0 +1,99 @@
+//! Ops that make tensors out of sizes and numbers.
+
+use std::sync::Arc;
+
+use normfuse_ir::{DType, Dim, Op, Tensor, ValueId};
+
+use super::{
+    super::{
+        args::{Call, Scalar},
+        build::{Reject, foreign},
+        expr::Expr,
+    },
+    Outcome,
+};
+
+/// Up to how many elements a filled tensor is a constant.
+const SMALL: i64 = 64;
+
+pub fn op<'p>(c: &mut Call<'_, 'p>, name: &str) -> Result<Option<Outcome<'p>>, Reject> {
+    let (base, _) = name.split_once('.').unwrap_or((name, ""));
+    let value = match base {
+        "arange" => arange(c)?,
+        "scalar_tensor" => {
+            let Some(s) = c.scalar("s")? else { return foreign("it has no `s`") };
+            let dtype = result_dtype(c)?;
+            c.b.scalar(s, dtype)?
+        }
+        "zeros" | "new_zeros" | "zeros_like" => filled(c, Scalar::Int(0))?,
+        "ones" | "new_ones" | "ones_like" => filled(c, Scalar::Int(1))?,
+        "full" | "new_full" | "full_like" => {
+            let Some(s) = c.scalar("fill_value")? else { return foreign("it has no `fill_value`") };
+            filled(c, s)?
+        }
+        "empty" | "new_empty" | "empty_like" | "empty_strided" | "new_empty_strided" | "empty_permuted" => {
+            c.skip(&["self", "size", "dtype", "stride", "physical_layout"]);
+            let result = c.result()?;
+            c.b.declared(result)?;
+            c.b.memory.fresh(result)?;
+            return Ok(Some(Outcome::Done));
+        }
+        _ => return Ok(None),
+    };
+    Ok(Some(Outcome::one(value)))
+}
+
+/// The type of the result as the file has it: an argument, that of another tensor, or torch's default.
+fn result_dtype(c: &mut Call<'_, '_>) -> Result<DType, Reject> {
+    c.skip(&["dtype"]);
+    let result = c.result()?;
+    let declared = c.b.declared(result)?;
+    declared.dtype.ok_or_else(|| Reject::Foreign("the type of its result is not known".into()))
+}
+
+fn filled(c: &mut Call<'_, '_>, s: Scalar) -> Result<ValueId, Reject> {
+    c.skip(&["self", "size"]);
+    let dtype = result_dtype(c)?;
+    let result = c.result()?;
+    let sizes = c.b.meta_sizes(result)?;
+    let one = c.b.scalar(s, dtype)?;
+    fill(c, one, &sizes)
+}
+
+/// A constant of rank 0, as often as the sizes say.
+fn fill(c: &mut Call<'_, '_>, one: ValueId, sizes: &[Arc<Expr>]) -> Result<ValueId, Reject> {
+    let Some(element) = c.b.graph.value(one).as_const().cloned() else { return foreign("no constant") };
+    let dims: Vec<Dim> = sizes.iter().map(|e| e.dim()).collect();
+    if dims.is_empty() {
+        return Ok(one);
+    }
+    let count = Dim::product(&dims).as_const();
+    let shape: Option<Vec<usize>> = dims.iter().map(|d| usize::try_from(d.as_const()?).ok()).collect();
+    if let (Some(n), Some(shape)) = (count.filter(|n| (0..=SMALL).contains(n)), shape) {
+        let bytes = element.bytes().repeat(n as usize);
+        let base = c.b.graph.value(one).name.clone();
+        return Ok(c.b.constant(&base, Tensor::from_bytes(element.dtype(), shape, bytes)?));
+    }
+    let shape = c.b.shape_operand(sizes)?;
+    Ok(c.b.one(Op::ConstantOfShape { dtype: element.dtype(), value: element.bytes().to_vec() }, &[shape])?)
+}
+
+fn arange(c: &mut Call<'_, '_>) -> Result<ValueId, Reject> {
+    let dtype = result_dtype(c)?;
+    let mut bound = |name: &str, default: i64| -> Result<ValueId, Reject> {
+        let float = matches!(c.get(name), Some(super::super::schema::Argument::Float(_)));
+        if float {
+            let s = c.scalar(name)?.unwrap_or(Scalar::Int(default));
+            return c.b.scalar(s, dtype);
+        }
+        let size = c.opt_size(name)?.unwrap_or_else(|| Arc::new(Expr::Int(default)));
+        if let Some(n) = size.dim().as_const() {
+            return c.b.scalar(Scalar::Int(n), dtype);
+        }
+        let v = c.b.size(&size)?;
+        let v = c.b.one(Op::Squeeze { axes: Some(vec![0]) }, &[v])?;
+        Ok(c.b.cast(v, dtype)?)
+    };
+    let operands = [bound("start", 0)?, bound("end", 0)?, bound("step", 1)?];
+    Ok(c.b.one(Op::Range, &operands)?)
+}

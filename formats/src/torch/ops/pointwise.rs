@@ -1,0 +1,303 @@
+//! Elementwise ops.
+
+use normfuse_ir::{
+    DType, Op, ValueId,
+    op::{BinaryOp, UnaryOp},
+};
+
+use super::{
+    super::{
+        args::{Call, Scalar},
+        build::{Reject, foreign},
+        memory::Part,
+        promote::Operand,
+    },
+    Outcome,
+};
+
+const FLOAT: [(&str, UnaryOp); 17] = [
+    ("sqrt.default", UnaryOp::Sqrt),
+    ("rsqrt.default", UnaryOp::Rsqrt),
+    ("reciprocal.default", UnaryOp::Reciprocal),
+    ("exp.default", UnaryOp::Exp),
+    ("exp2.default", UnaryOp::Exp2),
+    ("log.default", UnaryOp::Log),
+    ("log2.default", UnaryOp::Log2),
+    ("sin.default", UnaryOp::Sin),
+    ("cos.default", UnaryOp::Cos),
+    ("tanh.default", UnaryOp::Tanh),
+    ("erf.default", UnaryOp::Erf),
+    ("sigmoid.default", UnaryOp::Sigmoid),
+    ("silu.default", UnaryOp::Silu),
+    ("isnan.default", UnaryOp::IsNan),
+    ("isinf.default", UnaryOp::IsInf),
+    ("special_erf.default", UnaryOp::Erf),
+    ("special_exp2.default", UnaryOp::Exp2),
+];
+
+/// Ops that leave integers as they are.
+const ROUNDING: [(&str, UnaryOp); 3] =
+    [("floor.default", UnaryOp::Floor), ("ceil.default", UnaryOp::Ceil), ("round.default", UnaryOp::Round)];
+
+const SAME: [(&str, UnaryOp); 4] = [
+    ("abs.default", UnaryOp::Abs),
+    ("neg.default", UnaryOp::Neg),
+    ("sign.default", UnaryOp::Sign),
+    ("relu.default", UnaryOp::Relu),
+];
+
+const COMPARE: [(&str, BinaryOp); 5] = [
+    ("eq", BinaryOp::Equal),
+    ("lt", BinaryOp::Less),
+    ("le", BinaryOp::LessOrEqual),
+    ("gt", BinaryOp::Greater),
+    ("ge", BinaryOp::GreaterOrEqual),
+];
+
+pub fn op<'p>(c: &mut Call<'_, 'p>, name: &str) -> Result<Option<Outcome<'p>>, Reject> {
+    if let Some((_, op)) = FLOAT.iter().find(|(n, _)| *n == name) {
+        let x = c.tensor("self")?;
+        let x = c.b.float(x)?;
+        return Ok(Some(Outcome::one(c.b.unary(*op, x)?)));
+    }
+    if let Some((_, op)) = SAME.iter().find(|(n, _)| *n == name) {
+        let x = c.tensor("self")?;
+        if c.b.dtype(x)? == DType::Bool {
+            return foreign("arithmetic of bools");
+        }
+        return Ok(Some(Outcome::one(c.b.unary(*op, x)?)));
+    }
+    if let Some((_, op)) = ROUNDING.iter().find(|(n, _)| *n == name) {
+        let x = c.tensor("self")?;
+        let value = if c.b.dtype(x)?.is_int() { c.b.unary(UnaryOp::Identity, x)? } else { c.b.unary(*op, x)? };
+        return Ok(Some(Outcome::one(value)));
+    }
+    let (base, overload) = name.split_once('.').unwrap_or((name, ""));
+    let value = match (base, overload) {
+        ("add" | "sub" | "mul" | "div" | "rsub", "Tensor" | "Scalar") => arithmetic(c, base)?,
+        ("true_divide", "Tensor") => arithmetic(c, "div")?,
+        ("maximum" | "minimum", "default") => {
+            let (a, b) = (c.tensor("self")?, c.tensor("other")?);
+            let op = if base == "maximum" { BinaryOp::Max } else { BinaryOp::Min };
+            c.b.arithmetic(op, Operand::Tensor(a), Operand::Tensor(b))?
+        }
+        ("pow", "Tensor_Scalar") => power(c)?,
+        ("pow", "Tensor_Tensor") => {
+            let (a, b) = (c.tensor("self")?, c.tensor("exponent")?);
+            c.b.arithmetic(BinaryOp::Pow, Operand::Tensor(a), Operand::Tensor(b))?
+        }
+        ("ne", "Tensor" | "Scalar") => {
+            let (a, b) = operands(c)?;
+            let equal = c.b.comparison(BinaryOp::Equal, a, b)?;
+            c.b.unary(UnaryOp::Not, equal)?
+        }
+        ("gelu", "default") => {
+            let x = c.tensor("self")?;
+            match c.text("approximate", "none")? {
+                "none" => c.b.unary(UnaryOp::Gelu, x)?,
+                "tanh" => c.b.unary(UnaryOp::GeluTanh, x)?,
+                other => return foreign(format!("`approximate` is `{other}`")),
+            }
+        }
+        ("softplus", "default") => {
+            let x = c.tensor("self")?;
+            let plain = [("beta", 1.0), ("threshold", 20.0)];
+            for (name, default) in plain {
+                if c.scalar(name)?
+                    .is_some_and(|s| !matches!(s, Scalar::Int(v) if v as f64 == default) && s != Scalar::Float(default))
+                {
+                    return foreign(format!("`{name}` is not {default}"));
+                }
+            }
+            c.b.unary(UnaryOp::Softplus, x)?
+        }
+        ("logical_not", "default") => {
+            let x = c.tensor("self")?;
+            if c.b.dtype(x)? == DType::Bool {
+                c.b.unary(UnaryOp::Not, x)?
+            } else {
+                c.b.comparison(BinaryOp::Equal, Operand::Tensor(x), Operand::Scalar(Scalar::Int(0)))?
+            }
+        }
+        ("bitwise_not", "default") => {
+            let x = c.tensor("self")?;
+            let bool = c.b.dtype(x)? == DType::Bool;
+            c.b.unary(if bool { UnaryOp::Not } else { UnaryOp::BitwiseNot }, x)?
+        }
+        ("logical_and" | "logical_or" | "logical_xor", "default") => {
+            let (a, b) = (c.tensor("self")?, c.tensor("other")?);
+            if c.b.dtype(a)? != DType::Bool || c.b.dtype(b)? != DType::Bool {
+                return foreign("its operands are not bools");
+            }
+            bits(c, &base["logical_".len()..], Operand::Tensor(a), Operand::Tensor(b))?
+        }
+        ("bitwise_and" | "bitwise_or" | "bitwise_xor", "Tensor" | "Scalar") => {
+            let (a, b) = operands(c)?;
+            bits(c, &base["bitwise_".len()..], a, b)?
+        }
+        ("__and__" | "__or__" | "__xor__", "Tensor" | "Scalar") => {
+            let (a, b) = operands(c)?;
+            bits(c, base.trim_matches('_'), a, b)?
+        }
+        ("__lshift__" | "__rshift__" | "bitwise_left_shift" | "bitwise_right_shift", _) => {
+            let (a, b) = operands(c)?;
+            shift(c, base.contains("lshift") || base.contains("left"), a, b)?
+        }
+        ("clamp" | "clamp_min" | "clamp_max" | "clip", "default") => clamp(c)?,
+        ("where", "self") => {
+            let (condition, a, b) = (c.tensor("condition")?, c.tensor("self")?, c.tensor("other")?);
+            let dtype = c.b.result_type(Operand::Tensor(a), Operand::Tensor(b))?;
+            let (a, b) = (c.b.cast(a, dtype)?, c.b.cast(b, dtype)?);
+            c.b.one(Op::Where, &[condition, a, b])?
+        }
+        ("masked_fill", "Scalar") => {
+            let (x, mask) = (c.tensor("self")?, c.tensor("mask")?);
+            let Some(value) = c.scalar("value")? else { return foreign("it has no `value`") };
+            let dtype = c.b.dtype(x)?;
+            let value = c.b.scalar(value, dtype)?;
+            c.b.one(Op::Where, &[mask, value, x])?
+        }
+        ("masked_fill", "Tensor") => {
+            let (x, mask, value) = (c.tensor("self")?, c.tensor("mask")?, c.tensor("value")?);
+            let dtype = c.b.dtype(x)?;
+            let value = c.b.cast(value, dtype)?;
+            c.b.one(Op::Where, &[mask, value, x])?
+        }
+        ("to" | "_to_copy" | "type_as" | "convert_element_type", _) => return convert(c, base, overload).map(Some),
+        _ => match COMPARE.iter().find(|(n, _)| *n == base) {
+            Some((_, op)) if matches!(overload, "Tensor" | "Scalar") => {
+                let (a, b) = operands(c)?;
+                c.b.comparison(*op, a, b)?
+            }
+            _ => return Ok(None),
+        },
+    };
+    Ok(Some(Outcome::one(value)))
+}
+
+/// `self` and `other`, which may each be a number.
+pub fn operands(c: &mut Call<'_, '_>) -> Result<(Operand, Operand), Reject> {
+    let mut one = |name: &str| match c.get(name) {
+        Some(super::super::schema::Argument::Tensor(_)) => Ok(Operand::Tensor(c.tensor(name)?)),
+        Some(super::super::schema::Argument::SymInt(_)) => {
+            // An integer that is computed takes part as a number does: it has no rank.
+            let Some(size) = c.opt_size(name)? else { return foreign("no size") };
+            let v = c.b.size(&size)?;
+            Ok(Operand::Tensor(c.b.one(Op::Squeeze { axes: Some(vec![0]) }, &[v])?))
+        }
+        _ => match c.scalar(name)? {
+            Some(s) => Ok(Operand::Scalar(s)),
+            None => foreign(format!("it has no `{name}`")),
+        },
+    };
+    Ok((one("self")?, one("other")?))
+}
+
+fn arithmetic(c: &mut Call<'_, '_>, base: &str) -> Result<ValueId, Reject> {
+    let (a, b) = operands(c)?;
+    if let Some(alpha) = c.scalar("alpha")?
+        && alpha != Scalar::Int(1)
+        && alpha != Scalar::Float(1.0)
+    {
+        return foreign("`alpha` is not 1");
+    }
+    let both_bool = |o: Operand| matches!(o, Operand::Tensor(x) if c.b.dtype(x).ok() == Some(DType::Bool));
+    if base == "mul" && both_bool(a) && both_bool(b) {
+        return bits(c, "and", a, b);
+    }
+    match base {
+        "add" => c.b.arithmetic(BinaryOp::Add, a, b),
+        "sub" => c.b.arithmetic(BinaryOp::Sub, a, b),
+        "rsub" => c.b.arithmetic(BinaryOp::Sub, b, a),
+        "mul" => c.b.arithmetic(BinaryOp::Mul, a, b),
+        _ => c.b.arithmetic(BinaryOp::Div, a, b),
+    }
+}
+
+/// ATen computes some exponents by other ops than a power.
+fn power(c: &mut Call<'_, '_>) -> Result<ValueId, Reject> {
+    let x = c.tensor("self")?;
+    let Some(exponent) = c.scalar("exponent")? else { return foreign("it has no `exponent`") };
+    let number = match exponent {
+        Scalar::Int(v) => v as f64,
+        Scalar::Float(v) => v,
+        Scalar::Bool(_) => return foreign("the exponent is a bool"),
+    };
+    let float = c.b.dtype(x)?.is_arithmetic_float();
+    if float && number == 0.5 {
+        return Ok(c.b.unary(UnaryOp::Sqrt, x)?);
+    }
+    if float && number == -0.5 {
+        return Ok(c.b.unary(UnaryOp::Rsqrt, x)?);
+    }
+    if float && number == -1.0 {
+        return Ok(c.b.unary(UnaryOp::Reciprocal, x)?);
+    }
+    if float && (number == 3.0 || number == -2.0) {
+        // Two roundings each, with f32 between them for 16 bits: no one op of ours.
+        return foreign(format!("the exponent {number} is computed by products"));
+    }
+    c.b.arithmetic(BinaryOp::Pow, Operand::Tensor(x), Operand::Scalar(exponent))
+}
+
+fn bits(c: &mut Call<'_, '_>, name: &str, a: Operand, b: Operand) -> Result<ValueId, Reject> {
+    let dtype = c.b.result_type(a, b)?;
+    let op = match (name, dtype == DType::Bool) {
+        ("and", true) => BinaryOp::And,
+        ("or", true) => BinaryOp::Or,
+        ("xor", true) => BinaryOp::Xor,
+        ("and", false) => BinaryOp::BitwiseAnd,
+        ("or", false) => BinaryOp::BitwiseOr,
+        _ => BinaryOp::BitwiseXor,
+    };
+    if dtype != DType::Bool && !dtype.is_int() {
+        return foreign("bits of floats");
+    }
+    let (x, y) = c.b.operands_as(a, b, dtype)?;
+    Ok(c.b.binary(op, x, y)?)
+}
+
+fn shift(c: &mut Call<'_, '_>, left: bool, a: Operand, b: Operand) -> Result<ValueId, Reject> {
+    let dtype = c.b.result_type(a, b)?;
+    if !dtype.is_unsigned_int() {
+        return foreign("a shift of signed integers");
+    }
+    let (x, y) = c.b.operands_as(a, b, dtype)?;
+    Ok(c.b.binary(if left { BinaryOp::ShiftLeft } else { BinaryOp::ShiftRight }, x, y)?)
+}
+
+fn clamp(c: &mut Call<'_, '_>) -> Result<ValueId, Reject> {
+    let x = c.tensor("self")?;
+    let (lo, hi) = (c.scalar("min")?, c.scalar("max")?);
+    let mut dtype = c.b.dtype(x)?;
+    for s in lo.iter().chain(&hi) {
+        dtype = match (dtype, c.b.result_type(Operand::Tensor(x), Operand::Scalar(*s))?) {
+            (d, r) if d.is_arithmetic_float() || d == r => d,
+            (_, r) => r,
+        };
+    }
+    let x = c.b.cast(x, dtype)?;
+    let lo = lo.map(|s| c.b.scalar(s, dtype)).transpose()?;
+    let hi = hi.map(|s| c.b.scalar(s, dtype)).transpose()?;
+    c.b.clip(x, lo, hi)
+}
+
+fn convert<'p>(c: &mut Call<'_, 'p>, base: &str, overload: &str) -> Result<Outcome<'p>, Reject> {
+    let of = c.name(if base == "convert_element_type" { "a" } else { "self" })?;
+    let x = c.b.memory.read(of)?;
+    let to = match (base, overload) {
+        ("type_as", _) | ("to", "other") => {
+            let other = c.tensor("other")?;
+            Some(c.b.dtype(other)?)
+        }
+        _ => c.dtype("dtype")?,
+    };
+    let copies = base == "_to_copy" || c.flag("copy", false)?;
+    let from = c.b.dtype(x)?;
+    Ok(match to.filter(|to| *to != from) {
+        Some(to) => Outcome::one(c.b.cast(x, to)?),
+        None if copies => Outcome::one(x),
+        // As it is: the same tensor.
+        None => Outcome::View { of, part: Part::Whole, value: x },
+    })
+}

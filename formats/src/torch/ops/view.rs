@@ -1,0 +1,284 @@
+//! Views: ops that move nothing, or may have to copy to give the shape that is asked for.
+
+use std::sync::Arc;
+
+use normfuse_ir::{Op, ValueId};
+
+use super::{
+    super::{
+        args::Call,
+        build::{Reject, foreign},
+        expr::Expr,
+        memory::Part,
+    },
+    Outcome,
+};
+use crate::error::FormatError;
+
+pub fn op<'p>(c: &mut Call<'_, 'p>, name: &str) -> Result<Option<Outcome<'p>>, Reject> {
+    let (base, overload) = name.split_once('.').unwrap_or((name, ""));
+    // What is not a view in torch either: its result is new memory.
+    match (base, overload) {
+        ("clone" | "lift_fresh_copy", "default") => return Ok(Some(Outcome::one(c.tensor("self")?))),
+        ("cat" | "concat", "default") => return join(c).map(Some),
+        ("stack", "default") => return stack(c).map(Some),
+        ("repeat_interleave", "self_int") => return repeat_interleave(c).map(Some),
+        _ => {}
+    }
+    let whole = matches!((base, overload), ("alias" | "detach" | "lift_fresh" | "detach_", "default"));
+    let known = whole
+        || matches!(
+            (base, overload),
+            ("view" | "reshape" | "_unsafe_view" | "contiguous" | "expand" | "permute" | "t" | "numpy_T", "default")
+                | ("flatten", "using_ints")
+                | ("unflatten" | "transpose" | "select", "int")
+                | ("unsqueeze", "default")
+                | ("squeeze", "dim" | "dims" | "default")
+                | ("slice", "Tensor")
+                | ("split_with_sizes" | "chunk", "default")
+                | ("split" | "unsafe_split", "Tensor")
+                | ("split", "sizes")
+                | ("unbind", "int")
+        );
+    if !known {
+        return Ok(None);
+    }
+    let of = c.name("self")?;
+    if base == "slice" && c.b.memory.is_fresh(of) {
+        return slice_of_fresh(c, of).map(Some);
+    }
+    let x = c.tensor("self")?;
+    if matches!(base, "split_with_sizes" | "chunk" | "split" | "unsafe_split") {
+        return split(c, of, x).map(Some);
+    }
+    if base == "unbind" {
+        return unbind(c, of, x).map(Some);
+    }
+    let mut part = if whole { Part::Whole } else { Part::Other };
+    let value = match base {
+        "view" | "reshape" | "_unsafe_view" | "flatten" | "unflatten" => reshape(c, x)?,
+        "expand" => {
+            let to = target(c, "size")?;
+            c.b.expand(x, &to)?
+        }
+        "permute" => {
+            let dims = c.ints("dims")?;
+            transposed(c, x, &dims)?
+        }
+        "t" | "numpy_T" => {
+            let rank = c.b.shape(x)?.len() as i64;
+            transposed(c, x, &(0..rank).rev().collect::<Vec<_>>())?
+        }
+        "transpose" => {
+            let rank = c.b.shape(x)?.len();
+            let (a, b) = (c.required("dim0")?, c.required("dim1")?);
+            let mut perm: Vec<i64> = (0..rank as i64).collect();
+            perm.swap(c.b.axis_of(a, rank.max(1))?, c.b.axis_of(b, rank.max(1))?);
+            transposed(c, x, &perm)?
+        }
+        "unsqueeze" => {
+            let axis = c.required("dim")?;
+            c.b.one(Op::Unsqueeze { axes: vec![axis] }, &[x])?
+        }
+        "squeeze" => squeeze(c, x)?,
+        "select" => {
+            let axis = c.required("dim")?;
+            let Some(index) = c.opt_size("index")? else { return foreign("it has no `index`") };
+            let index = match index.dim().as_const() {
+                Some(i) => c.b.int(i),
+                None => {
+                    let v = c.b.size(&index)?;
+                    c.b.one(Op::Squeeze { axes: Some(vec![0]) }, &[v])?
+                }
+            };
+            c.b.one(Op::Gather { axis }, &[x, index])?
+        }
+        "slice" => {
+            let (value, found) = slice(c, x)?;
+            part = found;
+            value
+        }
+        _ => x,
+    };
+    Ok(Some(Outcome::View { of, part, value }))
+}
+
+/// The sizes of the result as the file types it; they must be those that the call asks for.
+fn target(c: &mut Call<'_, '_>, argument: &str) -> Result<Vec<Arc<Expr>>, Reject> {
+    let result = c.result()?;
+    let sizes = c.b.meta_sizes(result)?;
+    let asked = c.opt_sizes(argument)?.or(c.opt_sizes("shape")?);
+    let Some(asked) = asked else { return foreign(format!("it has no `{argument}`")) };
+    let differ =
+        asked.len() != sizes.len() || asked.iter().zip(&sizes).any(|(a, b)| **a != Expr::Int(-1) && a.dim() != b.dim());
+    if differ {
+        let list = |all: &[Arc<Expr>]| all.iter().map(|e| e.dim().to_string()).collect::<Vec<_>>().join(", ");
+        return Err(FormatError::mismatch(
+            format!("a result of the shape that is asked for, [{}]", list(&asked)),
+            format!("[{}]", list(&sizes)),
+        )
+        .into());
+    }
+    Ok(sizes)
+}
+
+fn reshape(c: &mut Call<'_, '_>, x: ValueId) -> Result<ValueId, Reject> {
+    let to = if c.node.target.contains("flatten") {
+        // The axes say the same as the result's type, and inference compares the numbers of elements.
+        c.skip(&["start_dim", "end_dim", "dim", "sizes"]);
+        let result = c.result()?;
+        c.b.meta_sizes(result)?
+    } else {
+        target(c, "size")?
+    };
+    c.b.reshape(x, &to)
+}
+
+fn transposed(c: &mut Call<'_, '_>, x: ValueId, dims: &[i64]) -> Result<ValueId, Reject> {
+    let rank = c.b.shape(x)?.len();
+    let perm: Vec<i64> = dims.iter().map(|d| c.b.axis_of(*d, rank).map(|a| a as i64)).collect::<Result<_, _>>()?;
+    if perm.len() == rank && perm.is_sorted() {
+        return Ok(x);
+    }
+    Ok(c.b.one(Op::Transpose { perm: Some(perm) }, &[x])?)
+}
+
+fn squeeze(c: &mut Call<'_, '_>, x: ValueId) -> Result<ValueId, Reject> {
+    let shape = c.b.shape(x)?;
+    let asked = match c.opt_ints("dim")? {
+        Some(dims) => dims.iter().map(|d| c.b.axis_of(*d, shape.len())).collect::<Result<Vec<_>, _>>()?,
+        None => (0..shape.len()).collect(),
+    };
+    // Axes of other sizes stay; a symbol is not 1, or the program would not have been exported so.
+    let axes: Vec<i64> = asked.into_iter().filter(|a| shape[*a].as_const() == Some(1)).map(|a| a as i64).collect();
+    if axes.is_empty() {
+        return Ok(x);
+    }
+    Ok(c.b.one(Op::Squeeze { axes: Some(axes) }, &[x])?)
+}
+
+/// Start and end of a slice as numbers, where they are.
+fn bounds(c: &mut Call<'_, '_>) -> Result<(Arc<Expr>, Arc<Expr>, i64), Reject> {
+    let start = c.opt_size("start")?.unwrap_or_else(|| Arc::new(Expr::Int(0)));
+    let end = c.opt_size("end")?.unwrap_or_else(|| Arc::new(Expr::Int(i64::MAX)));
+    Ok((start, end, c.int("step", 1)?))
+}
+
+/// Where a slice of an axis of that many elements begins and ends, counted from the front.
+fn place(start: &Expr, end: &Expr, size: Option<i64>) -> Option<(i64, i64)> {
+    let n = size?;
+    let fix = |v: i64| (if v < 0 { v.saturating_add(n) } else { v }).clamp(0, n);
+    let (start, end) = (fix(start.dim().as_const()?), fix(end.dim().as_const()?));
+    Some((start, end.max(start)))
+}
+
+fn slice(c: &mut Call<'_, '_>, x: ValueId) -> Result<(ValueId, Part), Reject> {
+    let dim = c.int("dim", 0)?;
+    let axis = c.b.axis(x, dim)?;
+    let (start, end, step) = bounds(c)?;
+    let size = c.b.shape(x)?[axis].as_const();
+    if step == 1 && start.dim().as_const() == Some(0) && end.dim().as_const() == Some(i64::MAX) {
+        return Ok((x, Part::Whole));
+    }
+    let part = match place(&start, &end, size) {
+        Some((start, end)) if step == 1 => Part::Slice { axis, start, end },
+        _ => Part::Other,
+    };
+    let (from, to) = (c.b.size(&start)?, c.b.size(&end)?);
+    let axes = c.b.ints(&[axis as i64]);
+    let mut operands = vec![x, from, to, axes];
+    if step != 1 {
+        operands.push(c.b.ints(&[step]));
+    }
+    Ok((c.b.one(Op::Slice, &operands)?, part))
+}
+
+/// A slice of memory that nobody wrote into: only a place to write.
+fn slice_of_fresh<'p>(c: &mut Call<'_, 'p>, of: &'p str) -> Result<Outcome<'p>, Reject> {
+    let sizes = c.b.meta_sizes(of)?;
+    let dim = c.int("dim", 0)?;
+    let axis = c.b.axis_of(dim, sizes.len())?;
+    let (start, end, step) = bounds(c)?;
+    let part = match place(&start, &end, sizes[axis].dim().as_const()) {
+        Some((start, end)) if step == 1 => Part::Slice { axis, start, end },
+        _ if step == 1 && start.dim().as_const() == Some(0) && end.dim().as_const() == Some(i64::MAX) => Part::Whole,
+        _ => Part::Other,
+    };
+    let result = c.result()?;
+    c.b.memory.view(result, of, part, None)?;
+    Ok(Outcome::Done)
+}
+
+fn split<'p>(c: &mut Call<'_, 'p>, of: &'p str, x: ValueId) -> Result<Outcome<'p>, Reject> {
+    c.skip(&["split_sizes", "split_size", "chunks"]);
+    let dim = c.int("dim", 0)?;
+    let axis = c.b.axis(x, dim)?;
+    let names = c.results();
+    let mut sizes = Vec::with_capacity(names.len());
+    for name in &names {
+        let of_result = c.b.meta_sizes(name)?;
+        let Some(size) = of_result.get(axis) else { return foreign("a result has fewer axes than the tensor") };
+        sizes.push(size.clone());
+    }
+    let operand = c.b.shape_operand(&sizes)?;
+    let values = c.b.emit(Op::Split { axis: axis as i64, outputs: names.len() }, &[Some(x), Some(operand)])?;
+    Ok(Outcome::Views { of, values })
+}
+
+fn unbind<'p>(c: &mut Call<'_, 'p>, of: &'p str, x: ValueId) -> Result<Outcome<'p>, Reject> {
+    let axis = c.int("dim", 0)?;
+    let mut values = Vec::new();
+    for i in 0..c.results().len() {
+        let index = c.b.int(i as i64);
+        values.push(c.b.one(Op::Gather { axis }, &[x, index])?);
+    }
+    Ok(Outcome::Views { of, values })
+}
+
+fn join<'p>(c: &mut Call<'_, 'p>) -> Result<Outcome<'p>, Reject> {
+    let tensors = c.tensors("tensors")?;
+    let axis = c.int("dim", 0)?;
+    let parts = c.b.together(&tensors)?;
+    // By an old rule an empty vector joins anything and adds nothing.
+    let mut shapes = Vec::new();
+    for v in &parts {
+        shapes.push(c.b.shape(*v)?);
+    }
+    let rank = shapes.iter().map(Vec::len).max().unwrap_or(0);
+    let nothing = |s: &[normfuse_ir::Dim]| rank != 1 && matches!(s, [n] if n.as_const() == Some(0));
+    let kept: Vec<ValueId> = parts.into_iter().zip(&shapes).filter(|(_, s)| !nothing(s)).map(|(v, _)| v).collect();
+    let value = match kept.as_slice() {
+        [] => return foreign("it joins nothing"),
+        [one] => *one,
+        _ => c.b.one(Op::Concat { axis }, &kept)?,
+    };
+    Ok(Outcome::one(value))
+}
+
+fn stack<'p>(c: &mut Call<'_, 'p>) -> Result<Outcome<'p>, Reject> {
+    let tensors = c.tensors("tensors")?;
+    let axis = c.int("dim", 0)?;
+    let mut parts = Vec::new();
+    for v in c.b.together(&tensors)? {
+        parts.push(c.b.one(Op::Unsqueeze { axes: vec![axis] }, &[v])?);
+    }
+    Ok(Outcome::one(c.b.one(Op::Concat { axis }, &parts)?))
+}
+
+/// Each element several times in a row: a new axis, repeated, and joined with the one before it.
+fn repeat_interleave<'p>(c: &mut Call<'_, 'p>) -> Result<Outcome<'p>, Reject> {
+    let x = c.tensor("self")?;
+    let repeats = c.required("repeats")?;
+    let Some(dim) = c.opt_int("dim")? else { return foreign("it has no `dim`") };
+    c.skip(&["output_size"]);
+    let axis = c.b.axis(x, dim)?;
+    let rank = c.b.shape(x)?.len();
+    let wide = c.b.one(Op::Unsqueeze { axes: vec![axis as i64 + 1] }, &[x])?;
+    let mut times = vec![1; rank + 1];
+    times[axis + 1] = repeats;
+    let times = c.b.ints(&times);
+    let many = c.b.one(Op::Expand, &[wide, times])?;
+    let result = c.result()?;
+    let to = c.b.meta_sizes(result)?;
+    Ok(Outcome::one(c.b.reshape(many, &to)?))
+}
