@@ -199,7 +199,7 @@ fn move_shape_readers(graph: &mut Graph, c: &Candidate) -> Vec<(NodeId, usize, V
 
 /// True if a value is made by an op that computes, not by a view with a shape of its own.
 fn port_is_direct(graph: &Graph, value: Option<&ValueId>) -> bool {
-    value.and_then(|v| graph.producer(*v)).is_some_and(|(n, _)| !is_view(&graph.node(n).op))
+    value.and_then(|v| graph.producer(*v)).is_some_and(|(n, _)| !is_view(graph, n))
 }
 
 /// True if somebody who stays reads the value.
@@ -263,7 +263,7 @@ pub(crate) fn tokens(rows: &Shape) -> Dim {
 fn bytes_saved(graph: &Graph, c: &Candidate) -> u64 {
     let Some(tokens) = c.rows(0).and_then(|v| typed(graph, v)).map(|(_, rows)| tokens(rows)) else { return 0 };
     let mut total = 0u64;
-    for id in c.replaced.iter().filter(|n| !is_view(&graph.node(**n).op)) {
+    for id in c.replaced.iter().filter(|n| !is_view(graph, **n)) {
         for v in &graph.node(*id).outputs {
             let Some((dtype, shape)) = typed(graph, *v) else { continue };
             let Some(elements) = shape.numel().div_exact(&tokens).and_then(|d| d.as_const()) else { continue };
@@ -281,8 +281,5 @@ fn bytes_saved(graph: &Graph, c: &Candidate) -> u64 {
 fn reads(graph: &Graph, c: &Candidate, v: ValueId) -> u64 {
     let users: BTreeSet<NodeId> =
         graph.users(v).into_iter().map(|(n, _)| n).filter(|n| c.replaced.contains(n)).collect();
-    users
-        .into_iter()
-        .map(|n| if is_view(&graph.node(n).op) { reads(graph, c, graph.node(n).outputs[0]) } else { 1 })
-        .sum()
+    users.into_iter().map(|n| if is_view(graph, n) { reads(graph, c, graph.node(n).outputs[0]) } else { 1 }).sum()
 }
