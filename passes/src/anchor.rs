@@ -74,7 +74,7 @@ fn is_rooted(graph: &Graph, value: ValueId, steps: usize) -> bool {
                 Op::Binary(BinaryOp::Add | BinaryOp::Sub | BinaryOp::Mul | BinaryOp::Div) if with_constant() => {
                     is_rooted(graph, node.outputs[0], steps - 1)
                 }
-                op if port == 0 && (is_view(op) || matches!(op, Op::Cast { .. })) => {
+                op if port == 0 && (matches!(op, Op::Cast { .. }) || is_view(graph, user)) => {
                     is_rooted(graph, node.outputs[0], steps - 1)
                 }
                 _ => false,

@@ -511,7 +511,7 @@ impl<'a> Builder<'a> {
         let mut i = 0;
         while i < all.len() && all.len() < 16 {
             for (user, port) in self.graph.users(all[i]) {
-                if port == 0 && is_view(&self.graph.node(user).op) && self.inside.contains(&user) {
+                if port == 0 && is_view(self.graph, user) && self.inside.contains(&user) {
                     all.extend(&self.graph.node(user).outputs);
                 }
             }
@@ -591,7 +591,7 @@ impl<'a> Builder<'a> {
         // Who reads the normed value through a view or an exact cast reads the op's own result.
         let harmless = |n: &NodeId| {
             let node = self.graph.node(*n);
-            let moves = is_view(&node.op) || matches!(node.op, Op::Cast { .. });
+            let moves = is_view(self.graph, *n) || matches!(node.op, Op::Cast { .. });
             moves && node.input(0).is_some_and(|v| matches!(ports.get(&v), Some(Port::Normed(_) | Port::Sum)))
         };
         let hidden = |core: &BTreeSet<NodeId>, spare: bool| {

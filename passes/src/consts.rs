@@ -38,6 +38,13 @@ pub fn known(graph: &Graph, value: ValueId) -> Option<Num> {
     uniform(graph, value, DEPTH)
 }
 
+/// The numbers of a short vector that is stored.
+pub fn numbers(graph: &Graph, value: ValueId) -> Option<Vec<f64>> {
+    let t = graph.value(value).as_const().filter(|t| !t.is_empty() && t.len() <= MAX_UNIFORM)?;
+    let one = |bytes| number(t.dtype(), bytes).map(Num::value);
+    t.bytes().chunks(t.bytes().len() / t.len()).map(one).collect()
+}
+
 /// One element's value, if f64 holds it exactly.
 fn number(dtype: DType, b: &[u8]) -> Option<Num> {
     let v = match dtype {
@@ -86,7 +93,7 @@ fn uniform(graph: &Graph, value: ValueId, depth: usize) -> Option<Num> {
     let operand = |port: usize| uniform(graph, node.input(port)?, depth);
     let computed = match op {
         Op::Expand => operand(0),
-        op if is_view(op) => operand(0),
+        _ if is_view(graph, id) => operand(0),
         Op::ConstantOfShape { dtype, value } => number(*dtype, value),
         Op::Unary(_) | Op::Cast { .. } | Op::Binary(_) => {
             let mut operands = Vec::with_capacity(2);

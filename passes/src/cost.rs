@@ -138,7 +138,7 @@ impl<'a> Price<'a> {
 
     fn node(&self, id: NodeId, tokens: &Dim) -> Vec<f64> {
         let node = self.graph.node(id);
-        if is_view(&node.op) {
+        if is_view(self.graph, id) {
             return vec![0.0; self.samples.len()];
         }
         let values = node.operands().map(|(_, v)| v).chain(node.outputs.iter().copied());
@@ -148,7 +148,7 @@ impl<'a> Price<'a> {
 
     /// True if a fusion is fewer launches than what it replaces; it never moves more bytes.
     pub(crate) fn saves_launches(&self, c: &Candidate) -> bool {
-        c.replaced.iter().filter(|n| !is_view(&self.graph.node(**n).op)).nth(1).is_some()
+        c.replaced.iter().filter(|n| !is_view(self.graph, **n)).nth(1).is_some()
     }
 
     /// What a fusion saves, as a share of what its group costs as it is, summed over the range of tokens: small and large

@@ -103,7 +103,7 @@ impl Walk<'_> {
         while let Some(v) = queue.pop() {
             for (user, port) in self.graph.users(v) {
                 let op = &self.graph.node(user).op;
-                if port == 0 && (is_view(op) || matches!(op, Op::Expand)) {
+                if port == 0 && (is_view(self.graph, user) || matches!(op, Op::Expand)) {
                     queue.push(self.output(user));
                 } else if !matches!(op, Op::Shape { .. }) {
                     all.push((user, port));
@@ -449,7 +449,7 @@ fn origin(graph: &Graph, value: ValueId) -> ValueId {
     let mut value = value;
     for _ in 0..16 {
         match producer_op(graph, value) {
-            Some((id, op)) if is_view(op) || matches!(op, Op::Cast { .. } | Op::Expand) => {
+            Some((id, op)) if is_view(graph, id) || matches!(op, Op::Cast { .. } | Op::Expand) => {
                 match graph.node(id).input(0) {
                     Some(v) => value = v,
                     None => break,

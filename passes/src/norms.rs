@@ -120,7 +120,7 @@ fn squares(graph: &Graph, region: &Region, m: &NormMatch) -> bool {
             return true;
         }
         row = region::producer_op(graph, v)
-            .filter(|(_, op)| matches!(op, Op::Cast { .. }) || region::is_view(op))
+            .filter(|(id, op)| matches!(op, Op::Cast { .. }) || region::is_view(graph, *id))
             .and_then(|(n, _)| graph.node(n).input(0));
     }
     false

@@ -13,10 +13,12 @@ use normfuse_ir::{
     op::{BinaryOp, CastBack, ReduceOp, UnaryOp},
 };
 
+pub use crate::views::is_view;
 use crate::{
     consts,
     reach::Order,
     term::{LeafFacts, Num, Tag, Ty},
+    views::without_leading_ones,
 };
 
 /// Most nodes in a region. A norm with three quantisers takes about 60.
@@ -68,18 +70,6 @@ pub fn producer_op(graph: &Graph, value: ValueId) -> Option<(NodeId, &Op)> {
 pub fn typed(graph: &Graph, value: ValueId) -> Option<(DType, &Shape)> {
     let ty = &graph.value(value).ty;
     Some((ty.dtype?, ty.shape.as_ref()?))
-}
-
-/// True for ops that keep the row-major order of the elements of their first operand.
-pub fn is_view(op: &Op) -> bool {
-    matches!(
-        op,
-        Op::Reshape { .. }
-            | Op::Squeeze { .. }
-            | Op::Unsqueeze { .. }
-            | Op::Flatten { .. }
-            | Op::Unary(UnaryOp::Identity)
-    )
 }
 
 /// The width of a reduction over the last axis alone, if that is what the node is and the width is known.
@@ -135,7 +125,7 @@ fn is_light(graph: &Graph, id: NodeId) -> bool {
             Op::Reduce { op: ReduceOp::Mean | ReduceOp::Sum | ReduceOp::SumSquare, .. }
             | Op::RmsNorm { .. }
             | Op::SkipRmsNorm { .. } => last_axis_width(graph, id).is_some(),
-            op => is_view(op),
+            _ => is_view(graph, id),
         }
 }
 
@@ -148,14 +138,8 @@ fn ends(op: &Op) -> bool {
 /// Operands that carry data (a reshape's target shape does not).
 fn data_operands(graph: &Graph, id: NodeId) -> impl Iterator<Item = ValueId> + '_ {
     let node = graph.node(id);
-    let n = if is_view(&node.op) || matches!(node.op, Op::Expand) { 1 } else { usize::MAX };
+    let n = if is_view(graph, id) || matches!(node.op, Op::Expand) { 1 } else { usize::MAX };
     node.operands().take(n).map(|(_, v)| v)
-}
-
-/// Further axes of size 1 in front do not change the flat array.
-fn without_leading_ones(shape: &Shape) -> &[normfuse_ir::Dim] {
-    let ones = shape.0.iter().take_while(|d| d.as_const() == Some(1)).count();
-    &shape.0[ones..]
 }
 
 fn cast(dtype: DType, e: Expr) -> Expr {
@@ -321,7 +305,7 @@ pub fn squared(graph: &Graph, value: ValueId) -> Option<(NodeId, ValueId)> {
                 return Some((id, a));
             }
             Op::Cast { to, .. } if to.is_arithmetic_float() => value = a,
-            op if is_view(op) => value = a,
+            _ if is_view(graph, id) => value = a,
             _ => return None,
         }
     }
@@ -485,15 +469,8 @@ impl Region {
         let unary =
             |region: &mut Self, head: &str| Some(Expr::Op(head.into(), vec![Expr::Local(region.operand(graph, x))]));
         match &node.op {
-            op if is_view(op) => Some(Expr::Local(self.operand(graph, x))),
-            Op::Expand => {
-                // Axes of size 1 alone are a view.
-                let same = |s: &Shape| s.numel().as_const().is_some() && s.numel() == out_shape.numel();
-                match typed(graph, x) {
-                    Some((_, s)) if same(s) => Some(Expr::Local(self.operand(graph, x))),
-                    _ => self.broadcast(graph, x, out_shape),
-                }
-            }
+            _ if is_view(graph, id) => Some(Expr::Local(self.operand(graph, x))),
+            Op::Expand => self.broadcast(graph, x, out_shape),
             Op::Unary(op) => match op {
                 UnaryOp::Sqrt => unary(self, "sqrt"),
                 UnaryOp::Reciprocal => unary(self, "recip"),

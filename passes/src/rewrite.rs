@@ -205,7 +205,7 @@ fn move_shape_readers(graph: &mut Graph, c: &Candidate) -> Vec<(NodeId, usize, V
 
 /// True if a value is made by an op that computes, not by a view with a shape of its own.
 fn port_is_direct(graph: &Graph, value: Option<&ValueId>) -> bool {
-    value.and_then(|v| graph.producer(*v)).is_some_and(|(n, _)| !is_view(&graph.node(n).op))
+    value.and_then(|v| graph.producer(*v)).is_some_and(|(n, _)| !is_view(graph, n))
 }
 
 /// True if somebody who stays reads the value.
@@ -277,7 +277,7 @@ fn bytes_saved(graph: &Graph, c: &Candidate) -> u64 {
         _ => shape.numel().div_exact(&tokens)?.as_const(),
     };
     let mut total = 0u64;
-    for id in c.replaced.iter().filter(|n| !is_view(&graph.node(**n).op)) {
+    for id in c.replaced.iter().filter(|n| !is_view(graph, **n)) {
         for v in &graph.node(*id).outputs {
             let Some((dtype, shape)) = typed(graph, *v) else { continue };
             let Some(elements) = a_token(shape) else { continue };
@@ -295,8 +295,5 @@ fn bytes_saved(graph: &Graph, c: &Candidate) -> u64 {
 fn reads(graph: &Graph, c: &Candidate, v: ValueId) -> u64 {
     let users: BTreeSet<NodeId> =
         graph.users(v).into_iter().map(|(n, _)| n).filter(|n| c.replaced.contains(n)).collect();
-    users
-        .into_iter()
-        .map(|n| if is_view(&graph.node(n).op) { reads(graph, c, graph.node(n).outputs[0]) } else { 1 })
-        .sum()
+    users.into_iter().map(|n| if is_view(graph, n) { reads(graph, c, graph.node(n).outputs[0]) } else { 1 }).sum()
 }

@@ -49,7 +49,7 @@ fn origin(graph: &Graph, rows: ValueId) -> (ValueId, bool) {
             Op::Binary(BinaryOp::Add) if parameter(1) => node.input(0),
             Op::Binary(BinaryOp::Add) if parameter(0) => node.input(1),
             Op::Split { .. } | Op::Slice | Op::Transpose { .. } | Op::Cast { .. } => node.input(0),
-            op if is_view(op) => node.input(0),
+            _ if is_view(graph, id) => node.input(0),
             _ => None,
         };
         match next.filter(|v| typed(graph, *v).is_some()) {

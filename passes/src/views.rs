@@ -1,6 +1,53 @@
-//! Giving a value another shape: the least that has to be added to the graph.
+//! Values in another shape: what is one, and the least that has to be added to the graph to make one.
 
-use normfuse_ir::{DType, Dim, Graph, Op, Shape, Tensor, Type, ValueId};
+use normfuse_ir::{DType, Dim, Graph, NodeId, Op, Shape, Tensor, Type, ValueId, op::UnaryOp};
+
+use crate::{consts, region::typed};
+
+/// True for nodes that keep the elements of their first operand in row-major order: those that only say another shape, and
+/// those that move data in general but move none here, as the shapes prove.
+pub fn is_view(graph: &Graph, id: NodeId) -> bool {
+    let node = graph.node(id);
+    let shapes = || {
+        let shape = |v: ValueId| typed(graph, v).map(|(_, s)| s);
+        Some((shape(node.input(0)?)?, shape(*node.outputs.first()?)?))
+    };
+    match &node.op {
+        Op::Reshape { .. }
+        | Op::Squeeze { .. }
+        | Op::Unsqueeze { .. }
+        | Op::Flatten { .. }
+        | Op::Unary(UnaryOp::Identity) => true,
+        // As many elements as there are, and none backwards.
+        Op::Slice => {
+            let forwards = |steps| consts::numbers(graph, steps).is_some_and(|all| all.iter().all(|n| *n > 0.0));
+            node.input(4).is_none_or(forwards) && shapes().is_some_and(|(a, b)| a == b)
+        }
+        // Axes of size 1 may go anywhere.
+        Op::Transpose { perm } => shapes().is_some_and(|(shape, _)| {
+            let reversed = || (0..shape.rank() as i64).rev().collect();
+            let moved = perm.clone().unwrap_or_else(reversed).into_iter().filter(|axis| {
+                let size = usize::try_from(*axis).ok().and_then(|a| shape.0.get(a));
+                size.is_none_or(|d| d.as_const() != Some(1))
+            });
+            moved.is_sorted()
+        }),
+        Op::Expand => shapes().is_some_and(|(a, b)| {
+            let fixed = a.numel().as_const();
+            without_leading_ones(a) == without_leading_ones(b) || (fixed.is_some() && fixed == b.numel().as_const())
+        }),
+        Op::Tile => shapes().is_some_and(|(a, b)| a == b),
+        Op::Concat { .. } => node.inputs.len() == 1,
+        Op::Split { outputs, .. } => *outputs == 1,
+        _ => false,
+    }
+}
+
+/// The sizes from the first on that is not 1: further axes of size 1 in front do not change the flat array.
+pub fn without_leading_ones(shape: &Shape) -> &[Dim] {
+    let ones = shape.0.iter().take_while(|d| d.as_const() == Some(1)).count();
+    &shape.0[ones..]
+}
 
 /// Hands out names that no value of the graph has.
 #[derive(Debug, Default)]

@@ -1,5 +1,7 @@
 //! Every legal spelling of RMSNorm is recognised with the right meaning, bit for bit, and no lookalike is: two tables.
 //!
+//! With `SPELLINGS` naming a folder, each graph is written there, for `tests/onnx_checks.py` to look at.
+//!
 //! What nearly all graphs have (`%x`, `%w`, `%eps`, ...) is declared where a row does not do it itself.
 
 #[path = "../common/mod.rs"]
@@ -72,8 +74,16 @@ impl Row {
         self.dtypes.iter().map(move |d| (self, *d))
     }
 
-    /// The graph in one of the dtypes.
+    /// The graph in one of the dtypes, written down if somebody wants it.
     fn graph(&self, dtype: DType) -> String {
+        let text = self.text(dtype);
+        if let Some(folder) = folder() {
+            std::fs::write(folder.join(format!("{}_{dtype}.nf", self.name)), &text).unwrap();
+        }
+        text
+    }
+
+    fn text(&self, dtype: DType) -> String {
         let mut body = String::new();
         for line in &self.lines {
             let piece = |name| PIECES.iter().find(|(n, _)| *n == name).map(|(_, text)| *text).unwrap();
@@ -92,6 +102,13 @@ impl Row {
         let text = format!("graph \"norm\"\nopset \"\" 24\n{}\n{body}", usual.join("\n"));
         text.replace("T[", &format!("{dtype}[")).replace("=T}", &format!("={dtype}}}"))
     }
+}
+
+/// The folder for graphs, if somebody wants them.
+fn folder() -> Option<std::path::PathBuf> {
+    let folder = std::path::PathBuf::from(std::env::var_os("SPELLINGS")?);
+    std::fs::create_dir_all(&folder).unwrap();
+    Some(folder)
 }
 
 /// Checks every case, and only then fails: a change that breaks one row is judged by all that it breaks.

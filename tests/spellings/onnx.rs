@@ -7,7 +7,7 @@ use normfuse_passes::{Options, Outcome};
 
 use super::{
     common::{bits::same_bits, onnx::*},
-    each,
+    each, folder,
     legal::{expected, fused, meaning},
 };
 
@@ -228,6 +228,9 @@ fn check(row: &Row) {
     let name = row.name;
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("spelling_{name}.onnx"));
     save(&model_of(row), &path);
+    if let Some(folder) = folder() {
+        std::fs::copy(&path, folder.join(format!("opset_{name}.onnx"))).unwrap();
+    }
     let before = normfuse::open(&path).unwrap_or_else(|e| panic!("{name}: {e}"));
     let mut after = before.clone();
     let options = Options { verify: true, ..Options::default() };

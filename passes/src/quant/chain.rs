@@ -121,7 +121,7 @@ pub fn strip(graph: &Graph, value: ValueId) -> Stripped {
         let Some(x) = graph.node(id).input(0) else { break };
         let passes = match op {
             Op::Cast { to, .. } => typed(graph, x).is_some_and(|(d, _)| d.is_arithmetic_float() && d.embeds_in(*to)),
-            op => is_view(op),
+            _ => is_view(graph, id),
         };
         if !passes || typed(graph, x).is_none() {
             break;
@@ -187,7 +187,7 @@ impl Chain {
         let mut raws: Vec<Raw> = Vec::new();
         for _ in 0..MAX_LENGTH {
             reversed.push((value, raws.len()));
-            let Some((id, op)) = producer_op(graph, value) else { return Walked::Open };
+            let Some((id, _)) = producer_op(graph, value) else { return Walked::Open };
             if let Some(nodes) = amax(graph, id, v, width) {
                 self.nodes.extend(nodes);
                 self.base = Base::Amax(width);
@@ -198,7 +198,7 @@ impl Chain {
                 self.raws = raws;
                 return Walked::Amax;
             }
-            if is_view(op) {
+            if is_view(graph, id) {
                 self.nodes.insert(id);
                 let Some(x) = graph.node(id).input(0) else { return Walked::Stopped(id) };
                 value = x;
@@ -241,7 +241,7 @@ impl Chain {
                 nodes.insert(id);
                 return Some((out, raws, nodes));
             }
-            if !is_view(&node.op) {
+            if !is_view(graph, id) {
                 let mut given = None;
                 let (_, found, _) = step(graph, out, &mut given)?;
                 if given.is_some() {
@@ -277,7 +277,7 @@ fn inner_node(graph: &Graph, id: NodeId) -> Option<Vec<NodeId>> {
         return None;
     }
     let of = |port: usize| node.input(port).and_then(|v| graph.producer(v)).map(|(n, _)| n);
-    Some([of(0), of(2)].into_iter().flatten().filter(|n| !is_view(&graph.node(*n).op)).collect())
+    Some([of(0), of(2)].into_iter().flatten().filter(|n| !is_view(graph, *n)).collect())
 }
 
 /// A constant of one element as an f32, exact in every dtype that quantisers compute in.
@@ -463,7 +463,7 @@ fn magnitude(graph: &Graph, value: ValueId, v: ValueId, abs: bool) -> Option<BTr
         match op {
             Op::Unary(UnaryOp::Abs) if abs => seen = true,
             Op::Cast { to, .. } if held.embeds_in(*to) => {}
-            op if is_view(op) => {}
+            _ if is_view(graph, id) => {}
             _ => return None,
         }
         nodes.insert(id);

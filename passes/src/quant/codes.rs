@@ -139,7 +139,7 @@ fn applied(
     let mut value = x;
     let mut raws: Vec<Raw> = Vec::new();
     for _ in 0..MAX_STEPS {
-        let (id, op) = producer_op(graph, value).ok_or(None)?;
+        let (id, _) = producer_op(graph, value).ok_or(None)?;
         if let Some((v, factor, apply, width)) = application(graph, id) {
             let (compute, _) = typed(graph, value).ok_or(Some(id))?;
             nodes.insert(id);
@@ -148,7 +148,7 @@ fn applied(
             let scheme = Scheme { apply, post, encode, packing, ..blank(element, compute) };
             return Ok((scheme, v, factor, width));
         }
-        if is_view(op) {
+        if is_view(graph, id) {
             nodes.insert(id);
             value = graph.node(id).input(0).ok_or(Some(id))?;
             continue;

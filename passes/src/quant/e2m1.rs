@@ -129,7 +129,7 @@ fn through_views(graph: &Graph, value: ValueId, nodes: &mut BTreeSet<NodeId>) ->
     let mut value = value;
     for _ in 0..8 {
         match producer_op(graph, value) {
-            Some((id, op)) if is_view(op) => {
+            Some((id, _)) if is_view(graph, id) => {
                 let Some(x) = graph.node(id).input(0) else { break };
                 nodes.insert(id);
                 value = x;
@@ -196,7 +196,7 @@ impl Cluster {
             let is_float = typed(graph, value).is_some_and(|(d, _)| d.is_float());
             let inside = match op {
                 Op::Unary(UnaryOp::Abs | UnaryOp::Neg) => true,
-                op if is_view(op) => true,
+                _ if is_view(graph, id) => true,
                 _ if is_float => false,
                 Op::Cast { .. } => {
                     // A float that is cast to an integer is rounded by more than comparisons.
@@ -213,7 +213,7 @@ impl Cluster {
                 return Err((Some(id), format!("`{}` of a float is more than a comparison", op.name())));
             }
             stack.push((value, true));
-            let operands = graph.node(id).operands().take(if is_view(op) { 1 } else { usize::MAX });
+            let operands = graph.node(id).operands().take(if is_view(graph, id) { 1 } else { usize::MAX });
             stack.extend(operands.map(|(_, v)| (v, false)));
         }
         c.y = leaf.ok_or_else(|| (None, "the codes are a function of no float value".to_owned()))?;
@@ -276,7 +276,7 @@ impl Cluster {
         values.insert(self.y, Tensor::from_f32(&[points.len()], points));
         for id in &self.order {
             let node = graph.node(*id);
-            if is_view(&node.op) {
+            if is_view(graph, *id) {
                 let x = values.get(&node.input(0)?)?.clone();
                 values.insert(*node.outputs.first()?, x);
                 continue;

@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 
 use normfuse_ir::{
     DType, Granularity, Graph, NodeId, Op, Scheme, Shape, ValueId,
-    op::{ReduceOp, UnaryOp},
+    op::ReduceOp,
     scheme::{Origin, ScaleLayout, ScaleOutput, ZeroPoint},
 };
 
@@ -276,8 +276,7 @@ fn views_behind(graph: &Graph, of: impl Iterator<Item = ValueId>, nodes: &mut BT
 }
 
 fn is_copy(graph: &Graph, id: NodeId) -> bool {
-    let op = &graph.node(id).op;
-    crate::region::is_view(op) || matches!(op, Op::Unary(UnaryOp::Identity))
+    crate::region::is_view(graph, id)
 }
 
 /// A scheme with nothing in it yet.

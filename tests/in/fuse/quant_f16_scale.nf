@@ -1,6 +1,6 @@
 # A QuantizeLinear of f16 with an f16 scale: the quotient is rounded to f16.
 graph "quant_f16_scale"
-opset "" 20
+opset "" 21
 input %x: f16[batch, seq, 256]
 const %w: f16[256] = fill(1.25)
 const %eps: f32[] = 1e-6

@@ -1,6 +1,6 @@
 # ONNX QuantizeLinear with one given scale a channel.
 graph "quant_linear_channels"
-opset "" 20
+opset "" 21
 input %x: bf16[batch, seq, 256]
 const %w: bf16[256] = fill(1.25)
 const %eps: f32[] = 1e-6

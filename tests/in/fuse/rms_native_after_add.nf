@@ -1,6 +1,6 @@
 # A native norm whose rows are a residual add that is read again.
 graph "rms_native_after_add"
-opset "" 20
+opset "" 23
 input %x: bf16[batch, seq, 256]
 const %w: bf16[256] = fill(1.25)
 const %eps: f32[] = 1e-6

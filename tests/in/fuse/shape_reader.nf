@@ -1,6 +1,6 @@
 # TorchScript asks the normed value for its sizes: the rows answer, and the normed value is not written for that.
 graph "shape_reader"
-opset "" 17
+opset "" 19
 input %x: f32[batch, seq, 256]
 const %w: f32[256] = fill(1.25)
 const %eps: f32[] = 1e-5
