@@ -6,7 +6,7 @@ use std::{
     slice,
 };
 
-use normfuse_ir::{Graph, NodeId, Scheme, ValueId, fused::Prologue};
+use normfuse_ir::{Graph, NodeId, Op, Scheme, ValueId, fused::Prologue};
 
 use crate::{
     Observer, Options, anchor,
@@ -19,7 +19,7 @@ use crate::{
     reach::Order,
     region::{self, Expr, Region},
     report::{Kind, Outcome, Report, RuleUse, Site},
-    rewrite,
+    rewrite::{self, Moved},
     rules::{self, Rewrites, Rule},
     select::{self, Choice, Unit},
     siblings,
@@ -275,7 +275,8 @@ impl<'o> Pass<'o> {
     }
 
     fn apply(&mut self, graph: &mut Graph, found: &Found, decided: Vec<Decided>) {
-        let mut moved = BTreeMap::new();
+        let operands = decided.iter().flat_map(|d| &d.candidate.operands).map(|(_, v)| *v);
+        let mut moved = Moved { now: BTreeMap::new(), operands: operands.collect() };
         let mut spoken_of = BTreeSet::new();
         let mut bodies = Bodies::default();
         for d in decided {
@@ -298,6 +299,11 @@ impl<'o> Pass<'o> {
             }
             self.patches.extend(applied.ok().map(|applied| Patch { candidate: d.candidate, applied }));
         }
+        // What was kept for a patch that then was refused.
+        let there = moved.now.values().filter(|v| graph.try_value(**v).is_some());
+        let views = there.filter_map(|v| graph.producer(*v)).map(|(n, _)| n);
+        let views: Vec<NodeId> = views.filter(|n| matches!(graph.node(*n).op, Op::Reshape { .. })).collect();
+        graph.remove_dead(views);
         for q in found.quants.iter().filter(|q| !spoken_of.contains(&q.anchor)) {
             let rule = rules::quantiser_rule(q);
             if self.options.why_off(rule).is_some() {

@@ -34,6 +34,16 @@ pub struct Applied {
     pub shape_readers: Vec<(NodeId, usize, ValueId)>,
 }
 
+/// What patches do to the values of the source.
+#[derive(Debug, Default)]
+pub struct Moved {
+    /// What readers of a value read now.
+    pub now: BTreeMap<ValueId, ValueId>,
+    /// Operands of all candidates: a patch keeps those of a later one, though all that reads them in the source may be
+    /// inside of both (a cast that changes nothing, between two norms).
+    pub operands: BTreeSet<ValueId>,
+}
+
 pub(crate) fn port_type(descriptor: &FusedNorm, port: OutPort, shape: &Shape) -> Type {
     let sibling = |k: usize| &descriptor.siblings[k];
     match port {
@@ -64,13 +74,13 @@ pub fn apply(
     graph: &mut Graph,
     names: &mut Names,
     bodies: &mut Bodies,
-    moved: &mut BTreeMap<ValueId, ValueId>,
+    moved: &mut Moved,
     c: &Candidate,
 ) -> Result<Applied, Refusal> {
     let anchor = c.parts[0].anchor;
     let mut c = c.clone();
     for (_, v) in &mut c.operands {
-        while let Some(new) = moved.get(v) {
+        while let Some(new) = moved.now.get(v) {
             *v = *new;
         }
     }
@@ -112,7 +122,7 @@ pub fn apply(
         bodies.share(cut, body)
     };
     // Everything that can fail is asked before the graph changes.
-    if !shapes_can_be_said(graph, c) {
+    if !shapes_can_be_said(graph, c, moved) {
         return Err(refuse("no_escape", "a view of a result has a shape that cannot be said in terms of the rows"));
     }
     let shape_readers = move_shape_readers(graph, c);
@@ -132,22 +142,27 @@ pub fn apply(
     let outputs = graph.node(node).outputs.clone();
     for ((port, values, shape), out) in c.ports.iter().zip(&outputs) {
         *graph.type_mut(*out) = port_type(&c.descriptor, *port, shape);
+        // Values of one shape are one view: a later patch takes its operand from one, and what it replaces reads another.
+        let mut views: Vec<(Shape, ValueId)> = Vec::new();
         for v in values {
             let Some((_, own)) = typed(graph, *v).map(|(d, s)| (d, s.clone())) else { continue };
             dead.extend(graph.producer(*v).map(|(n, _)| n));
-            if !graph.is_read(*v) {
+            if !graph.is_read(*v) && !moved.operands.contains(v) {
                 continue;
             }
             let new = if own == *shape {
                 Some(*out)
-            } else if !needs_reader(graph, c, *v) {
+            } else if !needs_reader(graph, c, *v, moved) {
                 None
+            } else if let Some((_, view)) = views.iter().find(|(s, _)| *s == own) {
+                Some(*view)
             } else {
                 view_of(graph, names, c, (*out, *port), *v, &own)
             };
             if let Some(new) = new {
+                views.push((own, new));
                 graph.replace_uses(*v, new);
-                moved.insert(*v, new);
+                moved.now.insert(*v, new);
                 own_moves.push((*v, new));
             }
         }
@@ -156,7 +171,8 @@ pub fn apply(
     // A port takes over the name of the value it stands for, once that name is free.
     let first: Vec<Option<(ValueId, String)>> =
         c.ports.iter().map(|(_, values, _)| values.first().map(|v| (*v, graph.value(*v).name.clone()))).collect();
-    graph.remove_dead(dead.into_iter().chain(c.replaced.iter().rev().copied()));
+    let wanted = own_moves.iter().filter(|(old, _)| moved.operands.contains(old)).map(|(_, new)| *new).collect();
+    graph.remove_dead_but(dead.into_iter().chain(c.replaced.iter().rev().copied()), &wanted);
     for (out, (old, name)) in outputs.iter().zip(first).filter_map(|(out, f)| Some((*out, f?))) {
         if graph.try_value(old).is_none() {
             graph.rename_value(out, name);
@@ -169,11 +185,11 @@ pub fn apply(
 }
 
 /// True if every value that stays and has another shape than its port can be made from it.
-fn shapes_can_be_said(graph: &Graph, c: &Candidate) -> bool {
+fn shapes_can_be_said(graph: &Graph, c: &Candidate, moved: &Moved) -> bool {
     c.ports.iter().all(|(_, values, shape)| {
         values.iter().all(|v| {
             typed(graph, *v).is_none_or(|(_, own)| {
-                own == shape || !needs_reader(graph, c, *v) || can_restate(graph, c, *v, shape, own)
+                own == shape || !needs_reader(graph, c, *v, moved) || can_restate(graph, c, *v, shape, own)
             })
         })
     })
@@ -208,10 +224,10 @@ fn port_is_direct(graph: &Graph, value: Option<&ValueId>) -> bool {
     value.and_then(|v| graph.producer(*v)).is_some_and(|(n, _)| !is_view(graph, n))
 }
 
-/// True if somebody who stays reads the value.
-fn needs_reader(graph: &Graph, c: &Candidate, v: ValueId) -> bool {
+/// True if somebody who stays reads the value, or a later patch.
+fn needs_reader(graph: &Graph, c: &Candidate, v: ValueId, moved: &Moved) -> bool {
     let gone: BTreeSet<NodeId> = c.replaced.iter().copied().collect();
-    graph.is_output(v) || graph.uses(v).any(|(u, _)| !gone.contains(&u))
+    graph.is_output(v) || moved.operands.contains(&v) || graph.uses(v).any(|(u, _)| !gone.contains(&u))
 }
 
 /// A computed shape operand by which the source reshapes to the shape of a value: its own, or that of a replaced view.

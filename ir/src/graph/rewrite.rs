@@ -89,12 +89,17 @@ impl Graph {
     /// Removes every node that no graph result depends on, walking back from `roots`; returns how many went.
     /// Foreign ops fall away like others: a graph without side effects is what both formats describe.
     pub fn remove_dead(&mut self, roots: impl IntoIterator<Item = NodeId>) -> usize {
+        self.remove_dead_but(roots, &BTreeSet::new())
+    }
+
+    /// As [`Graph::remove_dead`], and what makes a value of `keep` stays as if that were read.
+    pub fn remove_dead_but(&mut self, roots: impl IntoIterator<Item = NodeId>, keep: &BTreeSet<ValueId>) -> usize {
         let mut queue: Vec<NodeId> = roots.into_iter().collect();
         let mut removed = 0;
         while let Some(id) = queue.pop() {
             let Some(node) = self.try_node(id) else { continue };
             // Asked before, since an error would be written out for each node that stays.
-            if node.outputs.iter().any(|v| self.is_read(*v)) {
+            if node.outputs.iter().any(|v| self.is_read(*v) || keep.contains(v)) {
                 continue;
             }
             queue.extend(node.operands().filter_map(|(_, v)| self.producer(v).map(|(n, _)| n)));
