@@ -60,6 +60,8 @@ pub struct Builder<'p> {
     sizes: HashMap<Dim, ValueId>,
     shapes: HashMap<Vec<Dim>, ValueId>,
     constants: HashMap<(DType, Vec<usize>, Vec<u8>), ValueId>,
+    /// Nodes by what they compute: exporters write one quantiser for each Linear that reads a tensor.
+    known: HashMap<(Op, Vec<Option<ValueId>>), NodeId>,
     /// The call in hand: its name, its nodes' metadata, its first node, which of its nodes have a name of the file.
     label: String,
     metadata: Vec<(String, String)>,
@@ -83,6 +85,7 @@ impl<'p> Builder<'p> {
             sizes: HashMap::new(),
             shapes: HashMap::new(),
             constants: HashMap::new(),
+            known: HashMap::new(),
             label: String::new(),
             metadata: Vec::new(),
             start: 0,
@@ -215,18 +218,32 @@ impl<'p> Builder<'p> {
         self.shapes.clear();
     }
 
-    /// Adds a node; returns its results.
+    /// Adds a node, or finds the one that computes the same; returns its results.
     ///
     /// # Errors
     /// What inference says of its operands.
     pub fn emit(&mut self, op: Op, inputs: &[Option<ValueId>]) -> Result<Vec<ValueId>> {
+        let key = (op, inputs.to_vec());
+        if let Some(node) = self.known.get(&key).and_then(|id| self.graph.try_node(*id)) {
+            return Ok(node.outputs.clone());
+        }
+        let id = self.add(key.0.clone(), inputs)?;
+        self.known.insert(key, id);
+        Ok(self.graph.node(id).outputs.clone())
+    }
+
+    /// Adds a node that may do more than compute its results.
+    ///
+    /// # Errors
+    /// As [`Builder::emit`].
+    pub fn add(&mut self, op: Op, inputs: &[Option<ValueId>]) -> Result<NodeId> {
         let base = format!("{}.{}", self.label, op.name());
         let names: Vec<String> = (0..op.num_outputs()).map(|_| self.fresh_name(&base)).collect();
         let title = names.first().cloned().unwrap_or(base);
         let id = self.graph.add_node(title, op, inputs, names)?;
         self.facts.infer_new(&mut self.graph, id)?;
         self.graph.node_meta_mut(id).1.metadata.clone_from(&self.metadata);
-        Ok(self.graph.node(id).outputs.clone())
+        Ok(id)
     }
 
     /// Adds a node with one result.

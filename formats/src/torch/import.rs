@@ -304,7 +304,8 @@ impl<'p> Importer<'p, '_> {
             outputs: names.len(),
             reason,
         };
-        let values = self.b.emit(Op::Foreign(Arc::new(op)), &inputs)?;
+        let id = self.b.add(Op::Foreign(Arc::new(op)), &inputs)?;
+        let values = self.b.graph.node(id).outputs.clone();
         for (name, value) in names.into_iter().zip(values) {
             // Types that the IR lacks stay unknown.
             if self.b.declared(name).is_ok() {
