@@ -271,6 +271,13 @@ fn rules_of_a_host_have_names_of_their_own() {
     assert_eq!(run(vec![rule("mine", own)], &["mine"]).unwrap().summary.fused.norm, 2);
     assert!(run(vec![], &["mine"]).unwrap_err().contains("there is no rule `mine`"));
     assert!(run(vec![rule("rms_norm", own)], &[]).unwrap_err().contains("two rules have the name `rms_norm`"));
+    // Names that variables already mean something else by, with a rule or without one.
+    for name in ["gated_act", "qk_norm_rope", "all_reduce", "rmsnorm_quant_fusion"] {
+        let error = run(vec![rule(name, own)], &[]).unwrap_err();
+        assert!(error.contains(&format!("the name `{name}` of a rule is reserved")), "{error}");
+    }
+    let error = run(vec![rule("sibling_norm", own)], &[]).unwrap_err();
+    assert!(error.contains("two rules have the name `sibling_norm`, one of them of normfuse's own"), "{error}");
     assert!(run(vec![rule("mine", stolen)], &[]).unwrap_err().contains("another rewrite has the name `weight`"));
 }
 

@@ -254,3 +254,18 @@ fn help_names_the_exit_codes_and_bad_usage_is_exit_2() {
         assert!(done.stdout.is_empty() && !done.stderr.is_empty(), "{bad:?}");
     }
 }
+
+#[test]
+fn explain_shows_the_chain_from_the_source_to_the_recognised_term() {
+    for name in ["add_rms", "rms_one_plus_weight"] {
+        let graph = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/in/fuse/{name}.nf"));
+        let explain = || normfuse(["explain", s(&graph)]).code(0).stdout;
+        let text = explain();
+        assert_eq!(text, explain(), "{name}: the same every time");
+        insta::assert_snapshot!(format!("explain_{name}"), text);
+    }
+    // It is nothing that a report has unless somebody asks.
+    let m = model("llama_ts.onnx");
+    let report = normfuse(["compile", s(&m), "--report", "json"]).code(0).json();
+    assert!(report["sites"].as_array().unwrap().iter().all(|site| site.get("path").is_none()));
+}

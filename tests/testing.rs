@@ -7,10 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use common::{Done, files, model, normfuse};
+use common::{Done, files, model, normfuse, shuffle};
 use normfuse::{
-    ir::{Graph, text},
-    passes::Options,
+    ir::{Graph, body::hostile::Rng, text},
+    passes::{self, Options},
     testing,
 };
 
@@ -191,4 +191,21 @@ fn a_snapshot_that_cannot_be_written_leaves_the_others_as_they_were() {
 fn the_models_here_compile_to_their_snapshots() {
     let folder = model("llama_ts.onnx");
     test(folder.parent().unwrap(), &[]).code(0);
+}
+
+#[test]
+fn the_models_here_compile_to_one_result_in_any_order_of_nodes() {
+    for name in ["deepseek_v3_fp8.onnx", "llama_native.onnx", "llama_ts.onnx"] {
+        let source = normfuse::open(&model(name)).unwrap();
+        let compiled = |mut graph: Graph| {
+            let report = passes::run(&mut graph, &Options::default()).unwrap();
+            (report, shuffle::lines(&graph))
+        };
+        let (one, pinned) = (compiled(source.clone()), testing::snapshot(&source, &Options::default()).unwrap());
+        for seed in 0..5 {
+            let other = shuffle::shuffled(&source, &mut Rng::new(seed));
+            assert_eq!(testing::snapshot(&other, &Options::default()).unwrap(), pinned, "{name}, shuffle {seed}");
+            assert!(compiled(other) == one, "{name}, shuffle {seed}: the order of nodes decides");
+        }
+    }
 }

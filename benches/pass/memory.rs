@@ -1,52 +1,52 @@
-//! An allocator that counts: how many bytes live, and how many lived at most.
+//! An allocator that counts while it is asked to: how many bytes lived at most.
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
-    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    sync::atomic::{AtomicBool, AtomicIsize, Ordering::Relaxed},
 };
 
 /// The system's allocator, counted.
 pub struct Counting;
 
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
+static ON: AtomicBool = AtomicBool::new(false);
+static LIVE: AtomicIsize = AtomicIsize::new(0);
+static PEAK: AtomicIsize = AtomicIsize::new(0);
 
-fn grown(bytes: usize) {
-    let live = LIVE.fetch_add(bytes, Relaxed) + bytes;
-    PEAK.fetch_max(live, Relaxed);
+/// Bytes that came, or went. Off, it costs one load, so that what is timed is not what is counted.
+fn changed(bytes: isize) {
+    if ON.load(Relaxed) {
+        let live = LIVE.fetch_add(bytes, Relaxed) + bytes;
+        PEAK.fetch_max(live, Relaxed);
+    }
 }
 
 // SAFETY: every call is passed on to the system's allocator as it is; only numbers are kept.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        grown(layout.size());
+        changed(layout.size() as isize);
         // SAFETY: the caller's promises are the system allocator's.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), Relaxed);
+        changed(-(layout.size() as isize));
         // SAFETY: as above.
         unsafe { System.dealloc(ptr, layout) }
     }
 
     unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        LIVE.fetch_sub(layout.size(), Relaxed);
-        grown(size);
+        changed(size as isize - layout.size() as isize);
         // SAFETY: as above.
         unsafe { System.realloc(ptr, layout, size) }
     }
 }
 
-/// Bytes that live now.
-pub fn live() -> usize {
-    LIVE.load(Relaxed)
-}
-
 /// What `f` returns, and the most bytes that lived during it beyond those that lived before.
 pub fn peak<R>(f: impl FnOnce() -> R) -> (R, usize) {
-    let before = live();
-    PEAK.store(before, Relaxed);
+    LIVE.store(0, Relaxed);
+    PEAK.store(0, Relaxed);
+    ON.store(true, Relaxed);
     let r = f();
-    (r, PEAK.load(Relaxed) - before)
+    ON.store(false, Relaxed);
+    (r, PEAK.load(Relaxed).unsigned_abs())
 }

@@ -43,12 +43,20 @@ type Monomial = Vec<(Atom, u32)>;
 /// Arithmetic that overflows i64, or that gives an expression too large to be useful, collapses to an unknown size
 /// ([`Dim::is_collapsed`]), which is never provably equal to anything.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Dim(Arc<Vec<(Monomial, i64)>>);
+pub struct Dim(Repr);
+
+/// Most sizes are numbers, and those take no memory of their own.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Repr {
+    Number(i64),
+    /// A polynomial that is not a number, in canonical order and without zeros.
+    Terms(Arc<Vec<(Monomial, i64)>>),
+}
 
 impl Dim {
     /// A symbol.
     pub fn sym(name: impl Into<Arc<str>>) -> Self {
-        Self(Arc::new(vec![(vec![(Atom::Sym(name.into()), 1)], 1)]))
+        Self::one_atom(Atom::Sym(name.into()))
     }
 
     /// The size of which nothing is known; the name tells unknowns apart (`?` is prefixed).
@@ -65,7 +73,7 @@ impl Dim {
 
     /// Calls `f` with every symbol, in canonical order, repeats included.
     pub fn visit_symbols(&self, f: &mut dyn FnMut(&str)) {
-        for (atom, _) in self.0.iter().flat_map(|(m, _)| m) {
+        for (atom, _) in self.terms().flat_map(|(m, _)| m) {
             match atom {
                 Atom::Sym(s) => f(s),
                 Atom::FloorDiv(a, b) | Atom::Mod(a, b) | Atom::Min(a, b) | Atom::Max(a, b) => {
@@ -78,10 +86,9 @@ impl Dim {
 
     /// The number, if the size does not depend on symbols.
     pub fn as_const(&self) -> Option<i64> {
-        match self.0.as_slice() {
-            [] => Some(0),
-            [(m, c)] if m.is_empty() => Some(*c),
-            _ => None,
+        match self.0 {
+            Repr::Number(c) => Some(c),
+            Repr::Terms(_) => None,
         }
     }
 
@@ -100,8 +107,27 @@ impl Dim {
         found
     }
 
+    /// The products of atoms and their coefficients, in canonical order.
+    fn terms(&self) -> impl Iterator<Item = (&Monomial, i64)> {
+        static ONE: Monomial = Vec::new();
+        let (number, terms) = match &self.0 {
+            Repr::Number(c) => (Some((&ONE, *c)).filter(|(_, c)| *c != 0), &[][..]),
+            Repr::Terms(terms) => (None, terms.as_slice()),
+        };
+        number.into_iter().chain(terms.iter().map(|(m, c)| (m, *c)))
+    }
+
     fn from_terms(terms: BTreeMap<Monomial, i64>) -> Self {
-        Self(Arc::new(terms.into_iter().filter(|(_, c)| *c != 0).collect())).bounded()
+        let terms: Vec<(Monomial, i64)> = terms.into_iter().filter(|(_, c)| *c != 0).collect();
+        match terms.as_slice() {
+            [] => Self::from(0),
+            [(m, c)] if m.is_empty() => Self::from(*c),
+            _ => Self(Repr::Terms(Arc::new(terms))).bounded(),
+        }
+    }
+
+    fn one_atom(atom: Atom) -> Self {
+        Self(Repr::Terms(Arc::new(vec![(vec![(atom, 1)], 1)])))
     }
 
     fn overflow() -> Self {
@@ -120,10 +146,10 @@ impl Dim {
     /// Takes the weight of the expression off the budget; false once that is spent.
     fn spend(&self, budget: &mut usize) -> bool {
         let mut take = |n: usize| budget.checked_sub(n).map(|left| *budget = left).is_some();
-        if !take(self.0.len()) || !self.0.iter().flat_map(|(m, _)| m).all(|(_, power)| take(*power as usize)) {
+        if !take(self.terms().count()) || !self.terms().flat_map(|(m, _)| m).all(|(_, power)| take(*power as usize)) {
             return false;
         }
-        self.0.iter().flat_map(|(m, _)| m).all(|(atom, _)| match atom {
+        self.terms().flat_map(|(m, _)| m).all(|(atom, _)| match atom {
             Atom::Sym(_) => true,
             Atom::FloorDiv(a, b) | Atom::Mod(a, b) | Atom::Min(a, b) | Atom::Max(a, b) => {
                 a.spend(budget) && b.spend(budget)
@@ -135,10 +161,10 @@ impl Dim {
         if let (Some(a), Some(b)) = (self.as_const(), other.as_const()) {
             return f(a, b).map_or_else(Self::overflow, Self::from);
         }
-        let mut terms: BTreeMap<Monomial, i64> = self.0.iter().cloned().collect();
-        for (m, c) in other.0.iter() {
+        let mut terms: BTreeMap<Monomial, i64> = self.terms().map(|(m, c)| (m.clone(), c)).collect();
+        for (m, c) in other.terms() {
             let slot = terms.entry(m.clone()).or_insert(0);
-            match f(*slot, *c) {
+            match f(*slot, c) {
                 Some(v) => *slot = v,
                 None => return Self::overflow(),
             }
@@ -153,19 +179,19 @@ impl Dim {
             (None, Some(c)) => return self.scaled(c),
             (None, None) => {}
         }
-        if self.0.len() * other.0.len() > 4 * MAX_WEIGHT {
+        if self.terms().count() * other.terms().count() > 4 * MAX_WEIGHT {
             return Self::complex();
         }
         let mut terms: BTreeMap<Monomial, i64> = BTreeMap::new();
-        for (ma, ca) in self.0.iter() {
-            for (mb, cb) in other.0.iter() {
+        for (ma, ca) in self.terms() {
+            for (mb, cb) in other.terms() {
                 let mut powers: BTreeMap<Atom, u32> = ma.iter().cloned().collect();
                 for (a, p) in mb {
                     // No overflow: a power is at most MAX_WEIGHT.
                     *powers.entry(a.clone()).or_insert(0) += p;
                 }
                 let slot = terms.entry(powers.into_iter().collect()).or_insert(0);
-                match ca.checked_mul(*cb).and_then(|c| slot.checked_add(c)) {
+                match ca.checked_mul(cb).and_then(|c| slot.checked_add(c)) {
                     Some(v) => *slot = v,
                     None => return Self::overflow(),
                 }
@@ -195,14 +221,17 @@ impl Dim {
             0 => Self::from(0),
             1 => self.clone(),
             _ => {
-                let terms = self.0.iter().map(|(m, c)| Some((m.clone(), c.checked_mul(by)?)));
-                terms.collect::<Option<_>>().map_or_else(Self::overflow, |t| Self(Arc::new(t)))
+                if let Some(c) = self.as_const() {
+                    return c.checked_mul(by).map_or_else(Self::overflow, Self::from);
+                }
+                let terms = self.terms().map(|(m, c)| Some((m.clone(), c.checked_mul(by)?)));
+                terms.collect::<Option<_>>().map_or_else(Self::overflow, |t| Self(Repr::Terms(Arc::new(t))))
             }
         }
     }
 
     fn atom(atom: Atom) -> Self {
-        Self(Arc::new(vec![(vec![(atom, 1)], 1)])).bounded()
+        Self::one_atom(atom).bounded()
     }
 
     /// The smaller one. (Not `min`: on an owned value that would be `Ord::min`, the order of the canonical forms.)
@@ -235,8 +264,8 @@ impl Dim {
     }
 
     fn eval_dyn(&self, bind: &dyn Fn(&str) -> Option<i64>) -> Option<i64> {
-        self.0.iter().try_fold(0i64, |sum, (m, c)| {
-            let product = m.iter().try_fold(*c, |acc, (atom, power)| {
+        self.terms().try_fold(0i64, |sum, (m, c)| {
+            let product = m.iter().try_fold(c, |acc, (atom, power)| {
                 let pair = |a: &Self, b: &Self| Some((a.eval_dyn(bind)?, b.eval_dyn(bind)?));
                 let v = match atom {
                     Atom::Sym(s) => bind(s)?,
@@ -256,7 +285,7 @@ impl Dim {
 
 impl From<i64> for Dim {
     fn from(v: i64) -> Self {
-        Self(Arc::new(if v == 0 { vec![] } else { vec![(vec![], v)] }))
+        Self(Repr::Number(v))
     }
 }
 

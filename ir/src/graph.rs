@@ -140,6 +140,7 @@ pub struct Graph {
     pub name: String,
     /// Model-level facts.
     pub info: ModelInfo,
+    /// An edge to a removed node stays, and is passed over: taking it out would walk along all edges of a hub.
     nodes: StableDiGraph<Option<Node>, Use, u32>,
     live: usize,
     values: Vec<Option<Value>>,
@@ -147,6 +148,8 @@ pub struct Graph {
     outputs: Vec<GraphOutput>,
     /// Uses of values that have no producing node: (user, port).
     leaf_uses: Vec<BTreeSet<(NodeId, u32)>>,
+    /// For each value, how many operands read it.
+    reads: Vec<u32>,
     /// For each value, how many of the graph's results it is.
     results: Vec<u32>,
 }
@@ -163,6 +166,7 @@ impl Graph {
         let id = ValueId(u32::try_from(self.values.len()).expect("fewer than 2^32 values"));
         self.values.push(Some(value));
         self.leaf_uses.push(BTreeSet::new());
+        self.reads.push(0);
         self.results.push(0);
         id
     }
@@ -257,6 +261,7 @@ impl Graph {
     }
 
     fn link(&mut self, value: ValueId, user: NodeId, port: usize) {
+        self.reads[value.index()] += 1;
         match self.value(value).def {
             Def::Node { node, port: from } => {
                 self.nodes.add_edge(ix(node), ix(user), Use { from_port: from as u32, to_port: port as u32 });
@@ -268,6 +273,7 @@ impl Graph {
     }
 
     fn unlink(&mut self, value: ValueId, user: NodeId, port: usize) {
+        self.reads[value.index()] -= 1;
         if let Def::Node { node, port: from } = self.value(value).def {
             // From the user's side: a node has few operands, while a value may have very many users.
             let edge = self
@@ -349,6 +355,12 @@ impl Graph {
         self.nodes.node_indices().filter_map(|i| Some((NodeId(i.index() as u32), self.nodes[i].as_ref()?)))
     }
 
+    /// Live nodes from the id `first` on.
+    pub(crate) fn nodes_from(&self, first: usize) -> impl Iterator<Item = (NodeId, &Node)> + '_ {
+        let ids = (first..self.node_bound()).map(|i| NodeId(i as u32));
+        ids.filter_map(|id| Some((id, self.try_node(id)?)))
+    }
+
     /// Number of live nodes.
     pub fn node_count(&self) -> usize {
         self.live
@@ -407,10 +419,10 @@ impl Graph {
             Def::Node { node, port } => (Some((node, port)), None),
             _ => (None, Some(&self.leaf_uses[value.index()])),
         };
-        let made = made.into_iter().flat_map(|(node, port)| {
+        let made = made.into_iter().flat_map(move |(node, port)| {
             let edges = self.nodes.edges_directed(ix(node), Direction::Outgoing);
             edges
-                .filter(move |e| e.weight().from_port as usize == port)
+                .filter(move |e| e.weight().from_port as usize == port && self.nodes[e.target()].is_some())
                 .map(|e| (NodeId(e.target().index() as u32), e.weight().to_port as usize))
         });
         made.chain(leaf.into_iter().flatten().map(|(n, p)| (*n, *p as usize)))
@@ -423,7 +435,7 @@ impl Graph {
 
     /// True if a node reads the value, or it is a result of the graph.
     pub fn is_read(&self, value: ValueId) -> bool {
-        self.is_output(value) || self.uses(value).next().is_some()
+        self.is_output(value) || self.reads.get(value.index()).is_some_and(|n| *n > 0)
     }
 
     /// Live nodes, producers before users; among nodes that are ready, the oldest first.
@@ -449,6 +461,9 @@ impl Graph {
             order.push(id);
             for e in self.nodes.edges_directed(ix(id), Direction::Outgoing) {
                 let user = NodeId(e.target().index() as u32);
+                if self.try_node(user).is_none() {
+                    continue;
+                }
                 missing[user.index()] -= 1;
                 if missing[user.index()] == 0 {
                     ready.push(Reverse(user));

@@ -1,9 +1,9 @@
 //! The verifier: everything that must hold of a graph, whoever built or rewrote it.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use crate::{
-    Def, Error, ErrorKind, Graph, Node, Result, Type, Value, ValueId,
+    Def, Error, ErrorKind, Graph, Node, NodeId, Result, Type, Value, ValueId,
     infer::{self, Facts, Inferred},
     tensor::byte_len,
 };
@@ -27,6 +27,29 @@ impl Graph {
     /// The first thing that is wrong, with its node and port.
     pub fn verify(&self) -> Result<()> {
         verify(self, 0, &mut HashSet::new())
+    }
+
+    /// As [`Graph::verify`], of a graph that verified with these facts and was changed since: nodes from `first_new` on were
+    /// added, and `touched` read other values than before. What neither reads nor is one of those infers as it did, so
+    /// its types are not checked again; all else is.
+    ///
+    /// # Errors
+    /// As [`Graph::verify`].
+    pub fn verify_changed(&self, mut facts: Facts, first_new: usize, touched: BTreeSet<NodeId>) -> Result<()> {
+        verify_structure(self, 0, &mut HashSet::new())?;
+        self.topo_order()?;
+        let readers = |id: NodeId| self.node(id).outputs.iter().flat_map(|v| self.uses(*v)).map(|(user, _)| user);
+        let mut changed = touched;
+        for (id, _) in self.nodes_from(first_new) {
+            facts.infer_again(self, id, &mut |results| compare_results(self, id, results))?;
+            changed.extend(readers(id).filter(|user| user.index() < first_new));
+        }
+        while let Some(id) = changed.pop_first() {
+            if facts.infer_again(self, id, &mut |results| compare_results(self, id, results))? {
+                changed.extend(readers(id));
+            }
+        }
+        Ok(())
     }
 
     /// As [`Graph::verify`], of a graph whose types [`infer`](infer::infer) has just stored: they are what inferring once
@@ -190,17 +213,19 @@ fn check_body(graph: &Graph, node: &Node, body: &Graph, depth: usize, done: &mut
 
 /// Infers every node again from the types of its operands, and compares with the types of its results.
 fn check_types(graph: &Graph) -> Result<()> {
-    let check = |id, results: &[Inferred]| {
-        let node = graph.node(id);
-        for (port, (Inferred { ty, .. }, v)) in results.iter().zip(&node.outputs).enumerate() {
-            let found = &graph.value(*v).ty;
-            infer::compare(ty, found)
-                .and_then(|()| check_schemes(ty, found))
-                .map_err(|e| e.at_port(infer::result_name(&node.op, port)).at_node(node.name.clone()))?;
-        }
-        Ok(())
-    };
-    Facts::visit(graph, &mut { check }).map(drop)
+    Facts::visit(graph, &mut |id, results| compare_results(graph, id, results)).map(drop)
+}
+
+/// Compares what was inferred of a node's results with their types.
+fn compare_results(graph: &Graph, id: NodeId, results: &[Inferred]) -> Result<()> {
+    let node = graph.node(id);
+    for (port, (Inferred { ty, .. }, v)) in results.iter().zip(&node.outputs).enumerate() {
+        let found = &graph.value(*v).ty;
+        infer::compare(ty, found)
+            .and_then(|()| check_schemes(ty, found))
+            .map_err(|e| e.at_port(infer::result_name(&node.op, port)).at_node(node.name.clone()))?;
+    }
+    Ok(())
 }
 
 /// The two ends of an edge agree on the scheme and the strides, where both know them.

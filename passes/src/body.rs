@@ -3,15 +3,12 @@
 //! Inputs are the op's operands and outputs its ports, in port order. Values are numbered, not named, and symbolic
 //! sizes are renamed, so that equal fusions in different layers have equal bodies.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use normfuse_ir::{
-    DType, Dim, Graph, Op, Shape, Tensor, Type, Value, ValueId,
+    Dim, Graph, NodeId, Op, Shape, Tensor, Type, ValueId,
     fused::{InPort, OutPort},
-    infer,
+    infer::Facts,
 };
 
 use crate::{
@@ -37,6 +34,9 @@ pub struct PortValue {
     pub rows: ValueId,
 }
 
+/// An operand of the op, the source's value, and the shape in which it is passed if that is another.
+pub type Operand = (InPort, ValueId, Option<Shape>);
+
 /// True for an operand of the sibling, and if it is one of a quantiser, of the quantiser that a port belongs to.
 fn belongs(operand: InPort, port: OutPort) -> bool {
     let (k, e) = match port {
@@ -51,36 +51,6 @@ fn belongs(operand: InPort, port: OutPort) -> bool {
     }
 }
 
-/// Bodies that were cut: fusions that are equal but for their place share one, which is verified and written once, and
-/// takes no more memory however often a layer repeats it.
-#[derive(Debug, Default)]
-pub struct Bodies(HashMap<Key, Arc<Graph>>);
-
-/// All that is in a body. Values are numbered in the order in which the body was built, so equal bodies have equal keys.
-#[derive(Debug, PartialEq, Eq, Hash)]
-struct Key {
-    inputs: Vec<(Option<DType>, Option<Shape>)>,
-    constants: Vec<(ValueId, DType, Vec<usize>, Vec<u8>)>,
-    nodes: Vec<(Op, Vec<Option<ValueId>>)>,
-    results: Vec<ValueId>,
-}
-
-impl Bodies {
-    /// The body, or an equal one that was shared before.
-    pub fn share(&mut self, body: Graph) -> Arc<Graph> {
-        let input = |v: &ValueId| (body.value(*v).ty.dtype, body.value(*v).ty.shape.clone());
-        let constant =
-            |(id, v): (ValueId, &Value)| v.as_const().map(|t| (id, t.dtype(), t.shape().to_vec(), t.bytes().to_vec()));
-        let key = Key {
-            inputs: body.inputs().iter().map(input).collect(),
-            constants: body.values().filter_map(constant).collect(),
-            nodes: body.nodes().map(|(_, n)| (n.op.clone(), n.inputs.clone())).collect(),
-            results: body.outputs().iter().map(|o| o.value).collect(),
-        };
-        Arc::clone(self.0.entry(key).or_insert_with(|| Arc::new(body)))
-    }
-}
-
 struct Slice<'g> {
     source: &'g Graph,
     body: Graph,
@@ -92,6 +62,9 @@ struct Slice<'g> {
     given_at: &'g BTreeSet<Use>,
     /// Constants of the body.
     numbers: BTreeMap<ValueId, ValueId>,
+    /// What is known of the nodes before `inferred`.
+    facts: Facts,
+    inferred: usize,
 }
 
 /// Cuts the body. `None` if the ports cannot be computed from the operands alone, or a shape cannot be said in terms of
@@ -99,12 +72,7 @@ struct Slice<'g> {
 ///
 /// An operand may be passed in another shape than the source's value has; the body then starts by restoring that. A
 /// constant that is a given scale or zero point is one only where `given_at` says so: elsewhere it is a number.
-pub fn slice(
-    source: &Graph,
-    operands: &[(InPort, ValueId, Option<Shape>)],
-    given_at: &BTreeSet<Use>,
-    ports: &[PortValue],
-) -> Option<Graph> {
+pub fn slice(source: &Graph, operands: &[Operand], given_at: &BTreeSet<Use>, ports: &[PortValue]) -> Option<Graph> {
     let is_given = |p: &InPort| matches!(p, InPort::Scale(..) | InPort::ZeroPoint(..));
     let given = operands.iter().filter(|(p, v, _)| is_given(p) && source.value(*v).as_const().is_some());
     let mut s = Slice {
@@ -116,6 +84,8 @@ pub fn slice(
         given: given.map(|(_, v, _)| *v).collect(),
         given_at,
         numbers: BTreeMap::new(),
+        facts: Facts::default(),
+        inferred: 0,
     };
     let mut inputs = Vec::with_capacity(operands.len());
     for (port, value, passed) in operands {
@@ -140,17 +110,23 @@ pub fn slice(
         }
         let value = s.copy(port.value, port.rows)?;
         let target = s.rename(&port.shape);
-        // Types are needed to restate a shape; bodies are small, so inferring anew costs little.
-        infer::infer(&mut s.body).ok()?;
+        s.infer()?;
         let value = s.restate(value, &target, port.rows)?;
         s.body.add_output(port.port.to_string(), value);
     }
-    infer::infer(&mut s.body).ok()?;
+    s.infer()?;
     s.body.info.opsets.clone_from(&source.info.opsets);
     Some(s.body)
 }
 
 impl Slice<'_> {
+    /// Infers what was added since the last time: types are needed to restate a shape.
+    fn infer(&mut self) -> Option<()> {
+        let nodes: Vec<NodeId> = self.body.nodes().map(|(id, _)| id).skip(self.inferred).collect();
+        self.inferred += nodes.len();
+        nodes.into_iter().try_for_each(|id| self.facts.infer_new(&mut self.body, id)).ok()
+    }
+
     /// The shape with each symbolic size replaced by a symbol of the body.
     fn rename(&mut self, shape: &Shape) -> Shape {
         let mut dims = Vec::with_capacity(shape.rank());
@@ -169,7 +145,7 @@ impl Slice<'_> {
     /// may be out of reach.
     fn number(&self, value: ValueId) -> Option<Tensor> {
         let (_, shape) = typed(self.source, value)?;
-        if shape.numel().as_const() != Some(1) || self.needs_operand(value) {
+        if !shape.is_single() || self.needs_operand(value) {
             return None;
         }
         consts::tensor(consts::known(self.source, value)?)?.reshaped(vec![1; shape.rank()]).ok()
@@ -232,7 +208,7 @@ impl Slice<'_> {
             let x = self.copy(node.input(0)?, rows)?;
             let (_, shape) = typed(self.source, value)?;
             let target = self.rename(shape);
-            infer::infer(&mut self.body).ok()?;
+            self.infer()?;
             let out = self.restate(x, &target, rows)?;
             self.map.insert(value, out);
             return Some(out);

@@ -11,7 +11,7 @@ use normfuse_ir::{
 };
 
 use crate::{
-    Options,
+    Options, diagnose,
     norms::Norm,
     quant::{Quant, Use},
     reach::Order,
@@ -247,14 +247,15 @@ pub fn build(
 }
 
 /// A constant tensor by which a weightless norm's result is multiplied: a weight of a shape that the rule does not know.
-fn foreign_weight<'g>(graph: &'g Graph, norm: &Norm) -> Option<(NodeId, &'g str)> {
+fn foreign_weight<'g>(graph: &'g Graph, order: &Order, norm: &Norm) -> Option<(NodeId, &'g str)> {
     let results = norm.results.iter().flat_map(|(_, values)| values);
-    results.flat_map(|v| graph.users(*v)).find_map(|(user, _)| {
+    let scaled = results.flat_map(|v| graph.uses(*v)).filter_map(|(user, _)| {
         let node = graph.node(user);
         let tensor = |v: ValueId| graph.value(v).as_const().is_some_and(|t| t.len() > 1);
         let weight = node.operands().map(|(_, v)| v).find(|v| tensor(*v))?;
         matches!(node.op, Op::Binary(BinaryOp::Mul)).then(|| (user, value_name(graph, weight)))
-    })
+    });
+    scaled.min_by_key(|(user, _)| order.position(*user))
 }
 
 /// True for a node that only asks for the shape of a value that has the shape of the rows: the rows can answer that.
@@ -274,9 +275,12 @@ fn value_name(graph: &Graph, v: ValueId) -> &str {
 }
 
 impl<'a> Member<'a> {
-    fn new(graph: &'a Graph, norm: &'a Norm) -> Result<Self, Refusal> {
+    fn new(graph: &'a Graph, order: &Order, norm: &'a Norm) -> Result<Self, Refusal> {
         let refuse =
             |precondition, hint: String| Refusal { rule: "rms_norm", precondition, node: Some(norm.anchor), hint };
+        if let Some(hint) = diagnose::other_float(graph, norm.anchor) {
+            return Err(refuse("float", hint));
+        }
         let rows = |values: &[ValueId], like: Option<&Shape>| {
             values.iter().copied().find(|v| {
                 typed(graph, *v).is_some_and(|(_, s)| {
@@ -313,7 +317,7 @@ impl<'a> Member<'a> {
             }
         };
         if weight.is_none()
-            && let Some((node, name)) = foreign_weight(graph, norm)
+            && let Some((node, name)) = foreign_weight(graph, order, norm)
         {
             return Err(Refusal {
                 rule: "rms_norm",
@@ -339,7 +343,7 @@ impl<'a> Builder<'a> {
     fn new(graph: &'a Graph, order: &'a Order, norms: &[&'a Norm]) -> Result<Self, Refusal> {
         let mut members = Vec::with_capacity(norms.len());
         for norm in norms {
-            members.push(Member::new(graph, norm)?);
+            members.push(Member::new(graph, order, norm)?);
         }
         Ok(Self { graph, order, members, nodes: Vec::new(), inside: BTreeSet::new(), downstream: BTreeSet::new() })
     }
@@ -592,9 +596,8 @@ impl<'a> Builder<'a> {
         };
         let hidden = |core: &BTreeSet<NodeId>, spare: bool| {
             let escaping = || {
-                core.iter()
-                    .copied()
-                    .filter(|n| live.contains(n) && self.downstream.contains(n) && !(spare && harmless(n)))
+                let escapes = |n: &NodeId| core.contains(n) && live.contains(n) && self.downstream.contains(n);
+                self.nodes.iter().copied().filter(move |n| escapes(n) && !(spare && harmless(n)))
             };
             // The one that is read from outside keeps those before it alive; that is the one to name.
             let direct = |n: &NodeId| {
@@ -623,9 +626,10 @@ impl<'a> Builder<'a> {
 
     fn outside_reader(&self, node: NodeId, live: &BTreeSet<NodeId>) -> String {
         let out = self.graph.node(node).outputs[0];
-        self.graph.users(out).into_iter().find(|(u, _)| !self.inside.contains(u) || live.contains(u)).map_or_else(
+        let readers = self.graph.uses(out).map(|(u, _)| u).filter(|u| !self.inside.contains(u) || live.contains(u));
+        readers.min_by_key(|u| self.order.position(*u)).map_or_else(
             || "is a graph output".to_owned(),
-            |(u, _)| format!("is read by `{}` outside", self.graph.node(u).name),
+            |u| format!("is read by `{}` outside", self.graph.node(u).name),
         )
     }
 

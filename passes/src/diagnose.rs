@@ -9,6 +9,7 @@ use normfuse_ir::{
 use crate::{
     candidate::Refusal,
     consts::known,
+    reach::Order,
     region::{is_view, last_axis_width, producer_op, squared, typed},
     report::Outcome,
 };
@@ -35,8 +36,8 @@ fn nearest<T>(precondition: &'static str, node: NodeId, hint: impl Into<String>)
 
 /// The first failing precondition of the `rms_norm` rule at an anchor, and whether all the earlier ones make it a near
 /// miss.
-pub fn norm(graph: &Graph, anchor: NodeId) -> (Outcome, Refusal) {
-    let walk = Walk { graph, anchor };
+pub fn norm(graph: &Graph, order: &Order, anchor: NodeId) -> (Outcome, Refusal) {
+    let walk = Walk { graph, order, anchor };
     let refusal = |rule, precondition, node, hint| Refusal { rule, precondition, node: Some(node), hint };
     if matches!(graph.node(anchor).op, Op::SkipRmsNorm { .. })
         && let Some((precondition, hint)) = skip_norm(graph, anchor)
@@ -53,8 +54,22 @@ pub fn norm(graph: &Graph, anchor: NodeId) -> (Outcome, Refusal) {
     }
 }
 
+/// What is wrong with the dtype that an anchor computes in, or with that of its rows: fused norms know three.
+pub fn other_float(graph: &Graph, anchor: NodeId) -> Option<String> {
+    let node = graph.node(anchor);
+    let stash = match node.op {
+        Op::RmsNorm { stash, .. } => Some(stash),
+        _ => None,
+    };
+    let rows = node.input(0).and_then(|v| typed(graph, v)).map(|(d, _)| d);
+    let fused = |d: &DType| matches!(d, DType::F32 | DType::F16 | DType::BF16);
+    let other = stash.into_iter().chain(rows).find(|d| !fused(d))?;
+    Some(format!("it is computed in {other}: fused norms are f32, f16 or bf16"))
+}
+
 struct Walk<'g> {
     graph: &'g Graph,
+    order: &'g Order,
     anchor: NodeId,
 }
 
@@ -95,7 +110,7 @@ impl Walk<'_> {
                 }
             }
         }
-        all.sort_unstable();
+        all.sort_unstable_by_key(|(n, port)| (self.order.position(*n), *port));
         all
     }
 
@@ -134,12 +149,8 @@ impl Walk<'_> {
             let hint = "the operand's dtype or shape is unknown: it comes from an op that the IR does not know";
             return rejected("last_axis", self.anchor, hint);
         };
-        let computed = match node.op {
-            Op::RmsNorm { stash, .. } => stash,
-            _ => dtype,
-        };
-        if let Some(d) = [dtype, computed].into_iter().find(|d| !matches!(d, DType::F32 | DType::F16 | DType::BF16)) {
-            return rejected("float", self.anchor, format!("it is computed in {d}: fused norms are f32, f16 or bf16"));
+        if let Some(hint) = other_float(self.graph, self.anchor) {
+            return rejected("float", self.anchor, hint);
         }
         if last_axis_width(self.graph, self.anchor).is_some() {
             return Ok(dtype);

@@ -8,6 +8,7 @@
 //! - [`anchor`]: every reduction of squares, native norm, and node that makes quantised codes;
 //! - [`region`]: the small subgraph around a norm's, written down as [`term`]s in which views have vanished;
 //! - [`rules`]: one file a rule; [`solve`] saturates and reads off [`norms`];
+//! - `proof`: egg's chain of rewrites, where somebody asks why;
 //! - [`quant`]: quantisers, one scalar step after another from the codes back to the value;
 //! - [`siblings`]: which norms may share an op; [`reach`]: which must not, since one depends on another;
 //! - [`select`]: the cheapest legal choice among fusions, by the [`cost`] on a device;
@@ -21,6 +22,7 @@
 #![forbid(unsafe_code)]
 
 pub mod anchor;
+mod bodies;
 pub mod body;
 pub mod candidate;
 mod consts;
@@ -32,6 +34,7 @@ mod observe;
 mod opaque;
 mod options;
 mod pass;
+mod proof;
 pub mod quant;
 pub mod reach;
 pub mod region;
@@ -83,8 +86,9 @@ fn fuse(
     observer: &mut dyn Observer,
 ) -> normfuse_ir::Result<(Report, Vec<Patch>)> {
     options.check()?;
-    infer::infer(graph)?;
+    let facts = infer::infer(graph)?;
     graph.verify_inferred()?;
+    let first_new = graph.node_bound();
     // What the source has without reading it is not ours to remove.
     let idle = graph.unused_consts();
     let hidden = Hidden::hide(graph, options);
@@ -92,10 +96,12 @@ fn fuse(
     remove_dead_code(graph);
     let mut pass = Pass::new(graph, options, observer, nodes_before)?;
     let tried = pass.all(graph);
-    hidden.restore(graph);
+    let touched = hidden.restore(graph).into_iter().chain(pass.touched()).filter(|n| graph.try_node(*n).is_some());
+    let touched = touched.collect();
     tried?;
     graph.remove_unused_consts(&idle);
-    graph.verify()?;
+    graph.verify_changed(facts, first_new, touched)?;
+    debug_assert_eq!(graph.verify(), Ok(()), "what was not touched stays as it verified");
     if options.verify {
         pass.verified(verify_bodies(graph)?);
     }

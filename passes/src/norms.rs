@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use normfuse_ir::{DType, Graph, NodeId, Op, ValueId, fused::Root, op::ReduceOp};
 
 use crate::{
+    reach::Order,
     region::{self, Region},
-    solve::NormMatch,
+    solve::{NormMatch, Solution},
 };
 
 /// A norm of the graph.
@@ -44,6 +45,8 @@ pub struct Norm {
     pub nodes: BTreeSet<NodeId>,
     /// Names of the rewrites that recognised it.
     pub rules: Vec<String>,
+    /// Why it is one, step by step, if somebody asks.
+    pub path: Vec<String>,
 }
 
 impl Norm {
@@ -68,13 +71,22 @@ impl Norm {
             nodes: region.nodes.iter().copied().collect(),
             // Commuted operands are bookkeeping; the others are the steps of the argument.
             rules: fired.iter().filter(|r| !r.starts_with("commute")).cloned().collect(),
+            path: Vec::new(),
         }
     }
 }
 
-/// True if a match is the norm of this anchor: its rows are what the anchor squares, and its result is made of that.
-pub fn is_of(graph: &Graph, region: &Region, m: &NormMatch) -> bool {
-    made_by(graph, region, m) && squares(graph, region, m)
+/// The norms of a region's anchor: those whose rows are what the anchor squares, and whose result is made of that. A row
+/// that a weight scales is a norm without one only where that weight is none.
+pub fn of(graph: &Graph, order: &Order, region: &Region, solution: &Solution) -> Vec<Norm> {
+    let matches = solution.norms.iter().filter(|m| made_by(graph, region, m) && squares(graph, region, m));
+    let norms = matches.map(|m| Norm::new(region, m, &solution.fired));
+    let (weighted, bare): (Vec<Norm>, Vec<Norm>) = norms.partition(|n| n.weight.is_some());
+    // A gate: what is made of the norm's own result is no parameter of it.
+    let anchor = BTreeSet::from([region.anchor]);
+    let gate = |n: &Norm| n.weight.as_ref().is_some_and(|(w, _)| order.depend(graph, w, &anchor));
+    let weighted: Vec<Norm> = weighted.into_iter().filter(|n| !gate(n)).collect();
+    if weighted.is_empty() { bare } else { weighted }
 }
 
 /// True if the result depends on the anchor. Two norms of one row are one class of terms, and two anchors.

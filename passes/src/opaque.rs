@@ -32,12 +32,15 @@ impl Hidden {
         Self(marked)
     }
 
-    /// Gives every node that is still there its op back.
-    pub(crate) fn restore(self, graph: &mut Graph) {
+    /// Gives every node that is still there its op back, and tells which those are.
+    pub(crate) fn restore(self, graph: &mut Graph) -> Vec<NodeId> {
+        let mut there = Vec::with_capacity(self.0.len());
         for (id, op) in self.0 {
             if graph.try_node(id).is_some() {
                 let _ = graph.set_op(id, op);
+                there.push(id);
             }
         }
+        there
     }
 }

@@ -11,7 +11,12 @@ use normfuse_ir::{Error, ErrorKind, FusedNorm, Node};
 use crate::{
     cost::{CostTable, Device},
     rules::{self, Rule},
+    switches,
 };
+
+fn is_ours(rule: &str) -> bool {
+    rules::ALL.iter().any(|r| r.name == rule)
+}
 
 /// Says what there are kernels for: the reason if there is none.
 pub type Supports = Arc<dyn Fn(&FusedNorm) -> Result<(), String> + Send + Sync>;
@@ -33,6 +38,8 @@ pub struct Options {
     pub cost: Option<CostTable>,
     /// Compare each distinct fused op with its body on hostile data, bit for bit.
     pub verify: bool,
+    /// Say of each fused norm by which rewrites it is one ([`crate::Site::path`]). Takes many times as long as recognising it.
+    pub explain: bool,
     /// Nodes that the pass neither looks into nor replaces. Their operands are taken to be all that they depend on.
     pub opaque: Option<Marks>,
     /// Rules of the host, beside [`rules::ALL`]: spellings that it knows to have the same bits. A rewrite that is wrong
@@ -48,6 +55,7 @@ impl Default for Options {
             device: Device::default(),
             cost: None,
             verify: false,
+            explain: false,
             opaque: None,
             extra_rules: Vec::new(),
         }
@@ -61,6 +69,7 @@ impl fmt::Debug for Options {
             .field("disabled", &self.disabled)
             .field("device", &self.device)
             .field("verify", &self.verify)
+            .field("explain", &self.explain)
             .field("extra_rules", &rules)
             .finish_non_exhaustive()
     }
@@ -86,9 +95,14 @@ impl Options {
             let known: Vec<&str> = self.rules().map(|r| r.name).collect();
             return Err(bad(format!("there is no rule `{unknown}`")).hint(format!("rules: {}", known.join(", "))));
         }
+        if let Some(taken) = self.extra_rules.iter().find(|r| switches::is_reserved(r.name) && !is_ours(r.name)) {
+            let hint = "switches that people already set mean something else by it: give the rule another name";
+            return Err(bad(format!("the name `{}` of a rule is reserved", taken.name)).hint(hint));
+        }
         let mut names = BTreeSet::new();
         if let Some(twice) = self.rules().find(|r| !names.insert(r.name)) {
-            return Err(bad(format!("two rules have the name `{}`", twice.name)));
+            let of = if is_ours(twice.name) { ", one of them of normfuse's own" } else { "" };
+            return Err(bad(format!("two rules have the name `{}`{of}", twice.name)).hint("rename the host's"));
         }
         // Ours may share rewrites; the name of a host's must be its own, or it would be taken for one of those.
         let ours = rules::ALL.iter().flat_map(|r| (r.rewrites)()).chain(rules::always());

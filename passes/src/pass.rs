@@ -10,10 +10,11 @@ use normfuse_ir::{Graph, NodeId, Scheme, ValueId, fused::Prologue};
 
 use crate::{
     Observer, Options, anchor,
-    body::Bodies,
+    bodies::Bodies,
     candidate::{self, Candidate, Refusal},
     diagnose,
     norms::{self, Norm},
+    proof::Proof,
     quant::{self, Miss, Quant},
     reach::Order,
     region::{self, Expr, Region},
@@ -50,6 +51,8 @@ pub(crate) struct Patch {
 struct Solver {
     rewrites: Rewrites,
     memo: HashMap<Vec<Expr>, Rc<Solution>>,
+    /// By region and position.
+    proofs: HashMap<(Vec<Expr>, usize), Rc<Proof>>,
 }
 
 impl Solver {
@@ -60,7 +63,7 @@ impl Solver {
             // Rules may share rewrites; each is applied once.
             rewrites.extend((rule.rewrites)().into_iter().filter(|r| names.insert(r.name.to_string())));
         }
-        Self { rewrites, memo: HashMap::new() }
+        Self { rewrites, memo: HashMap::new(), proofs: HashMap::new() }
     }
 
     fn solve(&mut self, region: &Region) -> Rc<Solution> {
@@ -70,6 +73,16 @@ impl Solver {
         let s = Rc::new(solve::solve(&region.exprs, &self.rewrites));
         self.memo.insert(region.exprs.clone(), Rc::clone(&s));
         s
+    }
+
+    /// Why a norm of the region is one.
+    fn prove(&mut self, graph: &Graph, region: &Region, norm: &Norm) -> Vec<String> {
+        let result = norm.results.iter().find_map(|(_, values)| values.first());
+        let Some(position) = result.and_then(|v| region.local(*v)) else { return Vec::new() };
+        let rewrites = &self.rewrites;
+        let proof = self.proofs.entry((region.exprs.clone(), position));
+        let proof = Rc::clone(proof.or_insert_with(|| Rc::new(Proof::new(&region.exprs, rewrites, position))));
+        proof.lines(graph, region, norm)
     }
 }
 
@@ -150,7 +163,7 @@ impl<'o> Pass<'o> {
         self.observer.anchors(Kind::Quant, anchors.len());
         for anchor in anchors {
             self.observer.trying(&anchor.name);
-            match quant::find(graph, anchor.node) {
+            match quant::find(graph, &self.order, anchor.node) {
                 Ok(q) => quants.push(q),
                 Err(miss) => misses.push((anchor.node, miss)),
             }
@@ -171,7 +184,12 @@ impl<'o> Pass<'o> {
                 }
             }
         }
-        norms.sort_by_key(|n| self.order.position(n.anchor));
+        // Several weights on one normalised row have one anchor: those go by what they make.
+        let made = |n: &Norm| {
+            let results = n.results.iter().flat_map(|(_, values)| values);
+            results.filter_map(|v| graph.producer(*v)).map(|(id, _)| self.order.position(id)).min()
+        };
+        norms.sort_by_cached_key(|n| (self.order.position(n.anchor), made(n)));
         quants.sort_by_key(|q| self.order.position(q.anchor));
         self.report.summary.norms += norms.iter().map(|n: &Norm| n.anchor).collect::<BTreeSet<_>>().len();
         self.report.summary.quants += quants.len();
@@ -184,14 +202,17 @@ impl<'o> Pass<'o> {
 
     /// The norms of an anchor: several where several weights scale one normalised row.
     fn norms_at(&mut self, graph: &Graph, anchor: NodeId) -> Vec<Norm> {
-        let region = region::around_norm(graph, anchor);
-        let own = |s: &Solution| -> Vec<Norm> {
-            let of_anchor = s.norms.iter().filter(|m| norms::is_of(graph, &region, m));
-            of_anchor.map(|m| Norm::new(&region, m, &s.fired)).collect()
-        };
+        let region = region::around_norm(graph, &self.order, anchor);
+        let order = &self.order;
+        let own = |s: &Solution| norms::of(graph, order, &region, s);
         let centred = diagnose::centred_row(graph, anchor).is_some();
-        let found = own(&self.solver.solve(&region));
+        let mut found = own(&self.solver.solve(&region));
         if !found.is_empty() && !centred {
+            if self.options.explain {
+                for norm in &mut found {
+                    norm.path = self.solver.prove(graph, &region, norm);
+                }
+            }
             return found;
         }
         let known = self.all_on.as_mut().is_some_and(|s| !own(&s.solve(&region)).is_empty());
@@ -199,7 +220,7 @@ impl<'o> Pass<'o> {
             self.report.summary.norms += 1;
             (Outcome::Rejected, self.switched_off("rms_norm", anchor))
         } else {
-            diagnose::norm(graph, anchor)
+            diagnose::norm(graph, &self.order, anchor)
         };
         self.reject(graph, anchor, Kind::Norm, outcome, &refusal);
         Vec::new()
@@ -345,6 +366,7 @@ impl<'o> Pass<'o> {
             let nodes: BTreeSet<NodeId> =
                 d.candidate.parts.iter().filter(|p| of_anchor(p)).flat_map(|p| &p.nodes).copied().collect();
             let replaced = applied.replaced.iter().filter(|(id, _)| nodes.contains(id) && told.insert(*id));
+            let of_part = || d.norms.iter().map(|n| &found.norms[*n]).filter(|n| n.anchor == part.anchor);
             let site = Site {
                 anchor: self.anchor_names.get(&part.anchor).cloned().unwrap_or_default(),
                 kind: if schemes.is_empty() { Kind::Norm } else { Kind::NormQuant },
@@ -355,14 +377,8 @@ impl<'o> Pass<'o> {
                 replaced: replaced.map(|(_, name)| name.clone()).collect(),
                 schemes: schemes.iter().map(ToString::to_string).collect(),
                 arithmetic: schemes.iter().map(|s| s.arithmetic()).collect(),
-                rewrites: d
-                    .norms
-                    .iter()
-                    .map(|n| &found.norms[*n])
-                    .filter(|n| n.anchor == part.anchor)
-                    .flat_map(|n| &n.rules)
-                    .cloned()
-                    .collect(),
+                rewrites: of_part().flat_map(|n| &n.rules).cloned().collect(),
+                path: of_part().flat_map(|n| &n.path).cloned().collect(),
                 precondition: None,
                 node: None,
                 hint: None,
@@ -384,6 +400,7 @@ impl<'o> Pass<'o> {
             schemes: Vec::new(),
             arithmetic: Vec::new(),
             rewrites: Vec::new(),
+            path: Vec::new(),
             precondition: Some(refusal.precondition.into()),
             node: refusal.node.and_then(name),
             hint: Some(refusal.hint.clone()),
@@ -400,6 +417,11 @@ impl<'o> Pass<'o> {
         }
     }
 
+    /// Nodes that read other values than before.
+    pub(crate) fn touched(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.patches.iter().flat_map(|p| &p.applied.shape_readers).map(|(node, ..)| *node)
+    }
+
     pub(crate) fn finish(mut self, graph: &Graph) -> (Report, Vec<Patch>) {
         self.report.summary.nodes_after = graph.node_count();
         self.report.sites = self.sites.into_values().collect();
@@ -411,3 +433,6 @@ impl<'o> Pass<'o> {
         self.report.summary.verified = Some(bodies);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,6 +15,7 @@ use normfuse_ir::{
 
 use crate::{
     consts,
+    reach::Order,
     term::{LeafFacts, Num, Tag, Ty},
 };
 
@@ -103,7 +104,7 @@ pub fn last_axis_width(graph: &Graph, node: NodeId) -> Option<i64> {
 /// light ops make of those (casts of weights, one plus a weight, reciprocals of scales).
 fn is_parameter(graph: &Graph, value: ValueId, depth: usize) -> bool {
     let Some((_, shape)) = typed(graph, value) else { return false };
-    if graph.value(value).as_const().is_some() || shape.rank() <= 1 || shape.numel().as_const() == Some(1) {
+    if graph.value(value).as_const().is_some() || shape.rank() <= 1 || shape.is_single() {
         return true;
     }
     depth > 0
@@ -149,6 +150,12 @@ fn data_operands(graph: &Graph, id: NodeId) -> impl Iterator<Item = ValueId> + '
     let node = graph.node(id);
     let n = if is_view(&node.op) || matches!(node.op, Op::Expand) { 1 } else { usize::MAX };
     node.operands().take(n).map(|(_, v)| v)
+}
+
+/// Further axes of size 1 in front do not change the flat array.
+fn without_leading_ones(shape: &Shape) -> &[normfuse_ir::Dim] {
+    let ones = shape.0.iter().take_while(|d| d.as_const() == Some(1)).count();
+    &shape.0[ones..]
 }
 
 fn cast(dtype: DType, e: Expr) -> Expr {
@@ -239,33 +246,34 @@ impl Cut<'_> {
 
     /// Forward until nothing more fits, nearest first.
     fn forward(&mut self) {
+        let mut last: Vec<NodeId> = self.nodes.iter().copied().collect();
+        // What fitted but for an operand that the region does not know yet.
+        let mut waiting = BTreeSet::new();
         loop {
-            let mut found = Vec::new();
-            for id in &self.nodes {
-                let node = self.graph.node(*id);
-                if matches!(node.op, Op::Shape { .. }) {
-                    continue;
-                }
-                for user in node.outputs.iter().flat_map(|v| self.graph.uses(*v)).map(|(n, _)| n) {
-                    let fits = !self.nodes.contains(&user)
-                        && !ends(&self.graph.node(user).op)
-                        && is_light(self.graph, user)
-                        && data_operands(self.graph, user).all(|v| {
-                            self.known.contains(&v)
-                                || self.cast_of_known(v).is_some()
-                                || is_parameter(self.graph, v, PARAMETER_DEPTH)
-                        });
-                    if fits {
-                        found.extend(data_operands(self.graph, user).filter_map(|v| self.cast_of_known(v)));
-                        found.push(user);
-                    }
-                }
+            for id in last.drain(..).filter(|id| !matches!(self.graph.node(*id).op, Op::Shape { .. })) {
+                let users = self.graph.node(id).outputs.iter().flat_map(|v| self.graph.uses(*v)).map(|(n, _)| n);
+                let may = |n: &NodeId| !ends(&self.graph.node(*n).op) && is_light(self.graph, *n);
+                waiting.extend(users.filter(|n| !self.nodes.contains(n)).filter(may));
             }
+            let fits = |user: &NodeId| {
+                data_operands(self.graph, *user).all(|v| {
+                    self.known.contains(&v)
+                        || self.cast_of_known(v).is_some()
+                        || is_parameter(self.graph, v, PARAMETER_DEPTH)
+                })
+            };
+            let found: Vec<NodeId> = waiting.iter().copied().filter(fits).collect();
             if found.is_empty() || self.nodes.len() >= MAX_NODES {
                 return;
             }
-            for id in found {
-                self.take(id);
+            let casts = found.iter().flat_map(|user| data_operands(self.graph, *user));
+            let casts: Vec<NodeId> = casts.filter_map(|v| self.cast_of_known(v)).collect();
+            for id in casts.into_iter().chain(found) {
+                waiting.remove(&id);
+                if !self.nodes.contains(&id) {
+                    self.take(id);
+                    last.push(id);
+                }
             }
         }
     }
@@ -321,7 +329,7 @@ pub fn squared(graph: &Graph, value: ValueId) -> Option<(NodeId, ValueId)> {
 }
 
 /// The region of a norm's anchor: a reduction of squares over the last axis, or a native norm.
-pub fn around_norm(graph: &Graph, anchor: NodeId) -> Region {
+pub fn around_norm(graph: &Graph, order: &Order, anchor: NodeId) -> Region {
     let mut cut = Cut { graph, nodes: BTreeSet::new(), known: BTreeSet::new() };
     cut.take(anchor);
     if let Some(operand) = graph.node(anchor).input(0) {
@@ -334,7 +342,7 @@ pub fn around_norm(graph: &Graph, anchor: NodeId) -> Region {
     }
     cut.forward();
     cut.parameters();
-    Region::describe(graph, anchor, &cut.nodes)
+    Region::describe(graph, order, anchor, &cut.nodes)
 }
 
 impl Region {
@@ -343,7 +351,7 @@ impl Region {
         self.index.get(&value).copied()
     }
 
-    fn describe(graph: &Graph, anchor: NodeId, nodes: &BTreeSet<NodeId>) -> Self {
+    fn describe(graph: &Graph, order: &Order, anchor: NodeId, nodes: &BTreeSet<NodeId>) -> Self {
         let mut region = Self {
             anchor,
             nodes: Vec::new(),
@@ -352,29 +360,8 @@ impl Region {
             index: BTreeMap::new(),
             width: last_axis_width(graph, anchor),
         };
-        // Producers first: depth-first from every node, oldest first. Regions are shallow and small.
-        let mut stack: Vec<(NodeId, bool)> = nodes.iter().rev().map(|n| (*n, false)).collect();
-        let mut done = BTreeSet::new();
-        while let Some((id, ready)) = stack.pop() {
-            if ready {
-                if done.insert(id) {
-                    region.nodes.push(id);
-                }
-                continue;
-            }
-            if done.contains(&id) {
-                continue;
-            }
-            stack.push((id, true));
-            for (_, v) in graph.node(id).operands() {
-                if let Some((p, _)) = graph.producer(v)
-                    && nodes.contains(&p)
-                    && !done.contains(&p)
-                {
-                    stack.push((p, false));
-                }
-            }
-        }
+        // Producers first, in an order that ids have no part in.
+        region.nodes = order.sorted(nodes.iter().copied());
         for id in region.nodes.clone() {
             region.describe_node(graph, id);
         }
@@ -411,7 +398,7 @@ impl Region {
     fn constant(&self, graph: &Graph, value: ValueId) -> Option<Num> {
         let (_, shape) = typed(graph, value)?;
         let as_wide = shape.last().is_some_and(|d| d.as_const().is_some() && d.as_const() == self.width);
-        if as_wide && shape.numel().as_const() != Some(1) { None } else { consts::known(graph, value) }
+        if as_wide && !shape.is_single() { None } else { consts::known(graph, value) }
     }
 
     /// An operand as it meets a result of shape `out`: as it is, repeated, tiled, or not sayable.
@@ -420,7 +407,7 @@ impl Region {
         let shape = shape.clone();
         let local = Expr::Local(self.operand(graph, value));
         let width = out.last().and_then(normfuse_ir::Dim::as_const);
-        if shape.numel().as_const() == Some(1) {
+        if shape.is_single() {
             // With one row, one computed element is one a row.
             let one_row = width.is_some_and(|w| w > 1) && out.numel().as_const() == width;
             let computed = one_row && graph.producer(value).is_some() && self.constant(graph, value).is_none();
@@ -429,7 +416,9 @@ impl Region {
                 _ => local,
             });
         }
-        if shape == *out || matches!(self.exprs.get(self.local(value)?), Some(Expr::Const(_))) {
+        if without_leading_ones(&shape) == without_leading_ones(out)
+            || matches!(self.exprs.get(self.local(value)?), Some(Expr::Const(_)))
+        {
             return Some(local);
         }
         let width = width?;

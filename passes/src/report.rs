@@ -70,6 +70,10 @@ pub struct Site {
     /// The rewrites that recognised the norm, in the order in which they were applied to it.
     #[serde(default)]
     pub rewrites: Vec<String>,
+    /// With [`crate::Options::explain`]: what the source computes as a term, each rewrite and what it changed, and the term that
+    /// was recognised.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub path: Vec<String>,
     /// The first precondition that failed.
     pub precondition: Option<String>,
     /// The node at which it failed.

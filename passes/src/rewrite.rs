@@ -11,7 +11,8 @@ use normfuse_ir::{
 };
 
 use crate::{
-    body::{self, Bodies, PortValue},
+    bodies::{Bodies, Cut},
+    body::{self, PortValue},
     candidate::{Candidate, Refusal, asks_for_row_sizes},
     region::{is_view, typed},
     views::{self, Names},
@@ -98,13 +99,18 @@ pub fn apply(
         .collect::<Option<_>>()
         .ok_or_else(|| refuse("no_escape", "a port has no value in the source"))?;
     let body_operands: Vec<_> = c.operands.iter().map(|(p, v)| (*p, *v, c.operand_shape(*p))).collect();
-    let body = body::slice(graph, &body_operands, &c.given_at, &body_ports)
-        .ok_or_else(|| refuse("no_escape", "the replaced subgraph cannot be cut out on its own"))?;
-
-    // A file with a fused op that cannot be compared with its body would be refused by whoever reads it.
     let op = Op::FusedNorm(Arc::new(c.descriptor.clone()));
-    let types: Vec<Type> = c.operands.iter().map(|(_, v)| graph.value(*v).ty.clone()).collect();
-    normfuse_ir::body::checkable(&op, &body, &types).map_err(|e| refuse("checkable", &e.to_string()))?;
+    let cut = Cut::of(graph, &op, &body_operands, &c.given_at, &body_ports);
+    let body = if let Some(body) = bodies.of(cut.as_ref()) {
+        body
+    } else {
+        let body = body::slice(graph, &body_operands, &c.given_at, &body_ports)
+            .ok_or_else(|| refuse("no_escape", "the replaced subgraph cannot be cut out on its own"))?;
+        // A file with a fused op that cannot be compared with its body would be refused by whoever reads it.
+        let types: Vec<Type> = c.operands.iter().map(|(_, v)| graph.value(*v).ty.clone()).collect();
+        normfuse_ir::body::checkable(&op, &body, &types).map_err(|e| refuse("checkable", &e.to_string()))?;
+        bodies.share(cut, body)
+    };
     // Everything that can fail is asked before the graph changes.
     if !shapes_can_be_said(graph, c) {
         return Err(refuse("no_escape", "a view of a result has a shape that cannot be said in terms of the rows"));
@@ -158,7 +164,7 @@ pub fn apply(
     }
     let (_, provenance, slot) = graph.node_meta_mut(node);
     provenance.replaced = replaced.iter().map(|(_, name)| name.clone()).collect();
-    *slot = Some(bodies.share(body));
+    *slot = Some(body);
     Ok(Applied { node, replaced, bytes_saved, moved: own_moves, shape_readers })
 }
 
@@ -261,12 +267,20 @@ pub(crate) fn tokens(rows: &Shape) -> Dim {
 
 /// Bytes a token of the intermediates that vanish: one write, and a read for each op that read it.
 fn bytes_saved(graph: &Graph, c: &Candidate) -> u64 {
-    let Some(tokens) = c.rows(0).and_then(|v| typed(graph, v)).map(|(_, rows)| tokens(rows)) else { return 0 };
+    let Some((_, rows)) = c.rows(0).and_then(|v| typed(graph, v)) else { return 0 };
+    let tokens = tokens(rows);
+    let lead = &rows.0[..rows.rank().saturating_sub(1)];
+    let open = lead.iter().filter(|d| d.as_const().is_none()).count();
+    // Most values have the axes of the rows, and need no division of polynomials.
+    let a_token = |shape: &Shape| match shape.0.get(..lead.len()) {
+        Some(own) if open == lead.len() && own == lead => Shape(shape.0[lead.len()..].to_vec()).numel().as_const(),
+        _ => shape.numel().div_exact(&tokens)?.as_const(),
+    };
     let mut total = 0u64;
     for id in c.replaced.iter().filter(|n| !is_view(&graph.node(**n).op)) {
         for v in &graph.node(*id).outputs {
             let Some((dtype, shape)) = typed(graph, *v) else { continue };
-            let Some(elements) = shape.numel().div_exact(&tokens).and_then(|d| d.as_const()) else { continue };
+            let Some(elements) = a_token(shape) else { continue };
             // A port is written either way.
             let written = !c.ports.iter().any(|(_, values, _)| values.contains(v));
             let moves = reads(graph, c, *v) + u64::from(written);

@@ -1,6 +1,9 @@
 //! Saturating a region and reading off what was recognised.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::RangeFrom,
+};
 
 use egg::{FromOp, Id, Runner, SimpleScheduler, Symbol};
 use normfuse_ir::{DType, fused::Root};
@@ -49,7 +52,7 @@ pub struct NormMatch {
 /// What saturation found in a region.
 #[derive(Debug, Clone, Default)]
 pub struct Solution {
-    /// Norms, in order of their first result.
+    /// Norms with a weight, then the same rows without one, each in order of the first result.
     pub norms: Vec<NormMatch>,
     /// Names of the rewrites that fired, sorted.
     pub fired: Vec<String>,
@@ -64,19 +67,7 @@ struct Solved<'a> {
 
 /// Saturates the region's terms under the rewrites and reads the result.
 pub fn solve(exprs: &[Expr], rewrites: &Rewrites) -> Solution {
-    let mut eg = Eg::new(Analyse::default());
-    let mut ids: Vec<Id> = Vec::with_capacity(exprs.len());
-    for e in exprs {
-        let id = add(&mut eg, &ids, e);
-        ids.push(id);
-    }
-    let runner = Runner::<Term, Analyse>::new(Analyse::default())
-        .with_egraph(eg)
-        .with_scheduler(SimpleScheduler)
-        .with_iter_limit(MAX_ITERATIONS)
-        .with_node_limit(MAX_E_NODES)
-        .with_time_limit(std::time::Duration::from_secs(u64::from(u32::MAX)))
-        .run(rewrites);
+    let (runner, ids) = saturate(exprs, rewrites, false);
     let eg = &runner.egraph;
     let class: Vec<Id> = ids.iter().map(|id| eg.find(*id)).collect();
     let mut members: BTreeMap<Id, Vec<usize>> = BTreeMap::new();
@@ -89,28 +80,65 @@ pub fn solve(exprs: &[Expr], rewrites: &Rewrites) -> Solution {
     Solution { norms: solved.norms(), fired: fired.into_iter().collect() }
 }
 
-fn add(eg: &mut Eg, ids: &[Id], e: &Expr) -> Id {
+/// The saturated e-graph, and the class of each value as it was added; with egg's explanations, if somebody asks why.
+pub(crate) fn saturate(exprs: &[Expr], rewrites: &Rewrites, explain: bool) -> (Runner<Term, Analyse>, Vec<Id>) {
+    let mut leaves = Vec::new();
+    for e in exprs {
+        facts_of_leaves(e, &mut leaves);
+    }
+    let mut eg = Eg::new(Analyse { leaves });
+    if explain {
+        eg = eg.with_explanations_enabled();
+    }
+    let ids = build(exprs, |term| eg.add(term));
+    let runner = Runner::<Term, Analyse>::new(Analyse::default())
+        .with_egraph(eg)
+        .with_scheduler(SimpleScheduler)
+        .with_iter_limit(MAX_ITERATIONS)
+        .with_node_limit(MAX_E_NODES)
+        .with_time_limit(std::time::Duration::from_secs(u64::from(u32::MAX)))
+        .run(rewrites);
+    (runner, ids)
+}
+
+/// The region's values as terms, each handed to `add`, operands first; leaves have the numbers that they come in.
+pub(crate) fn build(exprs: &[Expr], mut add: impl FnMut(Term) -> Id) -> Vec<Id> {
+    let mut ids: Vec<Id> = Vec::with_capacity(exprs.len());
+    let mut leaves = 0..;
+    for e in exprs {
+        let id = build_one(e, &ids, &mut leaves, &mut add);
+        ids.push(id);
+    }
+    ids
+}
+
+fn build_one(e: &Expr, ids: &[Id], leaves: &mut RangeFrom<u32>, add: &mut impl FnMut(Term) -> Id) -> Id {
     match e {
         Expr::Local(i) => ids[*i],
-        Expr::Leaf(f) => leaf(eg, *f),
-        Expr::Const(n) => eg.add(Term::Num(*n)),
-        Expr::Int(i) => eg.add(Term::Int(*i)),
-        Expr::Ty(t) => eg.add(Term::Ty(*t)),
-        Expr::Tag(t) => eg.add(Term::Tag(*t)),
+        Expr::Leaf(_) => add(Term::Leaf(Leaf(leaves.next().unwrap_or(u32::MAX)))),
+        Expr::Const(n) => add(Term::Num(*n)),
+        Expr::Int(i) => add(Term::Int(*i)),
+        Expr::Ty(t) => add(Term::Ty(*t)),
+        Expr::Tag(t) => add(Term::Tag(*t)),
         Expr::Op(head, args) => {
-            let children: Vec<Id> = args.iter().map(|a| add(eg, ids, a)).collect();
+            let children: Vec<Id> = args.iter().map(|a| build_one(a, ids, leaves, add)).collect();
             let term = Term::from_op(head, children.clone());
-            eg.add(term.unwrap_or_else(|_| Term::Other(Symbol::from(head), children)))
+            add(term.unwrap_or_else(|_| Term::Other(Symbol::from(head), children)))
         }
     }
 }
 
-fn leaf(eg: &mut Eg, facts: LeafFacts) -> Id {
-    let n = eg.analysis.leaves.len() as u32;
-    eg.analysis.leaves.push(facts);
-    eg.add(Term::Leaf(Leaf(n)))
+fn facts_of_leaves(e: &Expr, leaves: &mut Vec<LeafFacts>) {
+    match e {
+        Expr::Leaf(facts) => leaves.push(*facts),
+        Expr::Op(_, args) => {
+            for a in args {
+                facts_of_leaves(a, leaves);
+            }
+        }
+        _ => {}
+    }
 }
-
 impl Solved<'_> {
     fn facts(&self, id: Id) -> Facts {
         self.eg[id].data
@@ -156,7 +184,6 @@ impl Solved<'_> {
 
     fn norms(&self) -> Vec<NormMatch> {
         let mut found: Vec<NormMatch> = Vec::new();
-        let mut weighted = BTreeSet::new();
         for class in self.products() {
             let rms = |form: Tag| {
                 find(self.eg, class, |t| match t {
@@ -169,25 +196,18 @@ impl Solved<'_> {
             if let Some(((w, p), plus_one)) = hit
                 && let Some(m) = self.norm(class, p, Some((w, plus_one)))
             {
-                weighted.insert(self.row(p));
                 found.push(m);
             }
         }
         for class in self.classes() {
             let direct = find(self.eg, class, |t| matches!(t, Term::Normed(_)).then_some(()));
             if direct.is_some()
-                && !weighted.contains(&self.row(class))
                 && let Some(m) = self.norm(class, class, None)
             {
                 found.push(m);
             }
         }
         found
-    }
-
-    /// The row that a class is the normalised form of.
-    fn row(&self, class: Id) -> Option<Id> {
-        rules::rms_norm::normed(self.eg, class).map(|c| self.eg.find(c.term[4]))
     }
 
     /// A class and the casts of it that are values of the region.

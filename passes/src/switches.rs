@@ -10,6 +10,8 @@
 //! 4. [`MASTER`];
 //! 5. the default: on.
 
+pub mod near;
+
 use std::{collections::BTreeMap, fmt::Write};
 
 use serde::{Deserialize, Serialize};
@@ -39,7 +41,7 @@ pub enum Scope {
     All,
     /// The rules that recognise quantisers: those whose names begin with `quant_`.
     Quantisers,
-    /// One rule. While there is none of that name, nothing answers to the variable.
+    /// One rule. While there is none of that name, nothing answers to the variable, and no rule of a host's may have it.
     Rule(&'static str),
 }
 
@@ -108,6 +110,11 @@ pub const DEPRECATED: [Deprecated; 7] = [
 /// The variable that switches a rule.
 pub fn variable(rule: &str) -> String {
     format!("{PREFIX}{}", rule.to_ascii_uppercase())
+}
+
+/// True for a name that a rule of a host's must not have: a variable means something else by it, or will.
+pub fn is_reserved(rule: &str) -> bool {
+    variable(rule) == MASTER || DEPRECATED.iter().any(|d| matches!(d.scope, Scope::Rule(name) if name == rule))
 }
 
 /// A switch that somebody set.
@@ -235,13 +242,14 @@ fn resolve_among(
         }
     }
     resolution.warnings = deprecated.iter().map(|(.., d)| deprecation(known, d, &said)).collect();
-    resolution.warnings.extend(environment.keys().filter(|n| n.starts_with(PREFIX) && **n != MASTER).filter_map(
-        |name| {
-            let is_switch = known.iter().any(|r| variable(r) == **name);
-            (!is_switch)
-                .then(|| format!("{name} is no switch and changes nothing; `normfuse rules` lists the switches"))
-        },
-    ));
+    let switches: Vec<String> = known.iter().map(|r| variable(r)).chain([MASTER.to_owned()]).collect();
+    let unknown = environment.keys().filter(|n| n.starts_with(PREFIX) && !switches.iter().any(|s| s == **n));
+    resolution.warnings.extend(unknown.map(|name| {
+        let near = near::nearest(name, switches.iter().map(String::as_str), 1).concat();
+        format!(
+            "{name} is no switch and changes nothing; the nearest one is {near}, and `normfuse rules` lists all of them"
+        )
+    }));
     resolution.settings = said.into_iter().map(|(setting, _)| setting).collect();
     Ok(resolution)
 }

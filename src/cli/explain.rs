@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use normfuse::{
     ir::Graph,
-    passes::{self, Outcome, Site},
+    passes::{self, Outcome, Site, switches::near},
 };
 
 use super::{
@@ -19,7 +19,7 @@ use super::{
 const NEAR: usize = 5;
 
 pub fn main(args: &args::Explain) -> Result<()> {
-    let options = switches::options(&switches::read(&args.switches)?);
+    let options = passes::Options { explain: true, ..switches::options(&switches::read(&args.switches)?) };
     let mut progress = Progress::new();
     progress.step("reading");
     let source = normfuse::open(&args.model)?;
@@ -47,10 +47,7 @@ fn check_name(graph: &Graph, name: &str) -> Result<()> {
     if graph.nodes().any(|(_, n)| n.name == name) {
         return Ok(());
     }
-    let mut near: Vec<(usize, &str)> = graph.nodes().map(|(_, n)| (distance(name, &n.name), n.name.as_str())).collect();
-    near.sort_unstable();
-    near.dedup();
-    let near: Vec<&str> = near.into_iter().take(NEAR).map(|(_, n)| n).collect();
+    let near = near::nearest(name, graph.nodes().map(|(_, n)| n.name.as_str()), NEAR);
     Err(Failure::Usage(format!("--node {name}: no such node; near: {}", near.join(", "))))
 }
 
@@ -66,33 +63,10 @@ fn explain(site: &Site) -> String {
     for (scheme, arithmetic) in site.schemes.iter().zip(&site.arithmetic) {
         let _ = writeln!(text, "  quantises to {scheme}: {arithmetic}");
     }
-    let _ = writeln!(text, "  recognised by {}", site.rewrites.join(", "));
+    let _ = writeln!(text, "  recognised by {}:", site.rewrites.join(", "));
+    for line in &site.path {
+        let _ = writeln!(text, "    {line}");
+    }
     let _ = writeln!(text, "  replaces {}", site.replaced.join(", "));
     text
-}
-
-/// Insertions, deletions and replacements between two names.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, cb) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(ca != *cb);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn distances_between_names() {
-        assert_eq!(super::distance("node_mean", "node_mean_1"), 2);
-        assert_eq!(super::distance("kitten", "sitting"), 3);
-        assert_eq!(super::distance("", "ab"), 2);
-    }
 }

@@ -101,7 +101,8 @@ Each rule of the pass has a switch; all are on unless something switches them of
 who says so, and every report lists the switches that were set.
 
 Accepted values, in upper or lower case: `1`, `true`, `on` and `0`, `false`, `off`. Anything else is an error (exit code 2), and
-so is a variable that is set to nothing.
+so is a variable that is set to nothing. Any other variable whose name begins with `NORMFUSE_` changes nothing, and a warning on
+standard error names the switch whose name is nearest to it.
 
 For each rule the first of these that is set decides:
 

@@ -3,6 +3,7 @@
 
 pub mod bits;
 pub mod onnx;
+pub mod shuffle;
 
 use std::{
     ffi::OsStr,

@@ -15,7 +15,7 @@ use normfuse_ir::{
 };
 use normfuse_passes::{Kind, Options, Outcome, Report, Site, anchor};
 
-use crate::graphs::size;
+use crate::{graphs::size, shuffle};
 
 /// Kinds of rows that run together: all are seen, and a NaN does not hide what an amax of the others would show.
 const MIXES: [&[Row]; 4] = [
@@ -44,6 +44,41 @@ pub struct Tally {
     pub rejected: usize,
 }
 
+impl Tally {
+    fn count(&mut self, report: &Report) {
+        let s = &report.summary;
+        self.norm += s.fused.norm;
+        self.norm_quant += s.fused.norm_quant;
+        self.siblings += s.fused.sibling_norm;
+        self.rejected += s.rejected;
+    }
+}
+
+/// Compiles a graph and the same one in another order: neither report nor result tells them apart.
+pub fn same_in_any_order(source: &Graph, seed: u64, tally: &mut Tally) -> Result<(), String> {
+    tally.graphs += 1;
+    let compiled = |mut graph: Graph| {
+        let options = Options { explain: seed.is_multiple_of(4), ..Options::default() };
+        let report = normfuse_passes::run(&mut graph, &options);
+        report.map(|report| (report, shuffle::lines(&graph)))
+    };
+    let other = shuffle::shuffled(source, &mut Rng::new(seed));
+    match (compiled(source.clone()), compiled(other)) {
+        (Err(_), Err(_)) => tally.refused += 1,
+        (Ok(a), Ok(b)) if a == b => tally.count(&a.0),
+        (Ok(a), Ok(b)) => {
+            let only = |of: &[String], not: &[String]| -> String {
+                of.iter().filter(|l| !not.contains(l)).flat_map(|l| [l, "\n"]).collect()
+            };
+            let lines = format!("{}against\n{}", only(&a.1, &b.1), only(&b.1, &a.1));
+            let sites = format!("{}against\n{}", sites(&a.0), sites(&b.0));
+            return Err(format!("the order decides\n\n{}\n{lines}\n{sites}", text::print(source)));
+        }
+        (a, b) => return Err(format!("one order is refused: {:?} {:?}\n{}", a.err(), b.err(), text::print(source))),
+    }
+    Ok(())
+}
+
 /// Compiles a graph and judges the result; the message says what is wrong and holds the graph.
 pub fn judge(source: &Graph, seed: u64, tally: &mut Tally) -> Result<(), String> {
     tally.graphs += 1;
@@ -66,11 +101,7 @@ pub fn judge(source: &Graph, seed: u64, tally: &mut Tally) -> Result<(), String>
     };
     after.verify().map_err(|e| told(format!("the result does not verify: {e}")))?;
     consistent(&typed, &after, &report).map_err(|e| told(format!("{e}\n{}", sites(&report))))?;
-    let s = &report.summary;
-    tally.norm += s.fused.norm;
-    tally.norm_quant += s.fused.norm_quant;
-    tally.siblings += s.fused.sibling_norm;
-    tally.rejected += s.rejected;
+    tally.count(&report);
     same_bits(source, &after, seed, tally)
         .map_err(|e| told(format!("{e}\n{}\nafter:\n{}", sites(&report), text::print_outline(&after))))
 }

@@ -11,6 +11,8 @@ mod maker;
 mod mutate;
 mod norm;
 mod quant;
+#[path = "../common/shuffle.rs"]
+mod shuffle;
 mod tape;
 
 use std::cell::RefCell;
@@ -76,4 +78,16 @@ fn a_changed_graph_fuses_rightly_or_not_at_all() {
         judge(&graph, seed, tally).map_err(|e| format!("after {changes:?}: {e}"))
     });
     assert!(tally.refused < tally.graphs / 2 && tally.norm_quant > 0, "{tally:?}");
+}
+
+#[test]
+fn the_order_of_nodes_changes_nothing() {
+    let tally = tries("shuffled graphs", 500, |choices, change, seed, tally| {
+        let mut graph = graphs::graph(choices);
+        if seed.is_multiple_of(2) {
+            mutate::mutate(&mut graph, &mut Tape::new(change));
+        }
+        judge::same_in_any_order(&graph, seed, tally)
+    });
+    assert!(tally.norm_quant > 0 && tally.norm > 0 && tally.siblings > 0 && tally.rejected > 0, "{tally:?}");
 }

@@ -45,16 +45,19 @@ impl Dim {
         if other.as_const() == Some(1) {
             return Some(self.clone());
         }
-        let (lead, c) = other.0.iter().max_by(|(a, _), (b, _)| lex(a, b))?;
+        if let (Some(a), Some(b)) = (self.as_const(), other.as_const()) {
+            return (a.checked_rem(b)? == 0).then(|| a.checked_div(b).map(Self::from)).flatten();
+        }
+        let (lead, c) = other.terms().max_by(|(a, _), (b, _)| lex(a, b))?;
         let mut rest = self.clone();
         let mut result = Self::from(0);
         // Every round removes the leading term; a division that is exact needs one round a term of the quotient.
         for _ in 0..=super::MAX_WEIGHT {
-            let Some((m, k)) = rest.0.iter().max_by(|(a, _), (b, _)| lex(a, b)) else { return Some(result) };
-            if k.checked_rem(*c)? != 0 {
+            let Some((m, k)) = rest.terms().max_by(|(a, _), (b, _)| lex(a, b)) else { return Some(result) };
+            if k.checked_rem(c)? != 0 {
                 return None;
             }
-            let term = Self::from_terms(BTreeMap::from([(quotient(m, lead)?, k.checked_div(*c)?)]));
+            let term = Self::from_terms(BTreeMap::from([(quotient(m, lead)?, k.checked_div(c)?)]));
             rest = &rest - &(&term * other);
             result = &result + &term;
             if rest.is_collapsed() || result.is_collapsed() {
@@ -67,7 +70,7 @@ impl Dim {
     /// Splits by a positive number: `self = by * quotient + rest`, the rest's coefficients in `0..by`.
     fn split(&self, by: i64) -> (Self, Self) {
         let part =
-            |f: fn(i64, i64) -> i64| Self::from_terms(self.0.iter().map(|(m, c)| (m.clone(), f(*c, by))).collect());
+            |f: fn(i64, i64) -> i64| Self::from_terms(self.terms().map(|(m, c)| (m.clone(), f(c, by))).collect());
         (part(i64::div_euclid), part(i64::rem_euclid))
     }
 
@@ -88,7 +91,7 @@ impl Dim {
                     return whole;
                 }
                 // floor(g*r / g*b) = floor(r / b).
-                let g = rest.0.iter().fold(b, |g, (_, c)| gcd(g, *c));
+                let g = rest.terms().fold(b, |g, (_, c)| gcd(g, c));
                 let (rest, _) = rest.split(g);
                 let part = if rest.as_const().is_some() || b / g == 1 {
                     rest.floor_div(&Self::from(b / g))

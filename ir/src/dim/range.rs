@@ -86,7 +86,7 @@ impl Dim {
     }
 
     fn range(&self) -> Range {
-        self.0.iter().fold(Range { lo: Some(0), hi: Some(0) }, |sum, (m, c)| {
+        self.terms().fold(Range { lo: Some(0), hi: Some(0) }, |sum, (m, c)| {
             let product = match m.as_slice() {
                 // A single atom may be negative without its bounds being lost.
                 [(atom, 1)] => atom.range(),
@@ -95,7 +95,7 @@ impl Dim {
                     (0..*power).fold(p, |p, _| p.mul(r))
                 }),
             };
-            sum.add(product.scale(i128::from(*c)))
+            sum.add(product.scale(i128::from(c)))
         })
     }
 

@@ -27,6 +27,11 @@ impl Shape {
         Dim::product(&self.0)
     }
 
+    /// True if the shape is known to have one element.
+    pub fn is_single(&self) -> bool {
+        self.0.iter().all(|d| d.as_const() == Some(1))
+    }
+
     /// The numbers, if every size is one that is not negative.
     pub fn as_concrete(&self) -> Option<Vec<usize>> {
         self.0.iter().map(|d| d.as_const().and_then(|c| usize::try_from(c).ok())).collect()

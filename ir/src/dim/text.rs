@@ -32,13 +32,13 @@ impl fmt::Display for Atom {
 impl fmt::Display for Dim {
     /// `2*batch*seq + 1`: products first, the constant last.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_empty() {
-            return f.write_str("0");
+        if let Some(c) = self.as_const() {
+            return write!(f, "{c}");
         }
-        let (constant, products): (Vec<_>, Vec<_>) = self.0.iter().partition(|(m, _)| m.is_empty());
+        let (constant, products): (Vec<_>, Vec<_>) = self.terms().partition(|(m, _)| m.is_empty());
         for (i, (m, c)) in products.into_iter().chain(constant).enumerate() {
-            let sign = if *c < 0 { "-" } else { "+" };
-            match (i, *c < 0) {
+            let sign = if c < 0 { "-" } else { "+" };
+            match (i, c < 0) {
                 (0, false) => {}
                 (0, true) => f.write_str("-")?,
                 _ => write!(f, " {sign} ")?,

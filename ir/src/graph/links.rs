@@ -6,12 +6,13 @@ use super::{Def, Graph, NodeId, ix};
 use crate::{Error, ErrorKind, Result};
 
 impl Graph {
-    /// Checks that operands, results, edges and leaf uses tell one story, both ways.
+    /// Checks that operands, results, edges, leaf uses and counts tell one story, both ways.
     ///
     /// # Errors
     /// `Structure` with the node and operand.
     pub(crate) fn check_links(&self) -> Result<()> {
         let mut leaf_operands = 0usize;
+        let mut reads = vec![0; self.values.len()];
         for (id, node) in self.nodes() {
             let bad = |port: usize, message: String| {
                 Error::new(ErrorKind::Structure, message)
@@ -23,6 +24,7 @@ impl Graph {
                 let Some(value) = self.try_value(v) else {
                     return Err(bad(port, format!("value #{} does not exist", v.index())));
                 };
+                reads[v.index()] += 1;
                 if let Def::Node { node: from, port: from_port } = value.def {
                     let result = self.try_node(from).and_then(|n| n.outputs.get(from_port));
                     if result != Some(&v) {
@@ -65,6 +67,11 @@ impl Graph {
         let uses: usize = self.leaf_uses.iter().map(std::collections::BTreeSet::len).sum();
         if uses != leaf_operands {
             let message = format!("{leaf_operands} operands read inputs and constants, but {uses} uses are listed");
+            return Err(Error::new(ErrorKind::Structure, message));
+        }
+        if let Some(v) = self.values().map(|(v, _)| v).find(|v| reads[v.index()] != self.reads[v.index()]) {
+            let (name, found) = (&self.value(v).name, self.reads[v.index()]);
+            let message = format!("{} operands read `{name}`, but {found} are counted", reads[v.index()]);
             return Err(Error::new(ErrorKind::Structure, message));
         }
         Ok(())
@@ -124,6 +131,8 @@ mod tests {
         assert!(unlisted.contains("`x` does not list this use"), "{unlisted}");
         let extra = breaks(|g, x, abs, _| _ = g.leaf_uses[x.index()].insert((abs, 7)));
         assert!(extra.contains("3 uses are listed"), "{extra}");
+        let counted = breaks(|g, x, _, _| g.reads[x.index()] = 1);
+        assert!(counted.contains("2 operands read `x`, but 1 are counted"), "{counted}");
         let stolen = breaks(|g, x, abs, _| g.node_mut(abs).outputs[0] = x);
         assert!(stolen.contains("another's"), "{stolen}");
         let missing = breaks(|g, _, _, _| g.values[1] = None);

@@ -2,8 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use petgraph::Direction;
-
 use super::{Graph, NodeId, ValueId, ix};
 use crate::{Error, ErrorKind, Op, Result};
 
@@ -24,7 +22,8 @@ impl Graph {
 
     /// Makes every user and graph result that reads `old` read `new`.
     pub fn replace_uses(&mut self, old: ValueId, new: ValueId) {
-        for (user, port) in self.users(old) {
+        // The youngest first: that is where the list of a hub's edges begins.
+        for (user, port) in self.users(old).into_iter().rev() {
             self.set_input(user, port, Some(new));
         }
         let moved = std::mem::take(&mut self.results[old.index()]);
@@ -73,16 +72,14 @@ impl Graph {
             let message = format!("`{}` is still read and cannot be removed", self.value(*v).name);
             return Err(Error::new(ErrorKind::Structure, message).at_node(node.name.clone()));
         }
-        for port in 0..node.inputs.len() {
-            if let Some(v) = self.node(id).input(port).filter(|v| self.producer(*v).is_none()) {
+        let Some(node) = self.nodes[ix(id)].take() else { return Ok(()) };
+        for (port, v) in node.operands() {
+            self.reads[v.index()] -= 1;
+            if self.producer(v).is_none() {
                 self.leaf_uses[v.index()].remove(&(id, port as u32));
             }
         }
-        let mut into = self.nodes.neighbors_directed(ix(id), Direction::Incoming).detach();
-        while let Some(edge) = into.next_edge(&self.nodes) {
-            self.nodes.remove_edge(edge);
-        }
-        for v in self.nodes[ix(id)].take().into_iter().flat_map(|n| n.outputs) {
+        for v in node.outputs {
             self.values[v.index()] = None;
         }
         self.live -= 1;

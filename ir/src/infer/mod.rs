@@ -100,6 +100,34 @@ impl Facts {
     /// # Errors
     /// As [`infer`].
     pub fn infer_new(&mut self, graph: &mut Graph, node: NodeId) -> Result<()> {
+        self.learn_constants(graph, node);
+        self.infer_and_store(graph, node)
+    }
+
+    /// Infers a node from what its operands are now, lets `check` see it, and says whether its contents are others than
+    /// before.
+    ///
+    /// # Errors
+    /// As [`infer`], and what `check` returns.
+    pub(crate) fn infer_again(
+        &mut self,
+        graph: &Graph,
+        node: NodeId,
+        check: &mut dyn FnMut(&[Inferred]) -> Result<()>,
+    ) -> Result<bool> {
+        self.learn_constants(graph, node);
+        let results = self.infer_in(graph, node, &HashMap::new())?;
+        check(&results)?;
+        let mut changed = false;
+        for (r, v) in results.into_iter().zip(&graph.node(node).outputs) {
+            changed |= self.known(*v) != r.known.as_deref();
+            self.set(*v, r.known);
+        }
+        Ok(changed)
+    }
+
+    /// Contents of the constants that a node reads.
+    fn learn_constants(&mut self, graph: &Graph, node: NodeId) {
         for (_, v) in graph.node(node).operands() {
             if self.known(v).is_none()
                 && let Some(t) = graph.value(v).as_const()
@@ -107,7 +135,6 @@ impl Facts {
                 self.set(v, constant(t));
             }
         }
-        self.infer_and_store(graph, node)
     }
 
     fn infer_and_store(&mut self, graph: &mut Graph, node: NodeId) -> Result<()> {
@@ -152,9 +179,23 @@ impl Facts {
             let ty = if complete(&value.ty) { &value.ty } else { missing.get(v).unwrap_or(&value.ty) };
             Ok(Operand { ty, known: self.known(*v) })
         };
-        let operands = node.inputs.iter().map(|v| v.as_ref().map(operand).transpose()).collect::<Result<Vec<_>>>();
         let tag = node.outputs.first().map_or(0, |v| v.index());
-        operands.and_then(|o| infer_node(&node.op, &o, &tag)).map_err(|e| e.at_node(node.name.clone()))
+        let run = || {
+            // Nearly all nodes have few operands, and there are many nodes.
+            let mut few = [None; 4];
+            let mut many;
+            let operands = if let Some(few) = few.get_mut(..node.inputs.len()) {
+                few
+            } else {
+                many = vec![None; node.inputs.len()];
+                many.as_mut_slice()
+            };
+            for (slot, v) in operands.iter_mut().zip(&node.inputs) {
+                *slot = v.as_ref().map(operand).transpose()?;
+            }
+            infer_node(&node.op, operands, &tag)
+        };
+        run().map_err(|e| e.at_node(node.name.clone()))
     }
 }
 

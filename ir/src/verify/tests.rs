@@ -170,3 +170,46 @@ fn results_of_removed_nodes_are_not_results() {
     graph.add_output("r", y);
     assert_eq!(graph.verify().unwrap_err().to_string(), "result `r` of the graph: its value does not exist");
 }
+
+#[test]
+fn a_change_is_found_where_it_matters() {
+    // The target shape of a reshape comes from the sizes of x; then from those of another value.
+    let mut g = read(
+        "graph \"g\"\ninput %x: f32[4, 2]\ninput %z: f32[2, 2]\n%s = shape(%x)\nconst %flat: i64[1] = [8]\n\
+         %f = reshape(%x, %flat)\n%y = reshape(%f, %s)\noutput %y",
+    );
+    let facts = infer::infer(&mut g).unwrap();
+    let bound = g.node_bound();
+    g.verify_changed(facts.clone(), bound, BTreeSet::new()).unwrap();
+    let named = |g: &Graph, name: &str| g.values().find(|(_, v)| v.name == name).unwrap().0;
+    let (x, z, s) = (named(&g, "x"), named(&g, "z"), named(&g, "s"));
+    let (shape, _) = g.producer(s).unwrap();
+    g.set_input(shape, 0, Some(z));
+    // Nobody said that the node was touched; once it is, what it says of its reader is followed.
+    g.verify_changed(facts.clone(), bound, BTreeSet::new()).unwrap();
+    let found = g.verify_changed(facts.clone(), bound, BTreeSet::from([shape])).unwrap_err().to_string();
+    assert!(found.contains("node `y`"), "{found}");
+    g.set_input(shape, 0, Some(x));
+    // A new node whose result is typed wrongly.
+    let new = g.add_node("new", Op::Unary(UnaryOp::Abs), &[Some(x)], ["new"]).unwrap();
+    *g.type_mut(g.node(new).outputs[0]) = Type::tensor(DType::F32, vec![3.into()]);
+    assert!(g.verify_changed(facts, bound, BTreeSet::new()).unwrap_err().to_string().contains("`new`"));
+}
+
+#[test]
+fn who_was_removed_reads_nothing() {
+    let mut g = read("graph \"g\"\ninput %x: f32[4]\n%h = abs(%x)\n%a = neg(%h)\n%b = exp(%h)\noutput %b");
+    let named = |g: &Graph, name: &str| g.values().find(|(_, v)| v.name == name).unwrap().0;
+    let (h, a, b) = (named(&g, "h"), named(&g, "a"), named(&g, "b"));
+    let (neg, exp) = (g.producer(a).unwrap().0, g.producer(b).unwrap().0);
+    assert_eq!(g.users(h).len(), 2);
+    g.remove_node(neg).unwrap();
+    assert_eq!(g.users(h), [(exp, 0)]);
+    // A node that is younger than its reader makes the order a matter of edges.
+    let late = g.add_node("late", Op::Unary(UnaryOp::Abs), &[Some(named(&g, "x"))], ["late"]).unwrap();
+    g.set_input(exp, 0, Some(g.node(late).outputs[0]));
+    assert!(!g.is_read(h));
+    let order = g.topo_order().unwrap();
+    assert_eq!(order.iter().position(|n| *n == late).unwrap() + 1, order.iter().position(|n| *n == exp).unwrap());
+    g.verify().unwrap();
+}

@@ -293,7 +293,7 @@ pub fn step(graph: &Graph, value: ValueId, given: &mut Option<Given>) -> Option<
     let node = graph.node(id);
     let (dtype, _) = typed(graph, value)?;
     let x = node.input(0)?;
-    let one = |v: ValueId| typed(graph, v).is_some_and(|(_, s)| s.numel().as_const() == Some(1));
+    let one = |v: ValueId| typed(graph, v).is_some_and(|(_, s)| s.is_single());
     let numel = |v: ValueId| typed(graph, v).map(|(_, s)| s.numel());
     // The other operand must not blow the value up.
     let same_size = |v: ValueId| numel(v) == numel(value);
@@ -395,7 +395,7 @@ fn guarded(graph: &Graph, id: NodeId, given: &mut Option<Given>) -> Option<(Step
     }
     let (div, Op::Binary(BinaryOp::Div)) = producer_op(graph, other)? else { return None };
     let (numerator, denominator) = (graph.node(div).input(0)?, graph.node(div).input(1)?);
-    let one = typed(graph, numerator)?.1.numel().as_const() == Some(1);
+    let one = typed(graph, numerator)?.1.is_single();
     (one && denominator == x && then.get().to_bits() == 0).then(|| {
         *given = Some(Given { value: numerator, at: vec![(div, 0)] });
         (Step::GivenOverOrZero, x)

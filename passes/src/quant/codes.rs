@@ -187,10 +187,10 @@ fn application(graph: &Graph, id: NodeId) -> Option<Application> {
     let width = out.last().and_then(normfuse_ir::Dim::as_const);
     let reach = |value: ValueId, factor: ValueId| -> Option<Option<u64>> {
         let (vs, fs) = (typed(graph, value)?.1, typed(graph, factor)?.1);
-        if *vs != out || out.numel().as_const() == Some(1) {
+        if *vs != out || out.is_single() {
             return None;
         }
-        if fs.numel().as_const() == Some(1) {
+        if fs.is_single() {
             return Some(None);
         }
         let lead = out.rank().checked_sub(1)?;
@@ -227,7 +227,7 @@ fn linear(
     let encode = if to.is_int() || !saturate { Encode::Cast } else { Encode::Saturate };
     let mut scheme =
         Scheme { post: if to.is_int() { vec![Step::Round] } else { Vec::new() }, encode, ..blank(to, compute) };
-    let one = scale_shape.numel().as_const() == Some(1);
+    let one = scale_shape.is_single();
     let factor_width = match block {
         0 if one => None,
         0 if axis == rank - 1 => {
@@ -243,7 +243,7 @@ fn linear(
     let zero = node.input(2).filter(|z| !is_zero(graph, *z));
     if let Some(z) = zero {
         // An op takes one zero point, or one a channel.
-        let one = typed(graph, z)?.1.numel().as_const() == Some(1);
+        let one = typed(graph, z)?.1.is_single();
         if !one && scheme.granularity != Granularity::Channel {
             return None;
         }

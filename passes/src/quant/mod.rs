@@ -25,6 +25,7 @@ use codes::Codes;
 
 use crate::{
     candidate::Refusal,
+    reach::Order,
     region::{last_axis_width, typed},
 };
 
@@ -87,7 +88,7 @@ pub fn is_anchor(graph: &Graph, id: NodeId) -> bool {
 ///
 /// # Errors
 /// Why it is none.
-pub fn find(graph: &Graph, anchor: NodeId) -> Result<Quant, Miss> {
+pub fn find(graph: &Graph, order: &Order, anchor: NodeId) -> Result<Quant, Miss> {
     if matches!(graph.node(anchor).op, Op::DynamicQuantizeLinear) {
         return dynamic_linear(graph, anchor).ok_or(Miss::None);
     }
@@ -151,7 +152,7 @@ pub fn find(graph: &Graph, anchor: NodeId) -> Result<Quant, Miss> {
                     Some(w) if row == i64::try_from(w).ok() && !seen_as_group(graph, &q, w) => Granularity::Token,
                     Some(w) => Granularity::Group(u32::try_from(w).map_err(|_| Miss::None)?),
                 };
-                tap(graph, &mut q, c, held)?;
+                tap(graph, order, &mut q, c, held)?;
             }
         }
     }
@@ -205,14 +206,16 @@ fn dynamic_linear(graph: &Graph, anchor: NodeId) -> Option<Quant> {
 }
 
 /// Which point of the chain is the scale that others read: the one, directly or cast to a storage type.
-fn tap(graph: &Graph, q: &mut Quant, chain: &Chain, held: DType) -> Result<(), Miss> {
+fn tap(graph: &Graph, order: &Order, q: &mut Quant, chain: &Chain, held: DType) -> Result<(), Miss> {
     let mut taps: Vec<(ValueId, ScaleOutput, BTreeSet<NodeId>)> = Vec::new();
     let compute = q.scheme.compute;
     // The first point is the origin itself: an amax that others read is a scale like any other.
     for i in 0..chain.points.len() {
         let value = chain.points[i].value;
         let mut direct = graph.is_output(value);
-        for (user, _) in graph.users(value) {
+        let mut users: Vec<NodeId> = graph.uses(value).map(|(user, _)| user).collect();
+        users.sort_by_key(|user| order.position(*user));
+        for user in users {
             if q.nodes.contains(&user) {
                 continue;
             }

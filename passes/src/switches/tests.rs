@@ -152,7 +152,10 @@ fn misspelt_names_do_not_pass_in_silence() {
     let typo = resolve(&[], &[("NORMFUSE_QUANT_GRUOP", "0")]).unwrap();
     assert_eq!(
         typo.warnings,
-        ["NORMFUSE_QUANT_GRUOP is no switch and changes nothing; `normfuse rules` lists the switches"]
+        [
+            "NORMFUSE_QUANT_GRUOP is no switch and changes nothing; the nearest one is NORMFUSE_QUANT_GROUP, and `normfuse \
+          rules` lists all of them"
+        ]
     );
 }
 
