@@ -240,8 +240,13 @@ impl<'p> Builder<'p> {
         let base = format!("{}.{}", self.label, op.name());
         let names: Vec<String> = (0..op.num_outputs()).map(|_| self.fresh_name(&base)).collect();
         let title = names.first().cloned().unwrap_or(base);
-        let id = self.graph.add_node(title, op, inputs, names)?;
-        self.facts.infer_new(&mut self.graph, id)?;
+        // People know the call, not the nodes that it became.
+        let named = |mut e: normfuse_ir::Error| {
+            e.node = Some(self.label.clone());
+            e
+        };
+        let id = self.graph.add_node(title, op, inputs, names).map_err(named)?;
+        self.facts.infer_new(&mut self.graph, id).map_err(named)?;
         self.graph.node_meta_mut(id).1.metadata.clone_from(&self.metadata);
         Ok(id)
     }
