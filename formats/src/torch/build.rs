@@ -44,6 +44,15 @@ pub fn foreign<T>(reason: impl Into<String>) -> Result<T, Reject> {
     Err(Reject::Foreign(reason.into()))
 }
 
+/// An axis of a rank, counted from the front.
+pub fn axis_of(axis: i64, rank: usize) -> Result<usize, Reject> {
+    let positive = if axis < 0 { axis + rank as i64 } else { axis };
+    usize::try_from(positive)
+        .ok()
+        .filter(|a| *a < rank)
+        .ok_or_else(|| FormatError::mismatch(format!("an axis of a tensor of rank {rank}"), axis).into())
+}
+
 /// The graph, and what is known while it grows.
 pub struct Builder<'p> {
     pub graph: Graph,
@@ -187,16 +196,7 @@ impl<'p> Builder<'p> {
 
     /// An axis, counted from the front.
     pub fn axis(&self, value: ValueId, axis: i64) -> Result<usize, Reject> {
-        self.axis_of(axis, self.shape(value)?.len())
-    }
-
-    /// As [`Builder::axis`], of a rank.
-    pub fn axis_of(&self, axis: i64, rank: usize) -> Result<usize, Reject> {
-        let positive = if axis < 0 { axis + rank as i64 } else { axis };
-        usize::try_from(positive)
-            .ok()
-            .filter(|a| *a < rank)
-            .ok_or_else(|| FormatError::mismatch(format!("an axis of a tensor of rank {rank}"), axis).into())
+        axis_of(axis, self.shape(value)?.len())
     }
 
     // ---- calls ----
@@ -421,15 +421,14 @@ impl<'p> Builder<'p> {
         let mut parts = Vec::new();
         let mut numbers: Vec<i64> = Vec::new();
         for (e, d) in sizes.iter().zip(&dims) {
-            match d.as_const() {
-                Some(c) => numbers.push(c),
-                None => {
-                    if !numbers.is_empty() {
-                        parts.push(self.ints(&std::mem::take(&mut numbers)));
-                    }
-                    parts.push(self.size(e)?);
-                }
+            if let Some(c) = d.as_const() {
+                numbers.push(c);
+                continue;
             }
+            if !numbers.is_empty() {
+                parts.push(self.ints(&std::mem::take(&mut numbers)));
+            }
+            parts.push(self.size(e)?);
         }
         if !numbers.is_empty() {
             parts.push(self.ints(&numbers));
@@ -455,7 +454,9 @@ impl<'p> Builder<'p> {
             .collect();
         let open = target.iter().filter(|t| t.is_none()).count();
         if open == 1 && !zero {
-            target.iter_mut().for_each(|t| *t = t.or(Some(-1)));
+            for t in &mut target {
+                *t = t.or(Some(-1));
+            }
         }
         let operand = match target.iter().copied().collect::<Option<Vec<i64>>>() {
             Some(numbers) => self.ints(&numbers),

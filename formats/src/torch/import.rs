@@ -85,7 +85,8 @@ impl<'p> Importer<'p, '_> {
                 // A number that was fixed at export: nobody reads it.
                 InputSpec::User(
                     Argument::None | Argument::Int(_) | Argument::Float(_) | Argument::Bool(_) | Argument::Text(_),
-                ) => {}
+                )
+                | InputSpec::Tensor { .. } => {}
                 InputSpec::User(Argument::SymInt(SymArgument::Name(name))) => {
                     let e = FormatError::mismatch("inputs that are tensors", "a number of the caller's");
                     return Err(at_input(e, name).hint("pass sizes as shapes of tensors"));
@@ -94,7 +95,6 @@ impl<'p> Importer<'p, '_> {
                     let found = other.unknown().map_or_else(|| format!("{other:?}"), |key| format!("`{key}`"));
                     return Err(FormatError::mismatch("inputs that are tensors", found));
                 }
-                InputSpec::Tensor { .. } => {}
                 InputSpec::Other(kind) => {
                     return Err(FormatError::mismatch(
                         "inputs that are tensors, parameters or buffers",
