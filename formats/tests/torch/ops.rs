@@ -41,7 +41,7 @@ fn a_tensor_of_rank_0_does_not_widen_and_is_not_rounded() {
     let p = Program::new(&[("x", BF16, "1"), ("f", F32, "1")])
         .then("aten.mul.Tensor", &[("self", t("x")), ("other", t("f"))], "y", F32, "1")
         .output("y");
-    assert_eq!(floats(&p.run(&[bf16s(&[1], &[3.140625]), f32s(&[1], &[0.1])])[0]), [3.140625 * 0.1]);
+    assert_eq!(floats(&p.run(&[bf16s(&[1], &[3.140_625]), f32s(&[1], &[0.1])])[0]), [3.140_625 * 0.1]);
 }
 
 #[test]
