@@ -91,7 +91,7 @@ fn garbage() {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         noise.push((state >> 24) as u8);
     }
-    for name in ["a.onnx", "a.nf", "a.json"] {
+    for name in ["a.onnx", "a.pt2", "a.nf", "a.json"] {
         refused(name, &noise, &[]);
         refused(name, b"\x7fELF\x02\x01\x01 not a model", &[]);
     }

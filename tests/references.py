@@ -3,8 +3,8 @@
 
   references.py [--normfuse PROGRAM] FOLDER...
 
-For every FOLDER/NAME.onnx with NAME.ref.npz or NAME.npz (`in.*` the inputs, `out.*` the reference): `normfuse run`, and a
-line a model: seconds, then for each result the largest difference over the largest reference, the cosine, and how many
+For every FOLDER/NAME.onnx or NAME.pt2 with NAME.ref.npz or NAME.npz (`in.*` the inputs, `out.*` the reference; for a .pt2,
+which names neither as callers do, in the order of its signature): `normfuse run`, and a line a model: seconds, then for each result the largest difference over the largest reference, the cosine, and how many
 rows have the same largest element. What is asked depends on what the file computes in:
 
   fp32, no quantiser    largest difference at most 1e-5 of the largest reference
@@ -12,15 +12,18 @@ rows have the same largest element. What is asked depends on what the file compu
   bf16, or quantisers   cosine at least 0.9995, and the same largest element in every row whose two largest elements are
                         further apart than 2% of the largest reference: a rounding apart is a tie
 
-A file that onnx.checker refuses may be refused by normfuse, too. Exits with 1 if anything failed.
+A file that onnx.checker refuses may be refused by normfuse, too, and so may a .pt2 with pickled tensors. Exits with 1 if
+anything failed.
 """
 
 import argparse
+import json
 import pathlib
 import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 
 import numpy as np
 import onnx
@@ -58,7 +61,33 @@ def kind_of(model):
     return dtype, bool(casts & CODES) or any("Quant" in n.op_type for n in nodes)
 
 
+class Archive:
+    """What of a torch.export archive the comparison needs."""
+
+    # torch's numbers of bool's neighbours: i8 and u8 are codes where floats are cast to them, FP8 always.
+    TYPES = {6: "fp16", 13: "bf16"}
+    CODES = {1, 2, 29, 30, 31, 32}
+
+    def __init__(self, path):
+        with zipfile.ZipFile(path) as archive:
+            json_of = lambda end: [json.loads(archive.read(n)) for n in archive.namelist() if n.endswith(end)]
+            (program,) = json_of("models/model.json")
+            lists = json_of("_weights_config.json") + json_of("_constants_config.json")
+        module = program["graph_module"]
+        specs = lambda side, kind: [s[kind]["arg"] for s in module["signature"][side] if kind in s]
+        self.inputs = [a["as_tensor"]["name"] for a in specs("input_specs", "user_input")]
+        self.outputs = [a["as_tensor"]["name"] for a in specs("output_specs", "user_output")]
+        self.dtypes = {v["dtype"] for v in module["graph"]["tensor_values"].values()}
+        self.pickled = any(p["use_pickle"] for config in lists for p in config["config"].values())
+
+    def kind(self):
+        dtype = next((self.TYPES[n] for n in (13, 6) if n in self.dtypes), "fp32")
+        return dtype, bool(self.dtypes & self.CODES)
+
+
 def is_legal(path):
+    if path.suffix == ".pt2":
+        return not Archive(path).pickled
     try:
         onnx.checker.check_model(str(path), full_check=True)
     except Exception:  # its errors and those of its shape inference have no common base
@@ -88,12 +117,18 @@ def compare(found, want, dtype, quantised):
 
 def check(program, path, reference):
     """("ok", "refused" or "FAIL", and the rest of a model's line)."""
-    dtype, quantised = kind_of(onnx.load(path, load_external_data=False))
+    archive = Archive(path) if path.suffix == ".pt2" else None
+    dtype, quantised = archive.kind() if archive else kind_of(onnx.load(path, load_external_data=False))
     kind = f"{dtype}{' quantised' if quantised else ''}"
     with tempfile.TemporaryDirectory() as folder:
         outputs = pathlib.Path(folder) / "out.npz"
+        inputs = reference
+        if archive:
+            named = dict(zip(archive.inputs, [v for k, v in np.load(reference).items() if k.startswith("in.")], strict=True))
+            inputs = pathlib.Path(folder) / "in.npz"
+            np.savez(inputs, **named)
         start = time.perf_counter()
-        command = [program, "run", path, "--inputs", reference, "--outputs", outputs]
+        command = [program, "run", path, "--inputs", inputs, "--outputs", outputs]
         done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
         seconds = time.perf_counter() - start
         if done.returncode != 0:
@@ -101,6 +136,8 @@ def check(program, path, reference):
             return verdict, f"{kind}: exit {done.returncode}: {done.stderr.strip()}"
         found = dict(np.load(outputs))
     want = {k.removeprefix("out."): v for k, v in np.load(reference).items() if k.startswith("out.")}
+    if archive:
+        found = {name: found[own] for name, own in zip(want, archive.outputs, strict=True)}
     results = {k: compare(found[k], v, dtype, quantised) if k in found else ("missing", False) for k, v in want.items()}
     line = "; ".join(f"{name}: {text}" for name, (text, _) in results.items())
     return "ok" if all(near for _, near in results.values()) else "FAIL", f"{kind}, {seconds:.2f} s; {line}"
@@ -112,7 +149,7 @@ def main():
     parser.add_argument("folders", nargs="+", type=pathlib.Path)
     args = parser.parse_args()
     counts = dict.fromkeys(["ok", "refused", "skipped", "FAIL"], 0)
-    for model in (m for folder in args.folders for m in sorted(folder.glob("*.onnx"))):
+    for model in (m for folder in args.folders for m in sorted([*folder.glob("*.onnx"), *folder.glob("*.pt2")])):
         beside = [p for p in (model.with_suffix(".ref.npz"), model.with_suffix(".npz")) if p.exists()]
         reference = next((p for p in beside if any(k.startswith("out.") for k in np.load(p).files)), None)
         if reference is None:

@@ -70,6 +70,30 @@ pub struct Provenance {
     pub doc: String,
 }
 
+impl Provenance {
+    /// Key in [`Provenance::metadata`] of the module that a node was part of.
+    pub const MODULE: &str = "torch.module";
+    /// Key in [`Provenance::metadata`] of the file and line that called it, without its folder.
+    pub const SOURCE: &str = "torch.source";
+
+    /// The module that the node was part of, where the source format says so.
+    pub fn module(&self) -> Option<&str> {
+        self.metadata_of(Self::MODULE)
+    }
+
+    /// Where in the model's source the node was, as people look for it: `layers.3.norm (modeling.py:123)`.
+    pub fn place(&self) -> Option<String> {
+        match (self.module(), self.metadata_of(Self::SOURCE)) {
+            (Some(module), Some(source)) => Some(format!("{module} ({source})")),
+            (one, other) => one.or(other).map(str::to_owned),
+        }
+    }
+
+    fn metadata_of(&self, key: &str) -> Option<&str> {
+        self.metadata.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str())
+    }
+}
+
 /// A node: an op, its operands and results.
 #[derive(Debug, Clone)]
 pub struct Node {

@@ -100,6 +100,8 @@ pub(crate) struct Pass<'o> {
     patches: Vec<Patch>,
     /// Names of anchors, which the rewrite removes.
     anchor_names: BTreeMap<NodeId, String>,
+    /// Where in the model's source they are.
+    places: BTreeMap<NodeId, String>,
 }
 
 impl<'o> Pass<'o> {
@@ -126,6 +128,7 @@ impl<'o> Pass<'o> {
             report,
             patches: Vec::new(),
             anchor_names: BTreeMap::new(),
+            places: BTreeMap::new(),
         })
     }
 
@@ -153,6 +156,7 @@ impl<'o> Pass<'o> {
         self.observer.anchors(Kind::Norm, anchors.len());
         for anchor in anchors {
             self.observer.trying(&anchor.name);
+            self.places.extend(graph.node(anchor.node).provenance.place().map(|p| (anchor.node, p)));
             self.anchor_names.insert(anchor.node, anchor.name);
             norms.extend(self.norms_at(graph, anchor.node));
         }
@@ -167,6 +171,7 @@ impl<'o> Pass<'o> {
                 Ok(q) => quants.push(q),
                 Err(miss) => misses.push((anchor.node, miss)),
             }
+            self.places.extend(graph.node(anchor.node).provenance.place().map(|p| (anchor.node, p)));
             self.anchor_names.insert(anchor.node, anchor.name);
         }
         // What casts the scale of a quantiser, or packs its codes, is part of that one.
@@ -375,6 +380,7 @@ impl<'o> Pass<'o> {
             let of_part = || d.norms.iter().map(|n| &found.norms[*n]).filter(|n| n.anchor == part.anchor);
             let site = Site {
                 anchor: self.anchor_names.get(&part.anchor).cloned().unwrap_or_default(),
+                place: None,
                 kind: if schemes.is_empty() { Kind::Norm } else { Kind::NormQuant },
                 outcome: Outcome::Fused,
                 rule: rule.into(),
@@ -397,6 +403,7 @@ impl<'o> Pass<'o> {
         let name = |n: NodeId| graph.try_node(n).map(|n| n.name.clone());
         let site = Site {
             anchor: self.anchor_names.get(&anchor).cloned().or_else(|| name(anchor)).unwrap_or_default(),
+            place: None,
             kind,
             outcome,
             rule: refusal.rule.into(),
@@ -414,7 +421,8 @@ impl<'o> Pass<'o> {
         self.site(anchor, site);
     }
 
-    fn site(&mut self, anchor: NodeId, site: Site) {
+    fn site(&mut self, anchor: NodeId, mut site: Site) {
+        site.place = self.places.get(&anchor).cloned();
         let rejected = site.outcome != Outcome::Fused;
         let key = (site.kind == Kind::Quant, self.order.position(anchor));
         self.observer.decided(&site);

@@ -48,6 +48,9 @@ impl Kind {
 pub struct Site {
     /// Name of the anchor node: the mean of squares, the native norm, or the quantiser's cast.
     pub anchor: String,
+    /// Where it is in the model's source, if the format says so: `layers.3.norm (modeling.py:123)`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<String>,
     /// What it is.
     pub kind: Kind,
     /// What became of it.
@@ -80,6 +83,13 @@ pub struct Site {
     pub node: Option<String>,
     /// What would help, or what was found.
     pub hint: Option<String>,
+}
+
+impl Site {
+    /// What people call it: its place, where that is known, and the anchor's name.
+    pub fn title(&self) -> String {
+        self.place.as_ref().map_or_else(|| self.anchor.clone(), |place| format!("{place} at {}", self.anchor))
+    }
 }
 
 /// How many of each kind were fused.

@@ -44,7 +44,7 @@ pub fn main(args: &args::Explain) -> Result<()> {
 }
 
 fn check_name(graph: &Graph, name: &str) -> Result<()> {
-    if graph.nodes().any(|(_, n)| n.name == name) {
+    if graph.nodes().any(|(_, n)| n.name == name || n.provenance.module() == Some(name)) {
         return Ok(());
     }
     let near = near::nearest(name, graph.nodes().map(|(_, n)| n.name.as_str()), NEAR);
@@ -52,7 +52,11 @@ fn check_name(graph: &Graph, name: &str) -> Result<()> {
 }
 
 fn concerns(site: &Site, node: &str) -> bool {
-    site.anchor == node || site.node.as_deref() == Some(node) || site.replaced.iter().any(|r| r == node)
+    let module = |place: &str| place.strip_prefix(node).is_some_and(|rest| rest.is_empty() || rest.starts_with(" ("));
+    site.place.as_deref().is_some_and(module)
+        || site.anchor == node
+        || site.node.as_deref() == Some(node)
+        || site.replaced.iter().any(|r| r == node)
 }
 
 fn explain(site: &Site) -> String {

@@ -92,7 +92,7 @@ impl<'a> Document<'a> {
             let header = ["anchor", "kind", "rule", "op", "replaces", "quantises to"].map(String::from).to_vec();
             let rows = fused.iter().map(|s| {
                 vec![
-                    s.anchor.clone(),
+                    s.title(),
                     s.kind.name().into(),
                     s.rule.clone(),
                     s.op.clone().unwrap_or_default(),
@@ -149,7 +149,7 @@ pub fn line(site: &Site) -> String {
         Outcome::Rejected => "rejected by",
         Outcome::Nearest => "nearest rule is",
     };
-    let mut text = format!("{} ({}): {outcome} {}", site.anchor, site.kind.name(), site.rule);
+    let mut text = format!("{} ({}): {outcome} {}", site.title(), site.kind.name(), site.rule);
     if let Some(op) = &site.op {
         let _ = write!(text, " into {op}");
     }

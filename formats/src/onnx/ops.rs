@@ -40,6 +40,10 @@ pub const UNARY: [(&str, UnaryOp, i64); 22] = [
     ("IsInf", UnaryOp::IsInf, 10),
 ];
 
+/// Functions that ONNX lacks: a node of our own domain each, with a local function that other runtimes can execute. What
+/// that computes is the same up to roundings; read back by us, the node is the op.
+pub const OWN: [(&str, UnaryOp); 3] = [("Rsqrt", UnaryOp::Rsqrt), ("Exp2", UnaryOp::Exp2), ("Log2", UnaryOp::Log2)];
+
 /// (ONNX name, op, first opset that has it).
 pub const BINARY: [(&str, BinaryOp, i64); 16] = [
     ("Add", BinaryOp::Add, 7),

@@ -66,21 +66,12 @@ impl<'b, 'p> Call<'b, 'p> {
         Some(&self.node.inputs[i].arg).filter(|a| **a != Argument::None)
     }
 
-    fn wrong<T>(&self, name: &str, want: &str, found: &Argument) -> Result<T, Reject> {
-        // Other kinds are legal in torch: a size that is computed where we want a number.
-        foreign(format!("argument `{name}` is not {want} but {}", kind(found)))
-    }
-
-    fn missing<T>(&self, name: &str) -> Result<T, Reject> {
-        Err(FormatError::mismatch(format!("an argument `{name}`"), "none").into())
-    }
-
     /// The name of a tensor argument.
     pub fn name(&mut self, name: &str) -> Result<&'p str, Reject> {
         match self.get(name) {
             Some(Argument::Tensor(t)) => Ok(t),
-            Some(other) => self.wrong(name, "a tensor", other),
-            None => self.missing(name),
+            Some(other) => wrong(name, "a tensor", other),
+            None => missing(name),
         }
     }
 
@@ -100,8 +91,8 @@ impl<'b, 'p> Call<'b, 'p> {
         match self.get(name) {
             Some(Argument::Tensors(all)) => Ok(all.iter().map(|t| Some(t.as_str())).collect()),
             Some(Argument::OptionalTensors(all)) => Ok(all.iter().map(Option::as_deref).collect()),
-            Some(other) => self.wrong(name, "a list of tensors", other),
-            None => self.missing(name),
+            Some(other) => wrong(name, "a list of tensors", other),
+            None => missing(name),
         }
     }
 
@@ -120,7 +111,7 @@ impl<'b, 'p> Call<'b, 'p> {
         match self.get(name) {
             None => Ok(None),
             Some(Argument::Int(i) | Argument::SymInt(SymArgument::Int(i))) => Ok(Some(*i)),
-            Some(other) => self.wrong(name, "a number", other),
+            Some(other) => wrong(name, "a number", other),
         }
     }
 
@@ -133,7 +124,7 @@ impl<'b, 'p> Call<'b, 'p> {
     pub fn required(&mut self, name: &str) -> Result<i64, Reject> {
         match self.opt_int(name)? {
             Some(i) => Ok(i),
-            None => self.missing(name),
+            None => missing(name),
         }
     }
 
@@ -142,7 +133,7 @@ impl<'b, 'p> Call<'b, 'p> {
         match self.get(name) {
             None => Ok(default),
             Some(Argument::Bool(v)) => Ok(*v),
-            Some(other) => self.wrong(name, "a truth value", other),
+            Some(other) => wrong(name, "a truth value", other),
         }
     }
 
@@ -152,7 +143,7 @@ impl<'b, 'p> Call<'b, 'p> {
             None => Ok(None),
             Some(Argument::Float(v)) => Ok(Some(*v)),
             Some(Argument::Int(v)) => Ok(Some(*v as f64)),
-            Some(other) => self.wrong(name, "a float", other),
+            Some(other) => wrong(name, "a float", other),
         }
     }
 
@@ -161,7 +152,7 @@ impl<'b, 'p> Call<'b, 'p> {
         match self.get(name) {
             None => Ok(default),
             Some(Argument::Text(v)) => Ok(v),
-            Some(other) => self.wrong(name, "text", other),
+            Some(other) => wrong(name, "text", other),
         }
     }
 
@@ -173,7 +164,7 @@ impl<'b, 'p> Call<'b, 'p> {
             Some(Argument::Ints(v)) => Ok(Some(v.clone())),
             // An empty list has no kind of its own.
             Some(Argument::Tensors(v)) if v.is_empty() => Ok(Some(Vec::new())),
-            Some(other) => self.wrong(name, "a list of numbers", other),
+            Some(other) => wrong(name, "a list of numbers", other),
         }
     }
 
@@ -181,7 +172,7 @@ impl<'b, 'p> Call<'b, 'p> {
     pub fn ints(&mut self, name: &str) -> Result<Vec<i64>, Reject> {
         match self.opt_ints(name)? {
             Some(v) => Ok(v),
-            None => self.missing(name),
+            None => missing(name),
         }
     }
 
@@ -191,7 +182,7 @@ impl<'b, 'p> Call<'b, 'p> {
             None => Ok(None),
             Some(Argument::Int(i) | Argument::SymInt(SymArgument::Int(i))) => Ok(Some(Arc::new(Expr::Int(*i)))),
             Some(Argument::SymInt(SymArgument::Name(n))) => Ok(Some(self.b.sym_int(n)?)),
-            Some(other) => self.wrong(name, "a size", other),
+            Some(other) => wrong(name, "a size", other),
         }
     }
 
@@ -219,7 +210,7 @@ impl<'b, 'p> Call<'b, 'p> {
                 Some(d) => Ok(Some(d)),
                 None => foreign(format!("`{name}` is number {n} of torch's element types, which normfuse lacks")),
             },
-            Some(other) => self.wrong(name, "an element type", other),
+            Some(other) => wrong(name, "an element type", other),
         }
     }
 
@@ -230,7 +221,7 @@ impl<'b, 'p> Call<'b, 'p> {
             Some(Argument::Int(i) | Argument::SymInt(SymArgument::Int(i))) => Scalar::Int(*i),
             Some(Argument::Float(v)) => Scalar::Float(*v),
             Some(Argument::Bool(v)) => Scalar::Bool(*v),
-            Some(other) => return self.wrong(name, "a number", other),
+            Some(other) => return wrong(name, "a number", other),
         }))
     }
 
@@ -240,6 +231,15 @@ impl<'b, 'p> Call<'b, 'p> {
             self.get(name);
         }
     }
+}
+
+/// Other kinds are legal in torch: a size that is computed where we want a number.
+fn wrong<T>(name: &str, want: &str, found: &Argument) -> Result<T, Reject> {
+    foreign(format!("argument `{name}` is not {want} but {}", kind(found)))
+}
+
+fn missing<T>(name: &str) -> Result<T, Reject> {
+    Err(FormatError::mismatch(format!("an argument `{name}`"), "none").into())
 }
 
 /// The names of a call's results that are tensors.

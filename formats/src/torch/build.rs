@@ -44,6 +44,15 @@ pub fn foreign<T>(reason: impl Into<String>) -> Result<T, Reject> {
     Err(Reject::Foreign(reason.into()))
 }
 
+/// An axis of a rank, counted from the front.
+pub fn axis_of(axis: i64, rank: usize) -> Result<usize, Reject> {
+    let positive = if axis < 0 { axis + rank as i64 } else { axis };
+    usize::try_from(positive)
+        .ok()
+        .filter(|a| *a < rank)
+        .ok_or_else(|| FormatError::mismatch(format!("an axis of a tensor of rank {rank}"), axis).into())
+}
+
 /// The graph, and what is known while it grows.
 pub struct Builder<'p> {
     pub graph: Graph,
@@ -60,6 +69,8 @@ pub struct Builder<'p> {
     sizes: HashMap<Dim, ValueId>,
     shapes: HashMap<Vec<Dim>, ValueId>,
     constants: HashMap<(DType, Vec<usize>, Vec<u8>), ValueId>,
+    /// Nodes by what they compute: exporters write one quantiser for each Linear that reads a tensor.
+    known: HashMap<(Op, Vec<Option<ValueId>>), NodeId>,
     /// The call in hand: its name, its nodes' metadata, its first node, which of its nodes have a name of the file.
     label: String,
     metadata: Vec<(String, String)>,
@@ -83,6 +94,7 @@ impl<'p> Builder<'p> {
             sizes: HashMap::new(),
             shapes: HashMap::new(),
             constants: HashMap::new(),
+            known: HashMap::new(),
             label: String::new(),
             metadata: Vec::new(),
             start: 0,
@@ -184,16 +196,7 @@ impl<'p> Builder<'p> {
 
     /// An axis, counted from the front.
     pub fn axis(&self, value: ValueId, axis: i64) -> Result<usize, Reject> {
-        self.axis_of(axis, self.shape(value)?.len())
-    }
-
-    /// As [`Builder::axis`], of a rank.
-    pub fn axis_of(&self, axis: i64, rank: usize) -> Result<usize, Reject> {
-        let positive = if axis < 0 { axis + rank as i64 } else { axis };
-        usize::try_from(positive)
-            .ok()
-            .filter(|a| *a < rank)
-            .ok_or_else(|| FormatError::mismatch(format!("an axis of a tensor of rank {rank}"), axis).into())
+        axis_of(axis, self.shape(value)?.len())
     }
 
     // ---- calls ----
@@ -215,18 +218,37 @@ impl<'p> Builder<'p> {
         self.shapes.clear();
     }
 
-    /// Adds a node; returns its results.
+    /// Adds a node, or finds the one that computes the same; returns its results.
     ///
     /// # Errors
     /// What inference says of its operands.
     pub fn emit(&mut self, op: Op, inputs: &[Option<ValueId>]) -> Result<Vec<ValueId>> {
+        let key = (op, inputs.to_vec());
+        if let Some(node) = self.known.get(&key).and_then(|id| self.graph.try_node(*id)) {
+            return Ok(node.outputs.clone());
+        }
+        let id = self.add(key.0.clone(), inputs)?;
+        self.known.insert(key, id);
+        Ok(self.graph.node(id).outputs.clone())
+    }
+
+    /// Adds a node that may do more than compute its results.
+    ///
+    /// # Errors
+    /// As [`Builder::emit`].
+    pub fn add(&mut self, op: Op, inputs: &[Option<ValueId>]) -> Result<NodeId> {
         let base = format!("{}.{}", self.label, op.name());
         let names: Vec<String> = (0..op.num_outputs()).map(|_| self.fresh_name(&base)).collect();
         let title = names.first().cloned().unwrap_or(base);
-        let id = self.graph.add_node(title, op, inputs, names)?;
-        self.facts.infer_new(&mut self.graph, id)?;
+        // People know the call, not the nodes that it became.
+        let named = |mut e: normfuse_ir::Error| {
+            e.node = Some(self.label.clone());
+            e
+        };
+        let id = self.graph.add_node(title, op, inputs, names).map_err(named)?;
+        self.facts.infer_new(&mut self.graph, id).map_err(named)?;
         self.graph.node_meta_mut(id).1.metadata.clone_from(&self.metadata);
-        Ok(self.graph.node(id).outputs.clone())
+        Ok(id)
     }
 
     /// Adds a node with one result.
@@ -399,15 +421,14 @@ impl<'p> Builder<'p> {
         let mut parts = Vec::new();
         let mut numbers: Vec<i64> = Vec::new();
         for (e, d) in sizes.iter().zip(&dims) {
-            match d.as_const() {
-                Some(c) => numbers.push(c),
-                None => {
-                    if !numbers.is_empty() {
-                        parts.push(self.ints(&std::mem::take(&mut numbers)));
-                    }
-                    parts.push(self.size(e)?);
-                }
+            if let Some(c) = d.as_const() {
+                numbers.push(c);
+                continue;
             }
+            if !numbers.is_empty() {
+                parts.push(self.ints(&std::mem::take(&mut numbers)));
+            }
+            parts.push(self.size(e)?);
         }
         if !numbers.is_empty() {
             parts.push(self.ints(&numbers));
@@ -433,7 +454,9 @@ impl<'p> Builder<'p> {
             .collect();
         let open = target.iter().filter(|t| t.is_none()).count();
         if open == 1 && !zero {
-            target.iter_mut().for_each(|t| *t = t.or(Some(-1)));
+            for t in &mut target {
+                *t = t.or(Some(-1));
+            }
         }
         let operand = match target.iter().copied().collect::<Option<Vec<i64>>>() {
             Some(numbers) => self.ints(&numbers),

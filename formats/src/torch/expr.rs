@@ -223,7 +223,6 @@ impl<'a> Parser<'a> {
             }
         }
         let fold = match function {
-            "Integer" | "Identity" => None,
             "Add" => Some(Operator::Add),
             "Mul" => Some(Operator::Mul),
             "Max" => Some(Operator::Max),
@@ -231,7 +230,7 @@ impl<'a> Parser<'a> {
             // A clean division has no rest; of sizes, which are not negative, all remainders are one.
             "FloorDiv" | "CleanDiv" => Some(Operator::FloorDiv),
             "Mod" | "PythonMod" => Some(Operator::Mod),
-            "Pow" | "PowByNatural" | "CeilDiv" => None,
+            "Integer" | "Identity" | "Pow" | "PowByNatural" | "CeilDiv" => None,
             _ => return Err(format!("`{function}` is no function of sizes that normfuse knows")),
         };
         let found = args.len();

@@ -85,7 +85,8 @@ impl<'p> Importer<'p, '_> {
                 // A number that was fixed at export: nobody reads it.
                 InputSpec::User(
                     Argument::None | Argument::Int(_) | Argument::Float(_) | Argument::Bool(_) | Argument::Text(_),
-                ) => {}
+                )
+                | InputSpec::Tensor { .. } => {}
                 InputSpec::User(Argument::SymInt(SymArgument::Name(name))) => {
                     let e = FormatError::mismatch("inputs that are tensors", "a number of the caller's");
                     return Err(at_input(e, name).hint("pass sizes as shapes of tensors"));
@@ -94,7 +95,6 @@ impl<'p> Importer<'p, '_> {
                     let found = other.unknown().map_or_else(|| format!("{other:?}"), |key| format!("`{key}`"));
                     return Err(FormatError::mismatch("inputs that are tensors", found));
                 }
-                InputSpec::Tensor { .. } => {}
                 InputSpec::Other(kind) => {
                     return Err(FormatError::mismatch(
                         "inputs that are tensors, parameters or buffers",
@@ -304,7 +304,8 @@ impl<'p> Importer<'p, '_> {
             outputs: names.len(),
             reason,
         };
-        let values = self.b.emit(Op::Foreign(Arc::new(op)), &inputs)?;
+        let id = self.b.add(Op::Foreign(Arc::new(op)), &inputs)?;
+        let values = self.b.graph.node(id).outputs.clone();
         for (name, value) in names.into_iter().zip(values) {
             // Types that the IR lacks stay unknown.
             if self.b.declared(name).is_ok() {

@@ -27,6 +27,9 @@ struct Tensor {
     part: Part,
 }
 
+/// Start, end and value of what was written.
+type Piece = (i64, i64, ValueId);
+
 #[derive(Debug)]
 struct Storage {
     /// A parameter, constant or input: others see it.
@@ -36,7 +39,7 @@ struct Storage {
     whole: String,
     changed_by: String,
     /// Written ranges of memory that was fresh: axis, then start, end and value in order.
-    pieces: Option<(usize, Vec<(i64, i64, ValueId)>)>,
+    pieces: Option<(usize, Vec<Piece>)>,
 }
 
 /// A write, as values.

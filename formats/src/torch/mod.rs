@@ -22,8 +22,6 @@ use std::path::Path;
 
 use normfuse_ir::Graph;
 
-pub use place::{MODULE, SOURCE};
-
 use self::{
     archive::Archive,
     schema::{MAJOR, Program, Versioned},

@@ -3,15 +3,11 @@
 
 use std::fmt;
 
+use normfuse_ir::Provenance;
 use serde::{
     Deserialize, Deserializer,
     de::{IgnoredAny, MapAccess, Visitor},
 };
-
-/// Key of the module path in a node's metadata.
-pub const MODULE: &str = "torch.module";
-/// Key of the source line in a node's metadata.
-pub const SOURCE: &str = "torch.source";
 
 /// A node's place; empty parts are not known.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -25,7 +21,7 @@ pub struct Place {
 impl Place {
     /// As key-value metadata of a node.
     pub fn metadata(&self) -> Vec<(String, String)> {
-        let pairs = [(MODULE, &self.module), (SOURCE, &self.source)];
+        let pairs = [(Provenance::MODULE, &self.module), (Provenance::SOURCE, &self.source)];
         pairs.into_iter().filter(|(_, v)| !v.is_empty()).map(|(k, v)| (k.into(), v.clone())).collect()
     }
 }

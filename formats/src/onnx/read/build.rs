@@ -56,6 +56,15 @@ pub fn foreign<T>(reason: impl Into<String>) -> Result<T, Reject> {
 /// Bodies of the functions of our own domain, by name and overload.
 pub type Bodies = BTreeMap<(String, String), Arc<Graph>>;
 
+/// An op that ONNX has no name for.
+fn own(node: &NodeProto, attrs: &Attrs<'_>, inputs: Vec<Option<ValueId>>) -> Result<ops::Mapped, Reject> {
+    let op = table::OWN.iter().find(|(name, _)| *name == node.op_type()).map(|(_, op)| *op);
+    match op {
+        Some(op) if attrs.unknown().is_none() => Ok(ops::Mapped { op: Op::Unary(op), inputs, body: None }),
+        _ => Err(FormatError::mismatch("no attributes", attrs.unknown().unwrap_or_default()).into()),
+    }
+}
+
 /// A graph under construction.
 pub struct Builder<'m> {
     /// The graph.
@@ -215,6 +224,7 @@ impl<'m> Builder<'m> {
             || node.output.iter().any(declared);
         let mapped = match domain(node.domain()) {
             _ if opaque => foreign("a value of a type that normfuse does not know"),
+            DOMAIN if table::OWN.iter().any(|(name, _)| *name == node.op_type()) => own(node, &attrs, trimmed),
             DOMAIN => self.fused(node, attrs).map(|(op, body)| ops::Mapped { op, inputs: trimmed, body: Some(body) }),
             _ => ops::Cx { b: self, node, attrs, inputs: trimmed }.map(),
         };

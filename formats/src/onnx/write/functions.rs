@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use normfuse_ir::{FusedNorm, Node};
+use normfuse_ir::{FusedNorm, Node, op::UnaryOp};
 use prost::Message;
 
 use super::{nodes::Writer, scope::Scope};
 use crate::{
     FormatError, Result,
     onnx::{
-        DOMAIN,
-        proto::{FunctionProto, OperatorSetIdProto},
+        DOMAIN, ops as table,
+        proto::{AttributeProto, FunctionProto, NodeProto, OperatorSetIdProto, attribute_proto::AttributeType},
     },
 };
 
@@ -73,6 +73,56 @@ impl Functions {
         self.by_content.insert(content, name.clone());
         self.by_name.insert(name.clone(), proto);
         Ok(name)
+    }
+
+    /// The name of the function for an op that ONNX lacks.
+    ///
+    /// # Errors
+    /// An op that is none of those, or an opset that cannot say it.
+    pub fn own(&mut self, op: UnaryOp) -> Result<String> {
+        let found = table::OWN.iter().find(|(_, own)| *own == op);
+        let (name, _) = found.ok_or_else(|| FormatError::invalid("no function of our own"))?;
+        if op != UnaryOp::Rsqrt && self.opset < 15 {
+            return Err(FormatError::mismatch(format!("an opset of 15 or later for `{name}`"), self.opset));
+        }
+        let node = |op: &str, input: &[&str], output: &str| NodeProto {
+            op_type: Some(op.into()),
+            input: input.iter().map(|s| (*s).to_owned()).collect(),
+            output: vec![output.into()],
+            ..NodeProto::default()
+        };
+        let number = |v: f32| {
+            let value = Some(AttributeType::Float as i32);
+            let attribute = AttributeProto {
+                name: Some("value_float".into()),
+                r#type: value,
+                f: Some(v),
+                ..AttributeProto::default()
+            };
+            NodeProto { attribute: vec![attribute], ..node("Constant", &[], "wide") }
+        };
+        let nodes = match op {
+            UnaryOp::Rsqrt => vec![node("Sqrt", &["x"], "root"), node("Reciprocal", &["root"], "y")],
+            UnaryOp::Exp2 => {
+                vec![number(2.0), node("CastLike", &["wide", "x"], "base"), node("Pow", &["base", "x"], "y")]
+            }
+            _ => vec![
+                number(std::f32::consts::LN_2),
+                node("CastLike", &["wide", "x"], "ln2"),
+                node("Log", &["x"], "log"),
+                node("Div", &["log", "ln2"], "y"),
+            ],
+        };
+        self.by_name.entry((*name).to_owned()).or_insert_with(|| FunctionProto {
+            domain: Some(DOMAIN.into()),
+            name: Some((*name).to_owned()),
+            input: vec!["x".into()],
+            output: vec!["y".into()],
+            opset_import: vec![OperatorSetIdProto { domain: Some(String::new()), version: Some(self.opset) }],
+            node: nodes,
+            ..FunctionProto::default()
+        });
+        Ok((*name).to_owned())
     }
 
     /// The operator sets of a body's nodes.

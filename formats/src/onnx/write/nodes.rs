@@ -111,6 +111,11 @@ impl<'g> Writer<'g> {
                 proto.overload = Some(f.overload.clone()).filter(|o| !o.is_empty());
                 self.domains.extend((!f.domain.is_empty()).then(|| f.domain.clone()));
             }
+            Op::Unary(op) if table::OWN.iter().any(|(_, own)| own == op) => {
+                proto.op_type = Some(functions.own(*op)?);
+                proto.domain = Some(DOMAIN.into());
+                self.domains.insert(DOMAIN.into());
+            }
             Op::FusedNorm(f) => {
                 let descriptor = serde_json::to_string(&**f)
                     .map_err(|e| FormatError::invalid(format!("the descriptor does not serialise: {e}")))?;
@@ -202,7 +207,7 @@ impl<'g> Writer<'g> {
         })
     }
 
-    /// Domains of the nodes, our own and the default one apart.
+    /// Domains of the nodes, the default one apart.
     pub fn domains(&self) -> &BTreeSet<String> {
         &self.domains
     }

@@ -106,14 +106,13 @@ pub fn scatter(c: &mut Call<'_, '_>) -> Result<ValueId, Reject> {
     let (x, ids) = (c.tensor("self")?, c.tensor("index")?);
     let axis = c.required("dim")?;
     let dtype = c.b.dtype(x)?;
-    let updates = match c.get("src") {
-        Some(_) => c.tensor("src")?,
-        None => {
-            let Some(value) = c.scalar("value")? else { return foreign("it has neither `src` nor `value`") };
-            let value = c.b.scalar(value, dtype)?;
-            let shape = c.b.one(Op::Shape { start: 0, end: None }, &[ids])?;
-            c.b.one(Op::Expand, &[value, shape])?
-        }
+    let updates = if c.get("src").is_some() {
+        c.tensor("src")?
+    } else {
+        let Some(value) = c.scalar("value")? else { return foreign("it has neither `src` nor `value`") };
+        let value = c.b.scalar(value, dtype)?;
+        let shape = c.b.one(Op::Shape { start: 0, end: None }, &[ids])?;
+        c.b.one(Op::Expand, &[value, shape])?
     };
     let sum = c.node.target.contains("scatter_add");
     if sum && c.b.dtype(x)? != DType::F32 && !c.b.dtype(x)?.is_int() {

@@ -65,6 +65,6 @@ fn aten<'p>(c: &mut Call<'_, 'p>, name: &str) -> Result<Option<Outcome<'p>>, Rej
 /// True for an op that changes an operand, by the rules of torch's names.
 pub fn mutates(target: &str) -> bool {
     let Some((_, name)) = target.strip_prefix("torch.ops.").and_then(|t| t.split_once('.')) else { return false };
-    let base = name.split('.').next().unwrap_or_default();
-    (base.ends_with('_') && !base.ends_with("__")) || name.ends_with(".out") || name.ends_with("_out")
+    let (base, overload) = name.split_once('.').unwrap_or((name, ""));
+    (base.ends_with('_') && !base.ends_with("__")) || overload == "out" || overload.ends_with("_out")
 }

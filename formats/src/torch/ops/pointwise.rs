@@ -111,6 +111,35 @@ pub fn op<'p>(c: &mut Call<'_, 'p>, name: &str) -> Result<Option<Outcome<'p>>, R
             }
             c.b.unary(UnaryOp::Softplus, x)?
         }
+        ("clamp" | "clamp_min" | "clamp_max" | "clip", "default") => clamp(c)?,
+        ("where", "self") => {
+            let (condition, a, b) = (c.tensor("condition")?, c.tensor("self")?, c.tensor("other")?);
+            let dtype = c.b.result_type(Operand::Tensor(a), Operand::Tensor(b))?;
+            let (a, b) = (c.b.cast(a, dtype)?, c.b.cast(b, dtype)?);
+            c.b.one(Op::Where, &[condition, a, b])?
+        }
+        ("masked_fill", "Scalar") => {
+            let (x, mask) = (c.tensor("self")?, c.tensor("mask")?);
+            let Some(value) = c.scalar("value")? else { return foreign("it has no `value`") };
+            let dtype = c.b.dtype(x)?;
+            let value = c.b.scalar(value, dtype)?;
+            c.b.one(Op::Where, &[mask, value, x])?
+        }
+        ("masked_fill", "Tensor") => {
+            let (x, mask, value) = (c.tensor("self")?, c.tensor("mask")?, c.tensor("value")?);
+            let dtype = c.b.dtype(x)?;
+            let value = c.b.cast(value, dtype)?;
+            c.b.one(Op::Where, &[mask, value, x])?
+        }
+        ("to" | "_to_copy" | "type_as" | "convert_element_type", _) => return convert(c, base, overload).map(Some),
+        _ => return logic(c, base, overload),
+    };
+    Ok(Some(Outcome::one(value)))
+}
+
+/// Bools, bits and comparisons.
+fn logic<'p>(c: &mut Call<'_, 'p>, base: &str, overload: &str) -> Result<Option<Outcome<'p>>, Reject> {
+    let value = match (base, overload) {
         ("logical_not", "default") => {
             let x = c.tensor("self")?;
             if c.b.dtype(x)? == DType::Bool {
@@ -143,27 +172,6 @@ pub fn op<'p>(c: &mut Call<'_, 'p>, name: &str) -> Result<Option<Outcome<'p>>, R
             let (a, b) = operands(c)?;
             shift(c, base.contains("lshift") || base.contains("left"), a, b)?
         }
-        ("clamp" | "clamp_min" | "clamp_max" | "clip", "default") => clamp(c)?,
-        ("where", "self") => {
-            let (condition, a, b) = (c.tensor("condition")?, c.tensor("self")?, c.tensor("other")?);
-            let dtype = c.b.result_type(Operand::Tensor(a), Operand::Tensor(b))?;
-            let (a, b) = (c.b.cast(a, dtype)?, c.b.cast(b, dtype)?);
-            c.b.one(Op::Where, &[condition, a, b])?
-        }
-        ("masked_fill", "Scalar") => {
-            let (x, mask) = (c.tensor("self")?, c.tensor("mask")?);
-            let Some(value) = c.scalar("value")? else { return foreign("it has no `value`") };
-            let dtype = c.b.dtype(x)?;
-            let value = c.b.scalar(value, dtype)?;
-            c.b.one(Op::Where, &[mask, value, x])?
-        }
-        ("masked_fill", "Tensor") => {
-            let (x, mask, value) = (c.tensor("self")?, c.tensor("mask")?, c.tensor("value")?);
-            let dtype = c.b.dtype(x)?;
-            let value = c.b.cast(value, dtype)?;
-            c.b.one(Op::Where, &[mask, value, x])?
-        }
-        ("to" | "_to_copy" | "type_as" | "convert_element_type", _) => return convert(c, base, overload).map(Some),
         _ => match COMPARE.iter().find(|(n, _)| *n == base) {
             Some((_, op)) if matches!(overload, "Tensor" | "Scalar") => {
                 let (a, b) = operands(c)?;

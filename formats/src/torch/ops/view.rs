@@ -7,7 +7,7 @@ use normfuse_ir::{Op, ValueId};
 use super::{
     super::{
         args::Call,
-        build::{Reject, foreign},
+        build::{Reject, axis_of, foreign},
         expr::Expr,
         memory::Part,
     },
@@ -26,20 +26,16 @@ pub fn op<'p>(c: &mut Call<'_, 'p>, name: &str) -> Result<Option<Outcome<'p>>, R
         _ => {}
     }
     let whole = matches!((base, overload), ("alias" | "detach" | "lift_fresh" | "detach_", "default"));
-    let known = whole
-        || matches!(
-            (base, overload),
-            ("view" | "reshape" | "_unsafe_view" | "contiguous" | "expand" | "permute" | "t" | "numpy_T", "default")
-                | ("flatten", "using_ints")
-                | ("unflatten" | "transpose" | "select", "int")
-                | ("unsqueeze", "default")
-                | ("squeeze", "dim" | "dims" | "default")
-                | ("slice", "Tensor")
-                | ("split_with_sizes" | "chunk", "default")
-                | ("split" | "unsafe_split", "Tensor")
-                | ("split", "sizes")
-                | ("unbind", "int")
-        );
+    let known = match base {
+        "view" | "reshape" | "_unsafe_view" | "contiguous" | "expand" | "permute" | "t" | "numpy_T" | "unsqueeze"
+        | "split_with_sizes" | "chunk" => overload == "default",
+        "flatten" => overload == "using_ints",
+        "unflatten" | "transpose" | "select" | "unbind" => overload == "int",
+        "squeeze" => matches!(overload, "dim" | "dims" | "default"),
+        "slice" => overload == "Tensor",
+        "split" | "unsafe_split" => matches!(overload, "Tensor" | "sizes"),
+        _ => whole,
+    };
     if !known {
         return Ok(None);
     }
@@ -73,7 +69,7 @@ pub fn op<'p>(c: &mut Call<'_, 'p>, name: &str) -> Result<Option<Outcome<'p>>, R
             let rank = c.b.shape(x)?.len();
             let (a, b) = (c.required("dim0")?, c.required("dim1")?);
             let mut perm: Vec<i64> = (0..rank as i64).collect();
-            perm.swap(c.b.axis_of(a, rank.max(1))?, c.b.axis_of(b, rank.max(1))?);
+            perm.swap(axis_of(a, rank.max(1))?, axis_of(b, rank.max(1))?);
             transposed(c, x, &perm)?
         }
         "unsqueeze" => {
@@ -84,12 +80,11 @@ pub fn op<'p>(c: &mut Call<'_, 'p>, name: &str) -> Result<Option<Outcome<'p>>, R
         "select" => {
             let axis = c.required("dim")?;
             let Some(index) = c.opt_size("index")? else { return foreign("it has no `index`") };
-            let index = match index.dim().as_const() {
-                Some(i) => c.b.int(i),
-                None => {
-                    let v = c.b.size(&index)?;
-                    c.b.one(Op::Squeeze { axes: Some(vec![0]) }, &[v])?
-                }
+            let index = if let Some(i) = index.dim().as_const() {
+                c.b.int(i)
+            } else {
+                let v = c.b.size(&index)?;
+                c.b.one(Op::Squeeze { axes: Some(vec![0]) }, &[v])?
             };
             c.b.one(Op::Gather { axis }, &[x, index])?
         }
@@ -136,7 +131,7 @@ fn reshape(c: &mut Call<'_, '_>, x: ValueId) -> Result<ValueId, Reject> {
 
 fn transposed(c: &mut Call<'_, '_>, x: ValueId, dims: &[i64]) -> Result<ValueId, Reject> {
     let rank = c.b.shape(x)?.len();
-    let perm: Vec<i64> = dims.iter().map(|d| c.b.axis_of(*d, rank).map(|a| a as i64)).collect::<Result<_, _>>()?;
+    let perm: Vec<i64> = dims.iter().map(|d| axis_of(*d, rank).map(|a| a as i64)).collect::<Result<_, _>>()?;
     if perm.len() == rank && perm.is_sorted() {
         return Ok(x);
     }
@@ -146,7 +141,7 @@ fn transposed(c: &mut Call<'_, '_>, x: ValueId, dims: &[i64]) -> Result<ValueId,
 fn squeeze(c: &mut Call<'_, '_>, x: ValueId) -> Result<ValueId, Reject> {
     let shape = c.b.shape(x)?;
     let asked = match c.opt_ints("dim")? {
-        Some(dims) => dims.iter().map(|d| c.b.axis_of(*d, shape.len())).collect::<Result<Vec<_>, _>>()?,
+        Some(dims) => dims.iter().map(|d| axis_of(*d, shape.len())).collect::<Result<Vec<_>, _>>()?,
         None => (0..shape.len()).collect(),
     };
     // Axes of other sizes stay; a symbol is not 1, or the program would not have been exported so.
@@ -197,7 +192,7 @@ fn slice(c: &mut Call<'_, '_>, x: ValueId) -> Result<(ValueId, Part), Reject> {
 fn slice_of_fresh<'p>(c: &mut Call<'_, 'p>, of: &'p str) -> Result<Outcome<'p>, Reject> {
     let sizes = c.b.meta_sizes(of)?;
     let dim = c.int("dim", 0)?;
-    let axis = c.b.axis_of(dim, sizes.len())?;
+    let axis = axis_of(dim, sizes.len())?;
     let (start, end, step) = bounds(c)?;
     let part = match place(&start, &end, sizes[axis].dim().as_const()) {
         Some((start, end)) if step == 1 => Part::Slice { axis, start, end },

@@ -1,0 +1,135 @@
+//! In-place ops: values where that is provable, refused by name elsewhere.
+
+use serde_json::json;
+
+use crate::build::*;
+
+fn slice(of: &str, from: i64, to: i64) -> Vec<(&'static str, serde_json::Value)> {
+    vec![("self", t(of)), ("dim", int(1)), ("start", int(from)), ("end", int(to))]
+}
+
+fn buffer() -> Program {
+    Program::new(&[("a", F32, "2;1"), ("b", F32, "2;2")]).then(
+        "aten.new_empty.default",
+        &[("self", t("a")), ("size", ints(&[2, 3]))],
+        "k",
+        F32,
+        "2;3",
+    )
+}
+
+fn inputs() -> [normfuse_ir::Tensor; 2] {
+    [f32s(&[2, 1], &[1., 2.]), f32s(&[2, 2], &[3., 4., 5., 6.])]
+}
+
+fn copy(p: Program, into: &str, from: &str, name: &str, sizes: &str) -> Program {
+    p.then("aten.copy_.default", &[("self", t(into)), ("src", t(from))], name, F32, sizes)
+}
+
+#[test]
+fn fresh_memory_that_is_filled_in_pieces_is_their_concat() {
+    // The later columns first: the order of writes is not that of the columns.
+    let p = buffer().then("aten.slice.Tensor", &slice("k", 1, i64::MAX), "right", F32, "2;2");
+    let p = copy(p, "right", "b", "c0", "2;2").then("aten.slice.Tensor", &slice("k", 0, 1), "left", F32, "2;1");
+    let p = copy(p, "left", "a", "c1", "2;1").output("k");
+    assert_eq!(floats(&p.run(&inputs())[0]), [1., 3., 4., 2., 5., 6.]);
+}
+
+#[test]
+fn memory_that_is_read_before_it_is_full_is_refused() {
+    let p = buffer().then("aten.slice.Tensor", &slice("k", 1, 3), "right", F32, "2;2");
+    let e = copy(p, "right", "b", "c0", "2;2").output("k").refused();
+    assert!(e.contains("graph output `k`") && e.contains("not written in full"), "{e}");
+    let e = buffer().then("aten.abs.default", &[("self", t("k"))], "y", F32, "2;3").output("y").refused();
+    assert!(e.contains("node `y`") && e.contains("not written in full"), "{e}");
+}
+
+#[test]
+fn pieces_that_overlap_are_refused() {
+    let p = buffer().then("aten.slice.Tensor", &slice("k", 1, 3), "right", F32, "2;2");
+    let p = copy(p, "right", "b", "c0", "2;2").then("aten.slice.Tensor", &slice("k", 0, 2), "left", F32, "2;2");
+    let e = copy(p, "left", "b", "c1", "2;2").output("k").refused();
+    assert!(e.contains("node `c1`") && e.contains("overlaps"), "{e}");
+}
+
+#[test]
+fn a_slice_of_a_value_that_is_written_is_that_value_with_the_slice_replaced() {
+    let p = Program::new(&[("a", F32, "2;1"), ("b", F32, "2;2")])
+        .then("aten.cat.default", &[("tensors", ts(&["b", "a"])), ("dim", int(1))], "k", F32, "2;3")
+        .then("aten.slice.Tensor", &slice("k", 1, 2), "s", F32, "2;1");
+    let p = copy(p, "s", "a", "c", "2;1").output("k").output("s").output("c");
+    let out = p.run(&inputs());
+    assert_eq!(floats(&out[0]), [3., 1., 1., 5., 2., 2.]);
+    assert_eq!((floats(&out[1]), floats(&out[2])), (vec![1., 2.], vec![1., 2.]));
+}
+
+#[test]
+fn arithmetic_in_place_keeps_the_type_of_the_tensor() {
+    let p = Program::new(&[("x", BF16, "2"), ("f", F32, "2")])
+        .then("aten.abs.default", &[("self", t("x"))], "y", BF16, "2")
+        .then("aten.div_.Tensor", &[("self", t("y")), ("other", t("f"))], "d", BF16, "2")
+        .output("y")
+        .output("d");
+    let out = p.run(&[bf16s(&[2], &[-3., 5.]), f32s(&[2], &[2., 3.])]);
+    assert_eq!(floats(&out[0]), floats(&bf16s(&[2], &[1.5, 5. / 3.])));
+    assert_eq!(floats(&out[0]), floats(&out[1]));
+}
+
+#[test]
+fn inputs_and_weights_are_not_written() {
+    let e = Program::new(&[("x", F32, "2")])
+        .then("aten.add_.Tensor", &[("self", t("x")), ("other", int(1))], "y", F32, "2")
+        .output("y")
+        .refused();
+    assert!(e.contains("node `y`") && e.contains("which is `x` or a view of it"), "{e}");
+    let view = [("self", t("p_w")), ("size", ints(&[1, 2]))];
+    let e = Program::new(&[])
+        .weight("w", F32, "2", &le(&[1., 2.]))
+        .then("aten.view.default", &view, "v", F32, "1;2")
+        .then("aten.mul_.Tensor", &[("self", t("v")), ("other", int(2))], "y", F32, "1;2")
+        .output("y")
+        .refused();
+    assert!(e.contains("node `y`") && e.contains("`p_w` or a view of it"), "{e}");
+}
+
+#[test]
+fn a_tensor_that_changes_under_another_name_is_not_read() {
+    let base = || {
+        Program::new(&[("x", F32, "2")]).then("aten.abs.default", &[("self", t("x"))], "y", F32, "2").then(
+            "aten.view.default",
+            &[("self", t("y")), ("size", ints(&[2, 1]))],
+            "v",
+            F32,
+            "2;1",
+        )
+    };
+    let add = [("self", t("y")), ("other", int(1))];
+    let e = base().then("aten.add_.Tensor", &add, "z", F32, "2").output("v").refused();
+    assert!(e.contains("`v`, whose memory `z` changed under another name"), "{e}");
+    let add = [("self", t("v")), ("other", int(1))];
+    let e = base().then("aten.add_.Tensor", &add, "z", F32, "2;1").output("y").refused();
+    assert!(e.contains("node `z`") && e.contains("a view or copy of `y`"), "{e}");
+}
+
+#[test]
+fn ops_in_place_that_nobody_knows_are_refused_by_name() {
+    let e = Program::new(&[("x", F32, "2")])
+        .then("aten.abs.default", &[("self", t("x"))], "y", F32, "2")
+        .then("aten.erfinv_.default", &[("self", t("y"))], "z", F32, "2")
+        .output("z")
+        .refused();
+    assert!(e.contains("node `z`") && e.contains("torch.ops.aten.erfinv_.default"), "{e}");
+}
+
+#[test]
+fn new_contents_of_a_buffer_are_a_result() {
+    let mut p = Program::new(&[("x", F32, "2")])
+        .weight("cache", F32, "2", &le(&[1., 2.]))
+        .then("aten.add.Tensor", &[("self", t("p_cache")), ("other", t("x"))], "y", F32, "2")
+        .output("y");
+    let spec = json!({"buffer_mutation": {"arg": {"name": "y"}, "buffer_name": "cache"}});
+    p.json["graph_module"]["signature"]["output_specs"].as_array_mut().unwrap().push(spec);
+    let graph = p.read();
+    assert_eq!(graph.outputs().iter().map(|o| o.name.as_str()).collect::<Vec<_>>(), ["y", "cache.new"]);
+    assert!(graph.info.notes[0].contains("`cache` changes"), "{:?}", graph.info.notes);
+}

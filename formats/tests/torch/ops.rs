@@ -1,0 +1,197 @@
+//! ATen's promotion and roundings, and ops whose meaning is not in their name.
+
+use normfuse_ir::{DType, Op, Tensor};
+use serde_json::{Value, json};
+
+use crate::build::*;
+
+/// One call on bf16 `x` (and f32 `f`, if it is named), and what it gives.
+fn one(x: &[f32], target: &str, inputs: &[(&str, Value)], dtype: i64) -> Vec<f32> {
+    let n = x.len().to_string();
+    let p = Program::new(&[("x", BF16, &n)]).then(target, inputs, "y", dtype, &n).output("y");
+    floats(&p.run(&[bf16s(&[x.len()], x)])[0])
+}
+
+fn bf16(v: f32) -> f32 {
+    floats(&bf16s(&[1], &[v]))[0]
+}
+
+#[test]
+fn a_number_beside_16_bits_comes_in_as_f32() {
+    // 0.1 is no bf16: rounding it first would give other products.
+    let x: Vec<f32> = (0..128).map(|k| 1.0 + k as f32 / 128.0).collect();
+    let y = one(&x, "aten.mul.Tensor", &[("self", t("x")), ("other", float(0.1))], BF16);
+    assert_eq!(y, x.iter().map(|x| bf16(x * 0.1)).collect::<Vec<_>>());
+    assert_ne!(y, x.iter().map(|x| bf16(x * bf16(0.1))).collect::<Vec<_>>());
+    // One that is goes in as it is, without casts around the op.
+    let p = Program::new(&[("x", BF16, "1")])
+        .then("aten.mul.Tensor", &[("self", t("x")), ("other", float(0.5))], "y", BF16, "1")
+        .output("y");
+    assert_eq!(p.read().node_count(), 1);
+}
+
+#[test]
+fn a_tensor_of_rank_0_does_not_widen_and_is_not_rounded() {
+    let x: Vec<f32> = (0..128).map(|k| 1.0 + k as f32 / 128.0).collect();
+    let p = Program::new(&[("x", BF16, "128"), ("f", F32, "")])
+        .then("aten.mul.Tensor", &[("self", t("x")), ("other", t("f"))], "y", BF16, "128")
+        .output("y");
+    let out = p.run(&[bf16s(&[128], &x), f32s(&[], &[0.1])]);
+    assert_eq!(floats(&out[0]), x.iter().map(|x| bf16(x * 0.1)).collect::<Vec<_>>());
+    let p = Program::new(&[("x", BF16, "1"), ("f", F32, "1")])
+        .then("aten.mul.Tensor", &[("self", t("x")), ("other", t("f"))], "y", F32, "1")
+        .output("y");
+    assert_eq!(floats(&p.run(&[bf16s(&[1], &[3.140_625]), f32s(&[1], &[0.1])])[0]), [3.140_625 * 0.1]);
+}
+
+#[test]
+fn integers_divide_as_floats_and_meet_floats_there() {
+    let p = Program::new(&[("i", I64, "3")])
+        .then("aten.div.Tensor", &[("self", t("i")), ("other", int(2))], "h", F32, "3")
+        .then("aten.mul.Tensor", &[("self", t("i")), ("other", float(0.5))], "m", F32, "3")
+        .then("aten.eq.Scalar", &[("self", t("i")), ("other", int(2))], "e", BOOL, "3")
+        .then("aten.sum.dim_IntList", &[("self", t("e")), ("dim", ints(&[0]))], "s", I64, "")
+        .output("h")
+        .output("m")
+        .output("s");
+    let out = p.run(&[Tensor::from_i64(&[3], &[1, 2, -3])]);
+    assert_eq!((floats(&out[0]), floats(&out[1])), (vec![0.5, 1., -1.5], vec![0.5, 1., -1.5]));
+    assert_eq!(floats(&out[2]), [1.]);
+}
+
+#[test]
+fn a_comparison_with_a_number_that_16_bits_round_stays_foreign() {
+    let p = |v: f64| {
+        Program::new(&[("x", BF16, "2")])
+            .then("aten.gt.Scalar", &[("self", t("x")), ("other", float(v))], "y", BOOL, "2")
+            .output("y")
+            .read()
+    };
+    assert!(p(0.1).nodes().any(|(_, n)| matches!(n.op, Op::Foreign(_))));
+    assert!(!p(0.25).nodes().any(|(_, n)| matches!(n.op, Op::Foreign(_))));
+}
+
+#[test]
+fn casts_to_fp8_do_not_saturate() {
+    let p = Program::new(&[("x", F32, "2")])
+        .then("aten.to.dtype", &[("self", t("x")), ("dtype", json!({"as_scalar_type": 29}))], "y", 29, "2")
+        .output("y");
+    let out = p.run(&[f32s(&[2], &[448., 1000.])]);
+    assert_eq!((out[0].dtype(), out[0].bytes()), (DType::F8E4M3FN, &[0x7e, 0x7f][..]));
+}
+
+#[test]
+fn several_index_tensors_are_looked_up_together() {
+    let p = Program::new(&[("x", F32, "2;3"), ("i", I64, "2;1"), ("j", I64, "3")])
+        .then("aten.index.Tensor", &[("self", t("x")), ("indices", ts(&["i", "j"]))], "y", F32, "2;3")
+        .output("y");
+    let x = f32s(&[2, 3], &[0., 1., 2., 10., 11., 12.]);
+    let out = p.run(&[x, Tensor::from_i64(&[2, 1], &[1, 0]), Tensor::from_i64(&[3], &[2, 0, -1])]);
+    assert_eq!(floats(&out[0]), [12., 10., 12., 2., 0., 2.]);
+}
+
+#[test]
+fn an_empty_vector_joins_anything() {
+    let p = Program::new(&[("e", F32, "0"), ("x", F32, "1;2")])
+        .then("aten.cat.default", &[("tensors", ts(&["e", "x"])), ("dim", int(-2))], "y", F32, "1;2")
+        .output("y");
+    assert_eq!(floats(&p.run(&[f32s(&[0], &[]), f32s(&[1, 2], &[1., 2.])])[0]), [1., 2.]);
+}
+
+#[test]
+fn differences_repetitions_and_extremes() {
+    let p = Program::new(&[("x", F32, "2;2")])
+        .then(
+            "aten.repeat_interleave.self_int",
+            &[("self", t("x")), ("repeats", int(2)), ("dim", int(1))],
+            "r",
+            F32,
+            "2;4",
+        )
+        .then("aten.diff.default", &[("self", t("r")), ("dim", int(-1)), ("prepend", t("x"))], "d", F32, "2;5")
+        .node(call("aten.max.dim", &[("self", t("d")), ("dim", int(1))], &["m", "at"]));
+    let mut p = p.output("r").output("d").output("m").output("at");
+    p.value("m", F32, "2");
+    p.value("at", I64, "2");
+    let out = p.run(&[f32s(&[2, 2], &[1., 2., 5., 3.])]);
+    assert_eq!(floats(&out[0]), [1., 1., 2., 2., 5., 5., 3., 3.]);
+    assert_eq!(floats(&out[1]), [1., -1., 0., 1., 0., -2., 2., 0., -2., 0.]);
+    assert_eq!((floats(&out[2]), floats(&out[3])), (vec![1., 2.], vec![0., 1.]));
+}
+
+#[test]
+fn rms_norm_is_f32_until_its_last_rounding() {
+    let p = Program::new(&[("x", BF16, "1;4")])
+        .weight("w", BF16, "4", &bf16_bytes(&[1.1, 2., 0.3, 1.]))
+        .then(
+            "aten.rms_norm.default",
+            &[("input", t("x")), ("normalized_shape", ints(&[4])), ("weight", t("p_w")), ("eps", float(1e-5))],
+            "y",
+            BF16,
+            "1;4",
+        )
+        .output("y");
+    let x = [3., -4., 0.1, 1.].map(bf16);
+    let r = 1.0 / ((x[0] * x[0] + x[1] * x[1] + x[2] * x[2] + x[3] * x[3]) / 4.0 + 1e-5f32).sqrt();
+    let w = [1.1, 2., 0.3, 1.].map(bf16);
+    let want: Vec<f32> = x.iter().zip(w).map(|(x, w)| bf16(x * r * w)).collect();
+    assert_eq!(floats(&p.run(&[bf16s(&[1, 4], &x)])[0]), want);
+}
+
+#[test]
+fn torchao_int8_is_scale_and_codes() {
+    let block = ("block_size", ints(&[1, 4]));
+    let scale_args = [
+        ("input", t("x")),
+        ("mapping_type", json!({"as_string": "SYMMETRIC"})),
+        block.clone(),
+        ("target_dtype", json!({"as_scalar_type": I8})),
+        ("quant_min", int(-128)),
+        ("quant_max", int(127)),
+        ("eps", float(2f64.powi(-23))),
+        ("scale_dtype", json!({"as_scalar_type": F32})),
+        ("zero_point_dtype", json!({"as_scalar_type": I8})),
+        ("keepdim", json!({"as_bool": true})),
+    ];
+    let codes = [
+        ("input", t("x")),
+        block,
+        ("scale", t("s")),
+        ("zero_point", t("zp")),
+        ("output_dtype", json!({"as_scalar_type": I8})),
+        ("quant_min", int(-128)),
+        ("quant_max", int(127)),
+    ];
+    let mut p = Program::new(&[("x", BF16, "s0;4")])
+        .node(call("torchao.choose_qparams_affine.default", &scale_args, &["s", "zp"]))
+        .then("torchao.quantize_affine.default", &codes, "q", I8, "s0;4")
+        .output("q")
+        .output("s");
+    p.value("s", F32, "s0;1");
+    p.value("zp", I8, "s0;1");
+    let x = [3., -4., 0.5, 1.];
+    let out = p.run(&[bf16s(&[1, 4], &x)]);
+    let scale = bf16(4.0 / 127.5);
+    assert_eq!(floats(&out[1]), [scale]);
+    let want: Vec<f32> = x.iter().map(|v| (v * (1.0 / scale)).round_ties_even().clamp(-128., 127.)).collect();
+    assert_eq!(floats(&out[0]), want);
+}
+
+#[test]
+fn a_scaled_product_is_rounded_once() {
+    let e4m3 = |name: &'static str| (name, 29, "1;2");
+    let mut p = Program::new(&[e4m3("a"), ("b", 29, "2;1"), ("sa", F32, "1;1"), ("sb", F32, "")]);
+    p.value("y", BF16, "1;1");
+    let args = [
+        ("self", t("a")),
+        ("mat2", t("b")),
+        ("scale_a", t("sa")),
+        ("scale_b", t("sb")),
+        ("out_dtype", json!({"as_scalar_type": BF16})),
+    ];
+    let p = p.node(call("aten._scaled_mm.default", &args, &["y"])).output("y");
+    let code = |shape: &[usize]| Tensor::from_bytes(DType::F8E4M3FN, shape.to_vec(), vec![0x38, 0x40]).unwrap();
+    // [1, 2] . [1, 2] = 5
+    let out = p.run(&[code(&[1, 2]), code(&[2, 1]), f32s(&[1, 1], &[0.3]), f32s(&[], &[0.7])]);
+    assert_eq!(floats(&out[0]), [bf16(5.0 * 0.3 * 0.7)]);
+}
