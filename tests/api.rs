@@ -13,7 +13,12 @@ use normfuse::{
         body::{bits_equal, hostile},
         eval, infer, text,
     },
-    passes::{self, Edits, Kind, Observer, Options, Outcome, Rule, Site, edits::Edit, egg::rewrite, rules},
+    passes::{
+        self, Edits, Kind, Observer, Options, Outcome, Rule, Site,
+        edits::{Edit, NodeRef},
+        egg::rewrite,
+        rules,
+    },
 };
 
 fn parse(source: &str) -> Graph {
@@ -55,6 +60,7 @@ fn apply<'e>(source: &Graph, edits: impl Iterator<Item = &'e Edit>) -> Graph {
     let types: BTreeMap<ValueId, Shape> =
         graph.values().filter_map(|(id, v)| Some((id, v.ty.shape.clone()?))).collect();
     let mut now: BTreeMap<ValueId, ValueId> = BTreeMap::new();
+    let mut replaced: Vec<&NodeRef> = Vec::new();
     for edit in edits {
         let mut operands = Vec::new();
         for (input, port) in edit.inputs.iter().zip(edit.descriptor.in_ports()) {
@@ -77,10 +83,11 @@ fn apply<'e>(source: &Graph, edits: impl Iterator<Item = &'e Edit>) -> Graph {
             let rows = now.get(&reader.value.id).copied().unwrap_or(reader.value.id);
             graph.set_input(reader.node.id, reader.port, Some(rows));
         }
-        graph.remove_dead(edit.replaces.iter().rev().map(|n| n.id));
-        for gone in &edit.replaces {
-            assert!(graph.try_node(gone.id).is_none(), "`{}` is still read", gone.name);
-        }
+        replaced.extend(&edit.replaces);
+    }
+    graph.remove_dead(replaced.iter().rev().map(|n| n.id));
+    for gone in replaced {
+        assert!(graph.try_node(gone.id).is_none(), "`{}` is still read", gone.name);
     }
     graph.verify().unwrap();
     graph

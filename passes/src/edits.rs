@@ -6,7 +6,8 @@
 //! 2. let every reader of a value in [`Edit::outputs`] read that port instead, through a view back to the shape of the
 //!    value where the port's is another;
 //! 3. let [`Edit::shape_readers`] ask the rows for their shape;
-//! 4. drop [`Edit::replaces`], and what nobody reads any more.
+//! 4. when all edits are made, drop what they [replace](Edit::replaces), and what nobody reads any more: what one edit
+//!    replaces may be an operand of another.
 //!
 //! An operand may be a value that another edit replaces: it then is a port of that one's op.
 

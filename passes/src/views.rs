@@ -13,11 +13,14 @@ pub fn is_view(graph: &Graph, id: NodeId) -> bool {
         Some((shape(node.input(0)?)?, shape(*node.outputs.first()?)?))
     };
     match &node.op {
-        Op::Reshape { .. }
-        | Op::Squeeze { .. }
-        | Op::Unsqueeze { .. }
-        | Op::Flatten { .. }
-        | Op::Unary(UnaryOp::Identity) => true,
+        // One to sizes that are all said may be possible under some sizes of the rows only: the model promises those, the
+        // operands of an op do not.
+        Op::Reshape { .. } => {
+            let remains = |t: &Tensor| t.bytes().chunks_exact(8).any(|b| b == (-1i64).to_le_bytes());
+            let all_said = |v: ValueId| graph.value(v).as_const().is_some_and(|t| !remains(t));
+            !node.input(1).is_some_and(all_said) || shapes().is_some_and(|(a, b)| a.numel() == b.numel())
+        }
+        Op::Squeeze { .. } | Op::Unsqueeze { .. } | Op::Flatten { .. } | Op::Unary(UnaryOp::Identity) => true,
         // As many elements as there are, and none backwards.
         Op::Slice => {
             let forwards = |steps| consts::numbers(graph, steps).is_some_and(|all| all.iter().all(|n| *n > 0.0));

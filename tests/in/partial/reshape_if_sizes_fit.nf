@@ -1,4 +1,4 @@
-# The reshape before the quantiser is possible for prompts of 32 tokens alone: the model promises that, the op's operands do not.
+# The reshape before the quantiser is possible for prompts of 3 tokens alone: the model promises that, the op's operands do not.
 graph "reshape_if_sizes_fit"
 opset "" 20
 input %x: f32[batch, seq, 32]
@@ -6,7 +6,7 @@ const %eps: f32[] = 1e-6
 const %step: f32[] = 0.25
 const %low: f32[] = -448.0
 const %high: f32[] = 448.0
-const %turned: i64[3] = [0, 32, 32]
+const %turned: i64[3] = [0, 3, 32]
 %sq = mul(%x, %x)
 %ms = reduce_mean(%sq) {axes=[-1]}
 %ve = add(%ms, %eps)
