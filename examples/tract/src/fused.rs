@@ -53,7 +53,9 @@ impl TypedOp for NormfuseNorm {
                 let dtype = match port {
                     OutPort::Sum => inputs[0].datum_type,
                     OutPort::Normed(k) => datum_type(self.0.siblings[k].output).context("a type that tract has")?,
-                    OutPort::Q(..) | OutPort::Scale(..) | OutPort::ZeroPoint(..) => bail!("no quantisers here: `supports` refuses them"),
+                    OutPort::Q(..) | OutPort::Scale(..) | OutPort::ZeroPoint(..) => {
+                        bail!("no quantisers here: `supports` refuses them")
+                    }
                 };
                 Ok(dtype.fact(rows.clone()))
             })
