@@ -78,7 +78,7 @@ pub enum Command {
 
 #[derive(Debug, Args)]
 pub struct Compile {
-    /// The model: .onnx, .nf or .json
+    /// The model: .onnx, .pt2, .nf or .json
     pub model: PathBuf,
     /// Where to write the rewritten graph; without it there is only the report
     #[arg(short, long, value_name = "OUT")]
@@ -110,7 +110,7 @@ pub struct Compile {
 
 #[derive(Debug, Args)]
 pub struct Explain {
-    /// The model: .onnx, .nf or .json
+    /// The model: .onnx, .pt2, .nf or .json
     pub model: PathBuf,
     /// Only what concerns this node of the model
     #[arg(long, value_name = "NAME")]
@@ -144,7 +144,7 @@ pub struct Switches {
 
 #[derive(Debug, Args)]
 pub struct Run {
-    /// The model: .onnx, .nf or .json
+    /// The model: .onnx, .pt2, .nf or .json
     pub model: PathBuf,
     /// Inputs by name, with or without `in.` before it: .npz or .safetensors [default: random]
     #[arg(long, value_name = "FILE")]
