@@ -17,7 +17,7 @@ const %heads: i64[4] = [0, 0, 1, 8]
 %a_n = mul(%x, %a_r)
 %a = mul(%a_n, %wa)
 %v = reshape(%a, %heads)
-%q_d = div(%v, %step)
+%q_d = div(%a, %step)
 %q_c = clip(%q_d, %low, %high)
 %q = cast(%q_c) {to=f8e4m3fn}
 %h = cast(%v) {to=f32}

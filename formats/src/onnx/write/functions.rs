@@ -135,8 +135,10 @@ impl Functions {
             .collect()
     }
 
-    /// The functions, by name.
+    /// The functions, by name; those that bodies call come before them, as tools that read the list once expect.
     pub fn into_protos(self) -> Vec<FunctionProto> {
-        self.by_name.into_values().collect()
+        let is_own = |f: &FunctionProto| table::OWN.iter().any(|(name, _)| f.name.as_deref() == Some(*name));
+        let (own, bodies): (Vec<_>, Vec<_>) = self.by_name.into_values().partition(is_own);
+        own.into_iter().chain(bodies).collect()
     }
 }
