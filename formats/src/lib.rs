@@ -8,6 +8,7 @@ pub mod json;
 pub mod map;
 pub mod nf;
 pub mod onnx;
+mod reject;
 pub mod tensors;
 pub mod torch;
 

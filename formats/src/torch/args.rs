@@ -5,12 +5,15 @@ use std::sync::Arc;
 use normfuse_ir::{DType, ValueId};
 
 use super::{
-    build::{Builder, Reject, foreign},
+    build::Builder,
     dtype,
     expr::Expr,
     schema::{Argument, Node, SymArgument},
 };
-use crate::error::FormatError;
+use crate::{
+    error::FormatError,
+    reject::{Reject, foreign},
+};
 
 /// A number that is written in the program. It takes part in promotion with its kind alone.
 #[derive(Debug, Clone, Copy, PartialEq)]

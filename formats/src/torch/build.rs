@@ -17,32 +17,10 @@ use super::{
     memory::Memory,
     schema::{SymInt, TensorMeta},
 };
-use crate::error::{FormatError, Result};
-
-/// Why a call is none of the IR's ops.
-pub enum Reject {
-    /// It may be right, but not in a way that the IR can say: keep it as it is.
-    Foreign(String),
-    /// It is wrong.
-    Bad(FormatError),
-}
-
-impl From<FormatError> for Reject {
-    fn from(e: FormatError) -> Self {
-        Self::Bad(e)
-    }
-}
-
-impl From<normfuse_ir::Error> for Reject {
-    fn from(e: normfuse_ir::Error) -> Self {
-        Self::Bad(e.into())
-    }
-}
-
-/// Keeps a call foreign.
-pub fn foreign<T>(reason: impl Into<String>) -> Result<T, Reject> {
-    Err(Reject::Foreign(reason.into()))
-}
+use crate::{
+    error::{FormatError, Result},
+    reject::{Reject, foreign},
+};
 
 /// An axis of a rank, counted from the front.
 pub fn axis_of(axis: i64, rank: usize) -> Result<usize, Reject> {

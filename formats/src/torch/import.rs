@@ -13,12 +13,15 @@ use normfuse_ir::{
 use super::{
     UNBOUND,
     args::{Call, results, unknown_key},
-    build::{Builder, Reject},
+    build::Builder,
     ops::{self, Outcome},
     schema::{Argument, InputSpec, Node, OutputSpec, Program, SymArgument},
     weights::{Weight, Weights},
 };
-use crate::error::{FormatError, Result};
+use crate::{
+    error::{FormatError, Result},
+    reject::Reject,
+};
 
 /// Which guards and ranges the program was exported under, in the model's metadata.
 const GUARDS: &str = "torch.export.guards";

@@ -6,10 +6,8 @@
 
 use normfuse_ir::{DType, Op, Tensor, ValueId, num, op::BinaryOp};
 
-use super::{
-    args::Scalar,
-    build::{Builder, Reject, foreign},
-};
+use super::{args::Scalar, build::Builder};
+use crate::reject::{Reject, foreign};
 
 /// An operand.
 #[derive(Debug, Clone, Copy, PartialEq)]

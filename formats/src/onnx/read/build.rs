@@ -26,32 +26,8 @@ use crate::{
         ops as table,
         proto::{NodeProto, ValueInfoProto, tensor_proto::DataLocation},
     },
+    reject::{Reject, foreign},
 };
-
-/// Why a node is not one of the IR's ops.
-pub enum Reject {
-    /// It may be right, but not in a way that the IR can say: keep it as it is.
-    Foreign(String),
-    /// It is wrong.
-    Bad(FormatError),
-}
-
-impl From<FormatError> for Reject {
-    fn from(e: FormatError) -> Self {
-        Self::Bad(e)
-    }
-}
-
-impl From<normfuse_ir::Error> for Reject {
-    fn from(e: normfuse_ir::Error) -> Self {
-        Self::Bad(e.into())
-    }
-}
-
-/// Keeps a node foreign.
-pub fn foreign<T>(reason: impl Into<String>) -> Result<T, Reject> {
-    Err(Reject::Foreign(reason.into()))
-}
 
 /// Bodies of the functions of our own domain, by name and overload.
 pub type Bodies = BTreeMap<(String, String), Arc<Graph>>;

@@ -11,7 +11,7 @@ use normfuse_ir::{
 
 use super::{
     attrs::{Attrs, port},
-    build::{Builder, Reject, foreign},
+    build::Builder,
     functions::{domain, label},
     tensor,
 };
@@ -19,6 +19,7 @@ use crate::{
     FormatError, Result,
     map::DataFolder,
     onnx::{MICROSOFT, TENSOR_RT, dtype, ops as table, proto::NodeProto},
+    reject::{Reject, foreign},
 };
 
 /// What a node becomes.

@@ -4,12 +4,15 @@ use normfuse_ir::{Op, Tensor, op::ScatterReduction};
 
 use super::{
     attrs::port,
-    build::{Reject, foreign},
     functions::label,
     ops::{Cx, required},
     tensor,
 };
-use crate::{FormatError, onnx::dtype};
+use crate::{
+    FormatError,
+    onnx::dtype,
+    reject::{Reject, foreign},
+};
 
 impl Cx<'_, '_, '_> {
     /// The op, if this file knows it.

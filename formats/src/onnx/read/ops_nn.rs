@@ -6,13 +6,12 @@ use normfuse_ir::{
     op::{AttentionOp, CastBack, UnaryOp},
 };
 
-use super::{
-    attrs::port,
-    build::{Reject, foreign},
-    functions::label,
-    ops::Cx,
+use super::{attrs::port, functions::label, ops::Cx};
+use crate::{
+    FormatError,
+    onnx::dtype,
+    reject::{Reject, foreign},
 };
-use crate::{FormatError, onnx::dtype};
 
 impl Cx<'_, '_, '_> {
     /// The op, if this file knows it.

@@ -2,11 +2,11 @@
 
 use normfuse_ir::{DType, Op, op::Dialect};
 
-use super::{
-    build::{Reject, foreign},
-    ops::Cx,
+use super::ops::Cx;
+use crate::{
+    onnx::dtype,
+    reject::{Reject, foreign},
 };
-use crate::onnx::dtype;
 
 impl Cx<'_, '_, '_> {
     /// An op of onnxruntime's own domain, `com.microsoft`.

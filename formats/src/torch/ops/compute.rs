@@ -9,11 +9,11 @@ use normfuse_ir::{
 use super::{
     super::{
         args::{Call, Scalar},
-        build::{Reject, foreign},
         promote::Operand,
     },
     Outcome,
 };
+use crate::reject::{Reject, foreign};
 
 pub fn op<'p>(c: &mut Call<'_, 'p>, name: &str) -> Result<Option<Outcome<'p>>, Reject> {
     let value = match name {

@@ -7,11 +7,11 @@ use normfuse_ir::{DType, Dim, Op, Tensor, ValueId};
 use super::{
     super::{
         args::{Call, Scalar},
-        build::{Reject, foreign},
         expr::Expr,
     },
     Outcome,
 };
+use crate::reject::{Reject, foreign};
 
 /// Up to how many elements a filled tensor is a constant.
 const SMALL: i64 = 64;

@@ -8,13 +8,10 @@ use normfuse_ir::{
 };
 
 use super::{
-    super::{
-        args::Call,
-        build::{Reject, foreign},
-        expr::Expr,
-    },
+    super::{args::Call, expr::Expr},
     Outcome,
 };
+use crate::reject::{Reject, foreign};
 
 pub fn op<'p>(c: &mut Call<'_, 'p>, name: &str) -> Result<Option<Outcome<'p>>, Reject> {
     let value = match name {

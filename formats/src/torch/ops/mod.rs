@@ -12,11 +12,8 @@ mod view;
 
 use normfuse_ir::ValueId;
 
-use super::{
-    args::Call,
-    build::{Reject, foreign},
-    memory::Part,
-};
+use super::{args::Call, memory::Part};
+use crate::reject::{Reject, foreign};
 
 /// What the call's results are, in order.
 pub enum Outcome<'p> {

@@ -3,14 +3,10 @@
 use normfuse_ir::{Op, ValueId, op::BinaryOp};
 
 use super::{
-    super::{
-        args::Call,
-        build::{Reject, foreign},
-        memory::Write,
-        promote::Operand,
-    },
+    super::{args::Call, memory::Write, promote::Operand},
     Outcome, index, pointwise,
 };
+use crate::reject::{Reject, foreign};
 
 pub fn op<'p>(c: &mut Call<'_, 'p>, name: &str) -> Result<Option<Outcome<'p>>, Reject> {
     let value = match name {

@@ -8,12 +8,12 @@ use normfuse_ir::{
 use super::{
     super::{
         args::{Call, Scalar},
-        build::{Reject, foreign},
         memory::Part,
         promote::Operand,
     },
     Outcome,
 };
+use crate::reject::{Reject, foreign};
 
 const FLOAT: [(&str, UnaryOp); 17] = [
     ("sqrt.default", UnaryOp::Sqrt),

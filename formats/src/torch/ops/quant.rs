@@ -10,12 +10,12 @@ use normfuse_ir::{
 use super::{
     super::{
         args::{Call, Scalar},
-        build::{Reject, foreign},
         expr::{Expr, Operator},
         promote::Operand,
     },
     Outcome,
 };
+use crate::reject::{Reject, foreign};
 
 /// Products whose operands are codes.
 pub fn aten<'p>(c: &mut Call<'_, 'p>, name: &str) -> Result<Option<Outcome<'p>>, Reject> {

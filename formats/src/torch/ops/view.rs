@@ -5,15 +5,13 @@ use std::sync::Arc;
 use normfuse_ir::{Op, ValueId};
 
 use super::{
-    super::{
-        args::Call,
-        build::{Reject, axis_of, foreign},
-        expr::Expr,
-        memory::Part,
-    },
+    super::{args::Call, build::axis_of, expr::Expr, memory::Part},
     Outcome,
 };
-use crate::error::FormatError;
+use crate::{
+    error::FormatError,
+    reject::{Reject, foreign},
+};
 
 pub fn op<'p>(c: &mut Call<'_, 'p>, name: &str) -> Result<Option<Outcome<'p>>, Reject> {
     let (base, overload) = name.split_once('.').unwrap_or((name, ""));
