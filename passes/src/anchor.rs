@@ -8,7 +8,8 @@ use normfuse_ir::{
 use crate::{
     consts::known,
     quant,
-    region::{is_view, producer_op, squared, typed},
+    region::{producer_op, squared, typed},
+    views::is_view,
 };
 
 /// An anchor.

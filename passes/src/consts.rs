@@ -8,8 +8,9 @@ use normfuse_ir::{
 };
 
 use crate::{
-    region::{is_view, producer_op, typed},
+    region::{producer_op, typed},
     term::Num,
+    views::is_view,
 };
 
 /// Longest chain of nodes that makes a constant.

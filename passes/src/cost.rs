@@ -13,8 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     candidate::Candidate,
-    region::{is_view, typed},
+    region::typed,
     rewrite::{port_type, tokens},
+    views::is_view,
 };
 
 /// A device, as a file describes it.

@@ -10,8 +10,9 @@ use crate::{
     candidate::Refusal,
     consts::known,
     reach::Order,
-    region::{is_view, last_axis_width, producer_op, squared, typed},
+    region::{last_axis_width, producer_op, squared, typed},
     report::Outcome,
+    views::is_view,
 };
 
 /// What failed: the precondition, where, and what was found there.

@@ -8,6 +8,7 @@ use crate::{
     reach::Order,
     region::{self, Region},
     solve::{NormMatch, Solution},
+    views::is_view,
 };
 
 /// A norm of the graph.
@@ -120,7 +121,7 @@ fn squares(graph: &Graph, region: &Region, m: &NormMatch) -> bool {
             return true;
         }
         row = region::producer_op(graph, v)
-            .filter(|(id, op)| matches!(op, Op::Cast { .. }) || region::is_view(graph, *id))
+            .filter(|(id, op)| matches!(op, Op::Cast { .. }) || is_view(graph, *id))
             .and_then(|(n, _)| graph.node(n).input(0));
     }
     false

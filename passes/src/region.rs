@@ -17,11 +17,11 @@ mod describe;
 
 use cut::Cut;
 
-pub use crate::views::is_view;
 use crate::{
     consts,
     reach::Order,
     term::{LeafFacts, Num, Tag, Ty},
+    views::is_view,
 };
 
 /// A value of the region, in terms of earlier values.

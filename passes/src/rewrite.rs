@@ -14,8 +14,8 @@ use crate::{
     bodies::{Bodies, Cut},
     body::{self, PortValue},
     candidate::{Candidate, Refusal, asks_for_row_sizes},
-    region::{is_view, typed},
-    views::{self, Names},
+    region::typed,
+    views::{self, Names, is_view},
 };
 
 /// What a patch did.

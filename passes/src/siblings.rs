@@ -6,7 +6,8 @@ use normfuse_ir::{Graph, Op, ValueId, op::BinaryOp};
 
 use crate::{
     norms::Norm,
-    region::{is_view, producer_op, typed},
+    region::{producer_op, typed},
+    views::is_view,
 };
 
 /// Ops between the common value and the rows: a product, a bias, a split, views, a transpose of heads, casts.

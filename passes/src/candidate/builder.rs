@@ -9,14 +9,7 @@ use super::{
     member::{Epilogue, Member},
     switched_off,
 };
-use crate::{
-    Options,
-    norms::Norm,
-    quant::Quant,
-    reach::Order,
-    region::{is_view, typed},
-    rules,
-};
+use crate::{Options, norms::Norm, quant::Quant, reach::Order, region::typed, rules, views::is_view};
 
 /// A port while the candidate is being built: of a sibling, and for quantisers of an epilogue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

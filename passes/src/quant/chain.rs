@@ -10,7 +10,8 @@ use normfuse_ir::{
 
 use crate::{
     consts::scalar,
-    region::{is_view, last_axis_width, producer_op, typed},
+    region::{last_axis_width, producer_op, typed},
+    views::is_view,
 };
 
 /// Longest chain. The longest in use (MXFP8's) has about a dozen nodes.

@@ -15,7 +15,8 @@ use super::{
 };
 use crate::{
     candidate::Refusal,
-    region::{is_view, producer_op, typed},
+    region::{producer_op, typed},
+    views::is_view,
 };
 
 /// Most steps between the value that met its factor and the codes.

@@ -16,7 +16,8 @@ use normfuse_ir::{
 
 use crate::{
     consts::scalar,
-    region::{is_view, producer_op, typed},
+    region::{producer_op, typed},
+    views::is_view,
 };
 
 /// Most nodes of a rounding.

@@ -27,6 +27,7 @@ use crate::{
     candidate::Refusal,
     reach::Order,
     region::{last_axis_width, typed},
+    views::is_view,
 };
 
 /// A quantiser of the graph.
@@ -226,7 +227,7 @@ fn tap(graph: &Graph, order: &Order, q: &mut Quant, chain: &Chain, held: DType) 
                     taps.push((value, ScaleOutput { steps, dtype }, nodes));
                 }
                 // Views of a point are points in another shape.
-                None if is_copy(graph, user)
+                None if is_view(graph, user)
                     && chain.points.iter().any(|p| graph.node(user).outputs.contains(&p.value)) => {}
                 None => direct = true,
             }
@@ -268,15 +269,11 @@ fn views_behind(graph: &Graph, of: impl Iterator<Item = ValueId>, nodes: &mut BT
         for (user, port) in graph.users(v) {
             // A view of no known shape cannot be said anew, so it stays.
             let known = graph.node(user).outputs.iter().all(|v| typed(graph, *v).is_some());
-            if port == 0 && known && is_copy(graph, user) && nodes.insert(user) {
+            if port == 0 && known && is_view(graph, user) && nodes.insert(user) {
                 queue.extend(&graph.node(user).outputs);
             }
         }
     }
-}
-
-fn is_copy(graph: &Graph, id: NodeId) -> bool {
-    crate::region::is_view(graph, id)
 }
 
 /// A scheme with nothing in it yet.

@@ -7,7 +7,8 @@ use normfuse_ir::{
     op::{BinaryOp, ReduceOp, UnaryOp},
 };
 
-use super::{is_view, last_axis_width, producer_op, squared, typed};
+use super::{last_axis_width, producer_op, squared, typed};
+use crate::views::is_view;
 
 /// Most nodes in a region. A norm with three quantisers takes about 60.
 const MAX_NODES: usize = 96;

@@ -8,12 +8,12 @@ use normfuse_ir::{
     op::{BinaryOp, CastBack, ReduceOp, UnaryOp},
 };
 
-use super::{Expr, Region, is_view, last_axis_width, typed};
+use super::{Expr, Region, last_axis_width, typed};
 use crate::{
     consts,
     reach::Order,
     term::{LeafFacts, Num, Tag, Ty},
-    views::without_leading_ones,
+    views::{is_view, without_leading_ones},
 };
 
 fn cast(dtype: DType, e: Expr) -> Expr {
