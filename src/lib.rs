@@ -74,10 +74,11 @@ impl Format {
     /// # Errors
     /// An extension that is none of theirs.
     pub fn of(path: &Path) -> Result<Self, FormatError> {
-        let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
-        Self::ALL.into_iter().find(|f| extension.eq_ignore_ascii_case(f.name())).ok_or_else(|| {
-            FormatError::mismatch("a file that ends in .onnx, .pt2, .nf, .json or .dot", format!("`.{extension}`"))
-                .in_file(path)
+        let extension = path.extension().and_then(|e| e.to_str());
+        let named = |name: &str| Self::ALL.into_iter().find(|f| name.eq_ignore_ascii_case(f.name()));
+        extension.and_then(named).ok_or_else(|| {
+            let found = extension.map_or_else(|| "a name without an ending".into(), |e| format!("`.{e}`"));
+            FormatError::mismatch("a file that ends in .onnx, .pt2, .nf, .json or .dot", found).in_file(path)
         })
     }
 }
@@ -87,6 +88,11 @@ impl Format {
 /// # Errors
 /// What the format's reader finds wrong, with the file and the node.
 pub fn open(path: &Path) -> Result<Graph, FormatError> {
+    if path.is_dir() {
+        return Err(FormatError::mismatch("a model in a file that ends in .onnx, .pt2, .nf or .json", "a folder")
+            .in_file(path)
+            .hint("name the model's file; what it refers to is found beside it"));
+    }
     match Format::of(path)? {
         Format::Onnx => onnx::read(path),
         Format::Pt2 => torch::read(path),

@@ -177,6 +177,8 @@ fn every_format_is_written_and_the_graph_formats_compile_again() {
     assert!(std::fs::read_to_string(&odd).unwrap().contains("fused_norm"));
     normfuse(["compile", s(&m), "-o", s(&folder.path().join("graph.exe"))]).code(2).says("ends in .onnx");
     normfuse(["compile", s(&m), "--emit", "nf"]).code(2).says("--output");
+    normfuse(["compile", s(folder.path())]).code(2).says("found a folder");
+    normfuse(["compile", s(&folder.path().join("graph"))]).code(2).says("a name without an ending");
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod common;
 use std::{fs, path::Path};
 
 use normfuse::testing;
+use normfuse_ir::text;
 use normfuse_passes::{Kind, Options, Outcome, Report};
 
 use common::bits::{parse, same_bits};
@@ -40,6 +41,9 @@ fn check(folder: &str, judge: impl Fn(&str, &Report)) {
         settings.set_prepend_module_to_snapshot(false);
         settings.set_omit_expression(true);
         settings.bind(|| insta::assert_snapshot!(name.as_str(), testing::snapshot(&before, &options).unwrap()));
+        // A fused graph that was written down is read as itself.
+        let written = text::print(&after);
+        assert_eq!(text::print(&parse(&written)), written, "{name}");
         same_bits(&name, &before, &after);
     }
 }

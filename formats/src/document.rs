@@ -115,7 +115,13 @@ fn collect(
         let Some(tensor) = value.stored() else { continue };
         let Data::External(region) = tensor.data() else { continue };
         let mut check = |folder: &mut DataFolder| -> Result<()> {
-            let file = folder.file(&region.file)?;
+            let file = match region.data.origin() {
+                Some(origin) if !folder.path_of(&region.file)?.exists() => {
+                    let expected = format!("the data file `{}` in {}", region.file, folder.root().display());
+                    return Err(FormatError::mismatch(expected, format!("it at {} only", origin.display())));
+                }
+                _ => folder.file(&region.file)?,
+            };
             let here = file.region(region.offset, region.len)?;
             let known = match region.data.origin() {
                 Some(origin) if origin == file.path() => true,
@@ -140,8 +146,9 @@ fn collect(
             Ok(())
         };
         check(folder).map_err(|e| {
-            e.at_node(&value.name)
-                .hint("a model refers to data files in its own folder: write it beside them, or copy them there first")
+            e.at_node(&value.name).hint(
+                "text and JSON refer to weights in files beside them: write into that folder, or copy the file first",
+            )
         })?;
     }
     for (_, node) in graph.nodes() {
@@ -245,7 +252,7 @@ mod tests {
             assert_eq!(e.node(), Some("w"));
             assert!(!out.exists());
         };
-        refused("w.data");
+        refused(&format!("expected the data file `w.data` in {}", other.path().canonicalize().unwrap().display()));
         fs::write(other.path().join("w.data"), [7u8; 12]).unwrap();
         refused("expected the data file that the graph was read with, found another one");
         fs::remove_file(other.path().join("w.data")).unwrap();

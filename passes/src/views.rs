@@ -128,7 +128,8 @@ pub fn reshape(
     let node =
         graph.add_node(name.clone(), Op::Reshape { allow_zero: false }, &[Some(value), Some(shape)], [name]).ok()?;
     let out = graph.node(node).outputs[0];
-    *graph.type_mut(out) = Type { shape: Some(target.clone()), strides: None, ..ty };
+    // The rows that a scheme speaks of are those of the shape before.
+    *graph.type_mut(out) = Type { shape: Some(target.clone()), strides: None, scheme: None, ..ty };
     Some(out)
 }
 

@@ -177,7 +177,7 @@ pub struct Verify {
 
 #[derive(Debug, Args)]
 pub struct Test {
-    /// The folder of graphs: .onnx, .nf or .json
+    /// The folder of graphs: .onnx, .pt2, .nf or .json
     #[arg(value_name = "DIR")]
     pub folder: PathBuf,
     /// Write the snapshots that differ or are missing, and remove those that have no graph

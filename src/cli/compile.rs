@@ -126,6 +126,12 @@ fn unmet(required: &[args::Requirement], report: &Report) -> Option<String> {
         let before = text.len();
         for site in report.sites.iter().filter(|s| may_be(s, r.kind) && is(s, r.kind) != too_few) {
             let _ = write!(text, "\n  {}", report::line(site));
+            if too_few && site.outcome == Outcome::Fused {
+                text.push_str(match r.kind {
+                    Kind::SiblingNorm => ": no other norm of the same row joined it",
+                    _ => ": no quantiser that reads it was recognised",
+                });
+            }
         }
         if text.len() == before {
             text.push_str(" none");

@@ -33,7 +33,7 @@ pub fn main(args: &args::Test) -> Result<()> {
     let mut found = Folder::default();
     found.walk(&args.folder)?;
     if found.graphs.is_empty() {
-        return Err(Failure::Usage(format!("{}: no graph in it (.onnx, .nf or .json)", args.folder.display())));
+        return Err(Failure::Usage(format!("{}: no graph in it (.onnx, .pt2, .nf or .json)", args.folder.display())));
     }
     let mut cases = Vec::new();
     let mut bad = Vec::new();

@@ -136,8 +136,12 @@ impl<'p> Builder<'p> {
                 if let Some(e) = self.exprs.get(text.as_str()) {
                     return Ok(e.clone());
                 }
-                let e = Expr::parse(text)
-                    .map_err(|why| FormatError::mismatch("a size expression", format!("`{text}`: {why}")))?;
+                let e = Expr::parse(text).map_err(|why| {
+                    // Enough of it to find it by.
+                    let begin: String = text.chars().take(80).collect();
+                    let dots = if begin.len() < text.len() { " ..." } else { "" };
+                    FormatError::mismatch("a size expression", format!("`{begin}{dots}`: {why}"))
+                })?;
                 let e = Arc::new(e);
                 self.exprs.insert(text, e.clone());
                 Ok(e)

@@ -10,6 +10,9 @@ const MAX_DEPTH: u32 = 64;
 /// Largest power of a size: tensors have few axes, and a power is that many factors.
 const MAX_POWER: i64 = 8;
 
+/// Longest expression in bytes; those of real models have some dozens.
+const MAX_LEN: usize = 4096;
+
 /// A size expression.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Expr {
@@ -39,10 +42,13 @@ impl Expr {
     /// # Errors
     /// What is wrong with it, in words.
     pub fn parse(text: &str) -> Result<Self, String> {
+        if text.len() > MAX_LEN {
+            return Err(format!("{} bytes, of which {MAX_LEN} are allowed", text.len()));
+        }
         let mut p = Parser { rest: text, depth: 0 };
         let e = p.sum()?;
         p.skip();
-        if p.rest.is_empty() { Ok(e) } else { Err(format!("unexpected `{}`", p.rest)) }
+        if p.rest.is_empty() { Ok(e) } else { Err(format!("unexpected `{}`", short(p.rest))) }
     }
 
     /// The size in its canonical form.
@@ -69,6 +75,11 @@ impl Expr {
     fn join(op: Operator, a: Self, b: Self) -> Self {
         Self::Op(op, Box::new((a, b)))
     }
+}
+
+/// As much of a piece of text as a message needs.
+fn short(text: &str) -> String {
+    text.chars().take(20).collect()
 }
 
 struct Parser<'a> {
@@ -173,7 +184,7 @@ impl<'a> Parser<'a> {
             return Err(format!("expected a size, found {found}"));
         }
         if word.starts_with(|c: char| c.is_ascii_digit()) {
-            return word.parse().map(Expr::Int).map_err(|_| format!("`{word}` is no number"));
+            return word.parse().map(Expr::Int).map_err(|_| format!("`{}` is no number", short(word)));
         }
         match word {
             "Symbol" => self.symbol(),
@@ -231,7 +242,7 @@ impl<'a> Parser<'a> {
             "FloorDiv" | "CleanDiv" => Some(Operator::FloorDiv),
             "Mod" | "PythonMod" => Some(Operator::Mod),
             "Integer" | "Identity" | "Pow" | "PowByNatural" | "CeilDiv" => None,
-            _ => return Err(format!("`{function}` is no function of sizes that normfuse knows")),
+            _ => return Err(format!("`{}` is no function of sizes that normfuse knows", short(function))),
         };
         let found = args.len();
         let exactly = |n: usize| {
@@ -259,7 +270,7 @@ impl<'a> Parser<'a> {
                 let first = next()?;
                 Ok(args.fold(first, |acc, e| Expr::join(op, acc, e)))
             }
-            _ => Err(format!("`{function}` is no function of sizes that normfuse knows")),
+            _ => Err(format!("`{}` is no function of sizes that normfuse knows", short(function))),
         }
     }
 }
@@ -301,6 +312,8 @@ mod tests {
     fn what_is_no_size_is_an_error() {
         let deep = "(".repeat(5000) + "s0";
         let minus = "-".repeat(5000) + "s0";
+        // Not nested as it is written, and nested as it is read.
+        let long = "1+".repeat(250_000) + "s0";
         for text in [
             "",
             "s0 +",
@@ -319,8 +332,11 @@ mod tests {
             "s0/2",
             &deep,
             &minus,
+            &long,
         ] {
-            assert!(Expr::parse(text).is_err(), "{text}");
+            let e = Expr::parse(text).unwrap_err();
+            assert!(e.len() < 200, "{e}");
         }
+        Expr::parse(&("1+".repeat(2000) + "s0")).unwrap().dim();
     }
 }
