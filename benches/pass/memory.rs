@@ -1,11 +1,11 @@
 //! An allocator that counts while it is asked to: how many bytes lived at most.
 
 use std::{
-    alloc::{GlobalAlloc, Layout, System},
+    alloc::{GlobalAlloc, Layout},
     sync::atomic::{AtomicBool, AtomicIsize, Ordering::Relaxed},
 };
 
-/// The system's allocator, counted.
+/// The program's allocator, counted.
 pub struct Counting;
 
 static ON: AtomicBool = AtomicBool::new(false);
@@ -20,24 +20,24 @@ fn changed(bytes: isize) {
     }
 }
 
-// SAFETY: every call is passed on to the system's allocator as it is; only numbers are kept.
+// SAFETY: every call is passed on to the program's allocator as it is; only numbers are kept.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         changed(layout.size() as isize);
-        // SAFETY: the caller's promises are the system allocator's.
-        unsafe { System.alloc(layout) }
+        // SAFETY: the caller's promises are that allocator's.
+        unsafe { mimalloc::MiMalloc.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
         changed(-(layout.size() as isize));
         // SAFETY: as above.
-        unsafe { System.dealloc(ptr, layout) }
+        unsafe { mimalloc::MiMalloc.dealloc(ptr, layout) }
     }
 
     unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         changed(size as isize - layout.size() as isize);
         // SAFETY: as above.
-        unsafe { System.realloc(ptr, layout, size) }
+        unsafe { mimalloc::MiMalloc.realloc(ptr, layout, size) }
     }
 }
 

@@ -66,9 +66,18 @@ impl Dim {
 
     /// True if some symbol of the size is unknown.
     pub fn has_unknown(&self) -> bool {
-        let mut found = false;
-        self.visit_symbols(&mut |s| found |= s.starts_with('?'));
-        found
+        self.any_symbol(|s| s.starts_with('?'))
+    }
+
+    /// True if a symbol is such a one. Asked of every size by inference, so numbers answer at once.
+    fn any_symbol(&self, is: fn(&str) -> bool) -> bool {
+        let Repr::Terms(terms) = &self.0 else { return false };
+        terms.iter().flat_map(|(m, _)| m).any(|(atom, _)| match atom {
+            Atom::Sym(s) => is(s),
+            Atom::FloorDiv(a, b) | Atom::Mod(a, b) | Atom::Min(a, b) | Atom::Max(a, b) => {
+                a.any_symbol(is) || b.any_symbol(is)
+            }
+        })
     }
 
     /// Calls `f` with every symbol, in canonical order, repeats included.
@@ -95,16 +104,12 @@ impl Dim {
     /// True if arithmetic overflowed or the expression grew too large, here or in an operand: nothing can be concluded
     /// from comparing such a size, not even with itself.
     pub fn is_collapsed(&self) -> bool {
-        let mut found = false;
-        self.visit_symbols(&mut |s| found |= s == OVERFLOW || s == COMPLEX);
-        found
+        self.any_symbol(|s| s == OVERFLOW || s == COMPLEX)
     }
 
     /// True if arithmetic overflowed i64.
     pub fn is_overflow(&self) -> bool {
-        let mut found = false;
-        self.visit_symbols(&mut |s| found |= s == OVERFLOW);
-        found
+        self.any_symbol(|s| s == OVERFLOW)
     }
 
     /// The products of atoms and their coefficients, in canonical order.

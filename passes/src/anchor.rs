@@ -25,13 +25,13 @@ pub struct Anchor {
 /// wrote the model.
 const MAX_WIDTH: i64 = 1 << 32;
 
-/// Reductions of squares (and of other powers), what is averaged and then rooted, and native norms, in topological
-/// order.
+/// Reductions of squares (and of other powers), what is averaged and then rooted, and native norms, among nodes in
+/// their order.
 ///
 /// # Errors
-/// The graph has a cycle, or an absurd width.
-pub fn norms(graph: &Graph) -> Result<Vec<Anchor>> {
-    let found = pick(graph, |id| {
+/// An absurd width.
+pub fn norms(graph: &Graph, nodes: &[NodeId]) -> Result<Vec<Anchor>> {
+    let found = pick(graph, nodes, |id| {
         let node = graph.node(id);
         match &node.op {
             Op::RmsNorm { .. } | Op::SkipRmsNorm { .. } => true,
@@ -47,7 +47,7 @@ pub fn norms(graph: &Graph) -> Result<Vec<Anchor>> {
             }
             _ => false,
         }
-    })?;
+    });
     for anchor in &found {
         let rows = graph.node(anchor.node).input(0).and_then(|v| typed(graph, v));
         if let Some(width) = rows.and_then(|(_, s)| s.last()?.as_const()).filter(|w| *w > MAX_WIDTH) {
@@ -83,19 +83,12 @@ fn is_rooted(graph: &Graph, value: ValueId, steps: usize) -> bool {
         })
 }
 
-/// Nodes that may end a quantiser, in topological order.
-///
-/// # Errors
-/// The graph has a cycle.
-pub fn quantisers(graph: &Graph) -> Result<Vec<Anchor>> {
-    pick(graph, |id| quant::is_anchor(graph, id))
+/// Those of the nodes that may end a quantiser, in their order.
+pub fn quantisers(graph: &Graph, nodes: &[NodeId]) -> Vec<Anchor> {
+    pick(graph, nodes, |id| quant::is_anchor(graph, id))
 }
 
-fn pick(graph: &Graph, fits: impl Fn(NodeId) -> bool) -> Result<Vec<Anchor>> {
-    Ok(graph
-        .topo_order()?
-        .into_iter()
-        .filter(|id| fits(*id))
-        .map(|node| Anchor { node, name: graph.node(node).name.clone() })
-        .collect())
+fn pick(graph: &Graph, nodes: &[NodeId], fits: impl Fn(NodeId) -> bool) -> Vec<Anchor> {
+    let anchor = |node: NodeId| Anchor { node, name: graph.node(node).name.clone() };
+    nodes.iter().copied().filter(|id| fits(*id)).map(anchor).collect()
 }

@@ -4,7 +4,7 @@
 //! costs several times that, and a model repeats its layers.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::BTreeSet,
     sync::Arc,
 };
 
@@ -15,6 +15,7 @@ use normfuse_ir::{
 
 use crate::{
     body::{Operand, PortValue},
+    pass::Memo,
     quant::Use,
     region::typed,
 };
@@ -28,8 +29,8 @@ const MAX_BYTES: usize = 4096;
 /// layer repeats it.
 #[derive(Debug, Default)]
 pub struct Bodies {
-    cuts: HashMap<Cut, Arc<Graph>>,
-    shared: HashMap<Key, Arc<Graph>>,
+    cuts: Memo<Cut, Arc<Graph>>,
+    shared: Memo<Key, Arc<Graph>>,
 }
 
 /// All that is in a body. Values are numbered in the order in which the body was built, so equal bodies have equal keys.
@@ -90,7 +91,7 @@ enum Step {
 struct Walk<'g> {
     graph: &'g Graph,
     given_at: &'g BTreeSet<Use>,
-    places: HashMap<ValueId, u32>,
+    places: Memo<ValueId, u32>,
     steps: Vec<Step>,
 }
 
@@ -103,7 +104,7 @@ impl Cut {
         given_at: &BTreeSet<Use>,
         ports: &[PortValue],
     ) -> Option<Self> {
-        let mut walk = Walk { graph, given_at, places: HashMap::new(), steps: Vec::new() };
+        let mut walk = Walk { graph, given_at, places: Memo::default(), steps: Vec::new() };
         let mut key = Self { op: op.clone(), operands: Vec::new(), steps: Vec::new(), ports: Vec::new() };
         for (i, (port, value, passed)) in operands.iter().enumerate() {
             let ty = &graph.value(*value).ty;

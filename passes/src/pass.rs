@@ -47,12 +47,15 @@ pub(crate) struct Patch {
     pub(crate) applied: rewrite::Applied,
 }
 
+/// By something large, of which the standard hasher would take as long as all the rest of a site.
+pub(crate) type Memo<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
+
 /// Saturation under some of the rules, with a memory: a region that repeats in every layer is solved once.
 struct Solver {
     rewrites: Rewrites,
-    memo: HashMap<Vec<Expr>, Rc<Solution>>,
+    memo: Memo<Vec<Expr>, Rc<Solution>>,
     /// By region and position.
-    proofs: HashMap<(Vec<Expr>, usize), Rc<Proof>>,
+    proofs: Memo<(Vec<Expr>, usize), Rc<Proof>>,
 }
 
 impl Solver {
@@ -63,7 +66,7 @@ impl Solver {
             // Rules may share rewrites; each is applied once.
             rewrites.extend((rule.rewrites)().into_iter().filter(|r| names.insert(r.name.to_string())));
         }
-        Self { rewrites, memo: HashMap::new(), proofs: HashMap::new() }
+        Self { rewrites, memo: Memo::default(), proofs: Memo::default() }
     }
 
     fn solve(&mut self, region: &Region) -> Rc<Solution> {
@@ -152,7 +155,7 @@ impl<'o> Pass<'o> {
     /// Every norm and quantiser of the source graph; what only looks like one gets its site.
     fn recognise(&mut self, graph: &Graph) -> normfuse_ir::Result<Found> {
         let mut norms = Vec::new();
-        let anchors = anchor::norms(graph)?;
+        let anchors = anchor::norms(graph, self.order.nodes())?;
         self.observer.anchors(Kind::Norm, anchors.len());
         for anchor in anchors {
             self.observer.trying(&anchor.name);
@@ -163,7 +166,7 @@ impl<'o> Pass<'o> {
         self.observer.solved(self.solver.memo.len(), self.anchor_names.len());
         let mut quants = Vec::new();
         let mut misses = Vec::new();
-        let anchors = anchor::quantisers(graph)?;
+        let anchors = anchor::quantisers(graph, self.order.nodes());
         self.observer.anchors(Kind::Quant, anchors.len());
         for anchor in anchors {
             self.observer.trying(&anchor.name);

@@ -10,6 +10,8 @@ use normfuse_ir::{Graph, NodeId, Result, ValueId};
 /// reaches depends on all of its operands, and a second fusion must be checked against that, not against the source.
 #[derive(Debug)]
 pub struct Order {
+    /// All nodes, in order.
+    nodes: Vec<NodeId>,
     /// By node.
     position: Vec<usize>,
     /// By node: the fusion that it vanishes into.
@@ -29,8 +31,11 @@ impl Order {
         let all = graph.topo_order()?;
         // Producers first, from the outputs in their order: no matter in which order nodes were added.
         let mut position = vec![usize::MAX; graph.node_bound()];
-        let mut next = 0..;
-        let mut place = |n: NodeId, position: &mut Vec<usize>| position[n.index()] = next.next().unwrap_or(usize::MAX);
+        let mut nodes = Vec::with_capacity(all.len());
+        let mut place = |n: NodeId, position: &mut Vec<usize>| {
+            position[n.index()] = nodes.len();
+            nodes.push(n);
+        };
         let mut stack: Vec<(NodeId, bool)> = Vec::new();
         let push = |stack: &mut Vec<(NodeId, bool)>, v: ValueId| {
             stack.extend(graph.producer(v).map(|(n, _)| (n, false)));
@@ -58,7 +63,12 @@ impl Order {
             }
         }
         let owner = vec![None; graph.node_bound()];
-        Ok(Self { position, owner, fusions: Vec::new(), spans: BTreeMap::new() })
+        Ok(Self { nodes, position, owner, fusions: Vec::new(), spans: BTreeMap::new() })
+    }
+
+    /// All nodes, in order.
+    pub fn nodes(&self) -> &[NodeId] {
+        &self.nodes
     }
 
     /// Where a node stands.

@@ -5,7 +5,7 @@
 //! outside is a leaf. Forward growth takes an op only if its other operands are already known to the region or
 //! parameters (a weight, a scale), so it stops at the model's own arithmetic (residuals, rotary embeddings, gates).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use normfuse_ir::{
     DType, Graph, NodeId, Op, Shape, ValueId,
@@ -110,7 +110,7 @@ pub fn squared(graph: &Graph, value: ValueId) -> Option<(NodeId, ValueId)> {
 
 /// The region of a norm's anchor: a reduction of squares over the last axis, or a native norm.
 pub fn around_norm(graph: &Graph, order: &Order, anchor: NodeId) -> Region {
-    let mut cut = Cut { graph, nodes: BTreeSet::new(), known: BTreeSet::new() };
+    let mut cut = Cut::new(graph);
     cut.take(anchor);
     if let Some(operand) = graph.node(anchor).input(0) {
         match graph.node(anchor).op {

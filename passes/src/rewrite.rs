@@ -226,8 +226,7 @@ fn port_is_direct(graph: &Graph, value: Option<&ValueId>) -> bool {
 
 /// True if somebody who stays reads the value, or a later patch.
 fn needs_reader(graph: &Graph, c: &Candidate, v: ValueId, moved: &Moved) -> bool {
-    let gone: BTreeSet<NodeId> = c.replaced.iter().copied().collect();
-    graph.is_output(v) || moved.operands.contains(&v) || graph.uses(v).any(|(u, _)| !gone.contains(&u))
+    graph.is_output(v) || moved.operands.contains(&v) || graph.uses(v).any(|(u, _)| !c.replaced.contains(&u))
 }
 
 /// A computed shape operand by which the source reshapes to the shape of a value: its own, or that of a replaced view.
@@ -309,7 +308,8 @@ fn bytes_saved(graph: &Graph, c: &Candidate) -> u64 {
 
 /// How many of the replaced ops read a value, themselves or through views.
 fn reads(graph: &Graph, c: &Candidate, v: ValueId) -> u64 {
-    let users: BTreeSet<NodeId> =
-        graph.users(v).into_iter().map(|(n, _)| n).filter(|n| c.replaced.contains(n)).collect();
+    let mut users: Vec<NodeId> = graph.uses(v).map(|(n, _)| n).filter(|n| c.replaced.contains(n)).collect();
+    users.sort_unstable();
+    users.dedup();
     users.into_iter().map(|n| if is_view(graph, n) { reads(graph, c, graph.node(n).outputs[0]) } else { 1 }).sum()
 }

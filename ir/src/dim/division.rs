@@ -28,12 +28,15 @@ fn lex(a: &Monomial, b: &Monomial) -> Ordering {
 }
 
 fn quotient(m: &Monomial, by: &Monomial) -> Option<Monomial> {
-    let mut powers: BTreeMap<&Atom, u32> = m.iter().map(|(a, p)| (a, *p)).collect();
-    for (a, p) in by {
-        let have = powers.get_mut(a)?;
-        *have = have.checked_sub(*p)?;
+    // Both in the order of their atoms.
+    let mut by = by.iter().peekable();
+    let mut result = Vec::with_capacity(m.len());
+    for (atom, power) in m {
+        let less = by.next_if(|(a, _)| a == atom).map_or(0, |(_, p)| *p);
+        let power = power.checked_sub(less)?;
+        result.extend((power > 0).then(|| (atom.clone(), power)));
     }
-    Some(powers.into_iter().filter(|(_, p)| *p > 0).map(|(a, p)| (a.clone(), p)).collect())
+    by.next().is_none().then_some(result)
 }
 
 impl Dim {
@@ -47,6 +50,13 @@ impl Dim {
         }
         if let (Some(a), Some(b)) = (self.as_const(), other.as_const()) {
             return (a.checked_rem(b)? == 0).then(|| a.checked_div(b).map(Self::from)).flatten();
+        }
+        let single = |d: &'_ Self| if d.terms().nth(1).is_some() { None } else { d.terms().next().map(|(_, k)| k) };
+        if let (Some(k), Some(c)) = (single(self), single(other)) {
+            // Nearly all sizes are products.
+            let ((m, _), (by, _)) = (self.terms().next()?, other.terms().next()?);
+            let k = (k.checked_rem(c)? == 0).then(|| k.checked_div(c)).flatten()?;
+            return Some(Self::from_terms(BTreeMap::from([(quotient(m, by)?, k)])));
         }
         let (lead, c) = other.terms().max_by(|(a, _), (b, _)| lex(a, b))?;
         let mut rest = self.clone();

@@ -1,6 +1,9 @@
 //! Which nodes belong to a region.
 
-use std::collections::BTreeSet;
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use normfuse_ir::{
     Graph, NodeId, Op, ValueId,
@@ -69,12 +72,27 @@ fn data_operands(graph: &Graph, id: NodeId) -> impl Iterator<Item = ValueId> + '
 
 pub(super) struct Cut<'g> {
     pub(super) graph: &'g Graph,
+    /// Which values are parameters, of those that were asked for.
+    asked: RefCell<BTreeMap<ValueId, bool>>,
     pub(super) nodes: BTreeSet<NodeId>,
     /// Values that the region makes or reads.
     pub(super) known: BTreeSet<ValueId>,
 }
 
-impl Cut<'_> {
+impl<'g> Cut<'g> {
+    pub(super) fn new(graph: &'g Graph) -> Self {
+        Self { graph, asked: RefCell::default(), nodes: BTreeSet::new(), known: BTreeSet::new() }
+    }
+
+    fn is_parameter(&self, value: ValueId) -> bool {
+        if let Some(known) = self.asked.borrow().get(&value) {
+            return *known;
+        }
+        let is = is_parameter(self.graph, value, PARAMETER_DEPTH);
+        self.asked.borrow_mut().insert(value, is);
+        is
+    }
+
     pub(super) fn take(&mut self, id: NodeId) {
         if self.nodes.insert(id) {
             self.known.extend(data_operands(self.graph, id));
@@ -148,7 +166,7 @@ impl Cut<'_> {
                 data_operands(self.graph, *user).all(|v| {
                     self.known.contains(&v)
                         || self.cast_of_known(v).is_some()
-                        || is_parameter(self.graph, v, PARAMETER_DEPTH)
+                        || self.is_parameter(v)
                 })
             };
             let found: Vec<NodeId> = waiting.iter().copied().filter(fits).collect();
@@ -171,7 +189,7 @@ impl Cut<'_> {
     pub(super) fn parameters(&mut self) {
         for _ in 0..PARAMETER_DEPTH {
             let data = self.nodes.iter().flat_map(|id| data_operands(self.graph, *id));
-            let parameters = data.filter(|v| is_parameter(self.graph, *v, PARAMETER_DEPTH));
+            let parameters = data.filter(|v| self.is_parameter(*v));
             let targets = self.nodes.iter().filter_map(|id| match self.graph.node(*id) {
                 n if matches!(n.op, Op::Expand) => n.input(1),
                 _ => None,
