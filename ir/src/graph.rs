@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, ErrorKind, Op, Result, Shape, Tensor};
 
+mod copy;
 mod links;
 mod rewrite;
 mod value;
@@ -158,7 +159,7 @@ struct Use {
 }
 
 /// A dataflow graph of ops over tensors.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub struct Graph {
     /// The graph's name.
     pub name: String,

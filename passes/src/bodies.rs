@@ -3,10 +3,7 @@
 //! Looking up what a site would be cut from costs a walk over the replaced nodes; cutting, inferring and comparing a body
 //! costs several times that, and a model repeats its layers.
 
-use std::{
-    collections::BTreeSet,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use normfuse_ir::{
     DType, Graph, Op, Shape, Tensor, Value, ValueId,

@@ -163,11 +163,8 @@ impl<'g> Cut<'g> {
                 waiting.extend(users.filter(|n| !self.nodes.contains(n)).filter(may));
             }
             let fits = |user: &NodeId| {
-                data_operands(self.graph, *user).all(|v| {
-                    self.known.contains(&v)
-                        || self.cast_of_known(v).is_some()
-                        || self.is_parameter(v)
-                })
+                data_operands(self.graph, *user)
+                    .all(|v| self.known.contains(&v) || self.cast_of_known(v).is_some() || self.is_parameter(v))
             };
             let found: Vec<NodeId> = waiting.iter().copied().filter(fits).collect();
             if found.is_empty() || self.nodes.len() >= MAX_NODES {
