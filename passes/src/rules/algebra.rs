@@ -1,5 +1,7 @@
 //! Identities that hold bit for bit in every rounding: always on, part of no switch.
 
+use std::sync::LazyLock;
+
 use egg::{Id, Subst, rewrite};
 
 use normfuse_ir::DType;
@@ -7,8 +9,14 @@ use normfuse_ir::DType;
 use super::{Rewrites, any_const, casts_up, facts, is_const, var};
 use crate::term::Eg;
 
+static PARSED: LazyLock<Rewrites> = LazyLock::new(parse);
+
 /// The rewrites.
 pub fn rewrites() -> Rewrites {
+    PARSED.clone()
+}
+
+fn parse() -> Rewrites {
     let (x, t, k) = (var("?x"), var("?t"), var("?k"));
     let c = var("?c");
     vec![

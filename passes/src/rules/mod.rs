@@ -6,6 +6,7 @@
 //! - never rewrite one function into another: operands are rounded where the term says, `down(up(x)) = x` holds and
 //!   `up(down(x)) = x` does not;
 //! - no general associativity, and nothing that can be applied without end;
+//! - patterns are parsed once a process (`LazyLock`): that takes as long as the pass over a small graph;
 //! - preconditions are conditions on facts (dtype, constant, one element), written with the helpers below.
 
 pub mod algebra;

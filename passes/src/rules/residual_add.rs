@@ -1,5 +1,7 @@
 //! The residual add before a norm: the sum becomes the fused op's prologue, and its output where it is still read.
 
+use std::sync::LazyLock;
+
 use egg::rewrite;
 
 use super::{Rewrites, Rule, both, facts, no_schemes, var};
@@ -20,7 +22,13 @@ b -> [cast] --'    '--> [cast] -> (sum, where somebody reads it)",
     schemes: no_schemes,
 };
 
+static PARSED: LazyLock<Rewrites> = LazyLock::new(parse);
+
 fn rewrites() -> Rewrites {
+    PARSED.clone()
+}
+
+fn parse() -> Rewrites {
     let (a, b) = (var("?a"), var("?b"));
     let rows = move |v| move |eg: &mut Eg, _: egg::Id, s: &egg::Subst| facts(eg, s, v).rows;
     vec![rewrite!("residual"; "(add ?a ?b)" => "(residual ?a ?b)" if both(rows(a), rows(b)))]

@@ -5,6 +5,8 @@
 //! the root of that is `sqrt`, `rsqrt` or their reciprocal. Powers by a half are roots only of what is no -0, so those
 //! rewrites ask for a mean of squares.
 
+use std::sync::LazyLock;
+
 use egg::{Id, Subst, rewrite};
 use normfuse_ir::DType;
 
@@ -99,7 +101,13 @@ fn is_wider(t: &str, y: &str) -> impl Fn(&mut Eg, Id, &Subst) -> bool + use<> {
     }
 }
 
+static PARSED: LazyLock<Rewrites> = LazyLock::new(parse);
+
 fn rewrites() -> Rewrites {
+    PARSED.clone()
+}
+
+fn parse() -> Rewrites {
     let (one, w) = (var("?one"), var("?w"));
     let same = move |eg: &mut Eg, _: Id, s: &Subst| facts(eg, s, one).dtype == facts(eg, s, w).dtype;
     vec![
