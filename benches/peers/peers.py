@@ -261,7 +261,9 @@ def inputs_of(path):
     for i in wanted:
         v = values[i.name]
         dtype = narrow.get(i.type.tensor_type.elem_type)
-        found[i.name] = v.view(dtype) if dtype and v.dtype.itemsize == 2 and v.dtype.kind in "uV" else v
+        # What numpy has no type for is stored as its bytes, or wider.
+        is_bytes = v.dtype.itemsize == 2 and v.dtype.kind in "uV"
+        found[i.name] = v if not dtype else v.view(dtype) if is_bytes else v.astype(dtype)
     return found
 
 

@@ -237,7 +237,7 @@ impl<'o> Pass<'o> {
     /// Which norms share an op, and what each op takes in.
     fn decide(&mut self, graph: &Graph, found: &Found) -> Vec<Decided> {
         let mut decided = Vec::new();
-        for group in siblings::groups(graph, &found.norms) {
+        for group in siblings::groups(graph, &self.order, &found.norms) {
             self.decide_group(graph, found, &group, &mut decided);
         }
         // In the order of the source, so that names and reports do not depend on how groups were found.

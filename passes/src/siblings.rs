@@ -2,24 +2,26 @@
 
 use std::collections::BTreeMap;
 
-use normfuse_ir::{Graph, Op, ValueId, op::BinaryOp};
+use normfuse_ir::{Graph, NodeId, Op, ValueId};
 
 use crate::{
     norms::Norm,
-    region::{producer_op, typed},
+    reach::Order,
+    region::{last_axis_width, typed},
     views::is_view,
 };
 
-/// Ops between the common value and the rows: a product, a bias, a split, views, a transpose of heads, casts.
-const MAX_STEPS: usize = 12;
+/// Most nodes between the rows and the value that they come from: a product, a bias, a split, a transpose of heads, and
+/// before the product a quantiser and its inverse, of which one to FP4 takes a hundred.
+const MAX_NODES: usize = 256;
 
 /// Norms of one op, by position in the list of norms; each norm is in exactly one group, in the order of the first.
-pub fn groups(graph: &Graph, norms: &[Norm]) -> Vec<Vec<usize>> {
+pub fn groups(graph: &Graph, order: &Order, norms: &[Norm]) -> Vec<Vec<usize>> {
+    let walk = Walk { graph, order, parameters: parameters(graph, order), results: results(norms) };
     let mut by_origin: BTreeMap<(ValueId, bool), usize> = BTreeMap::new();
     let mut groups: Vec<Vec<usize>> = Vec::new();
     for (i, norm) in norms.iter().enumerate() {
-        let origin = norm.h.first().map(|h| origin(graph, *h));
-        match origin {
+        match norm.h.first().map(|h| walk.origin(*h)) {
             Some(origin) => {
                 let slot = *by_origin.entry(origin).or_insert_with(|| {
                     groups.push(Vec::new());
@@ -33,48 +35,95 @@ pub fn groups(graph: &Graph, norms: &[Norm]) -> Vec<Vec<usize>> {
     groups
 }
 
-/// The value whose tokens the rows are, and whether they are a projection of it: back over everything that works on one
-/// token at a time and has one operand that is no parameter.
-fn origin(graph: &Graph, rows: ValueId) -> (ValueId, bool) {
-    let mut value = rows;
-    let mut multiplied = false;
-    for _ in 0..MAX_STEPS {
-        let Some((id, op)) = producer_op(graph, value) else { break };
-        let node = graph.node(id);
-        let parameter = |port: usize| node.input(port).is_some_and(|v| is_parameter(graph, v));
-        let next = match op {
-            Op::MatMul | Op::Gemm { .. } if !multiplied && parameter(1) => {
-                multiplied = true;
-                node.input(0)
-            }
-            Op::Binary(BinaryOp::Add) if parameter(1) => node.input(0),
-            Op::Binary(BinaryOp::Add) if parameter(0) => node.input(1),
-            Op::Split { .. } | Op::Slice | Op::Transpose { .. } | Op::Cast { .. } => node.input(0),
-            _ if is_view(graph, id) => node.input(0),
-            _ => None,
-        };
-        match next.filter(|v| typed(graph, *v).is_some()) {
-            Some(v) => value = v,
-            None => break,
+/// By value: constants, weights that the host passes in, and what any ops make of those alone.
+fn parameters(graph: &Graph, order: &Order) -> Vec<bool> {
+    let mut is = vec![false; graph.value_bound()];
+    for (id, value) in graph.values() {
+        // A graph input of two fixed axes at most is a weight that the host passes in.
+        let weight = || typed(graph, id).is_some_and(|(_, s)| s.rank() <= 2 && s.as_concrete().is_some());
+        is[id.index()] = value.as_const().is_some() || (graph.producer(id).is_none() && weight());
+    }
+    for node in order.nodes().iter().map(|id| graph.node(*id)) {
+        if node.operands().all(|(_, v)| is[v.index()]) {
+            node.outputs.iter().for_each(|v| is[v.index()] = true);
         }
     }
-    (value, multiplied)
+    is
 }
 
-/// A constant, or what casts, transposes, dequantisation and arithmetic make of constants alone.
-fn is_parameter(graph: &Graph, value: ValueId) -> bool {
-    let mut queue = vec![value];
-    for _ in 0..64 {
-        let Some(v) = queue.pop() else { return true };
-        if graph.value(v).as_const().is_some() {
-            continue;
+/// Results of norms, each with the first of its norm: all are the same row.
+fn results(norms: &[Norm]) -> BTreeMap<ValueId, ValueId> {
+    let of = |n: &Norm| {
+        let all: Vec<ValueId> = n.results.iter().flat_map(|(_, values)| values).copied().collect();
+        let first = all.first().copied();
+        all.into_iter().filter_map(move |v| Some((v, first?)))
+    };
+    norms.iter().flat_map(of).collect()
+}
+
+struct Walk<'g> {
+    graph: &'g Graph,
+    order: &'g Order,
+    parameters: Vec<bool>,
+    results: BTreeMap<ValueId, ValueId>,
+}
+
+impl Walk<'_> {
+    /// The value whose tokens the rows are, and whether they are a projection of it: the farthest one, no farther than the
+    /// norm before, that all of the rows comes from by way of what works on one token at a time, and through no two
+    /// products.
+    fn origin(&self, rows: ValueId) -> (ValueId, bool) {
+        let mut found = (rows, false);
+        // What is still to be followed, the latest first, and whether a product lies between it and the rows.
+        let mut open = BTreeMap::from([((self.position(rows), rows), false)]);
+        for _ in 0..MAX_NODES {
+            let Some(((_, value), multiplied)) = open.pop_last() else { break };
+            if open.is_empty() {
+                found = (value, multiplied);
+            }
+            if let Some(first) = self.results.get(&value) {
+                // Casts and views of one row are one.
+                if open.keys().all(|(_, v)| self.results.get(v) == Some(first)) {
+                    found = (*first, multiplied || open.values().any(|m| *m));
+                }
+                break;
+            }
+            let Some((id, _)) = self.graph.producer(value) else { break };
+            let Some((operands, product)) = self.token_wise(id) else { break };
+            if product && multiplied {
+                break;
+            }
+            for v in operands.into_iter().filter(|v| !self.parameters[v.index()]) {
+                *open.entry((self.position(v), v)).or_default() |= multiplied || product;
+            }
         }
-        match graph.producer(v) {
-            Some((id, _)) => queue.extend(graph.node(id).operands().map(|(_, v)| v)),
-            // A graph input of two fixed axes at most is a weight that the host passes in.
-            None if typed(graph, v).is_some_and(|(_, s)| s.rank() <= 2 && s.as_concrete().is_some()) => {}
-            None => return false,
-        }
+        found
     }
-    false
+
+    fn position(&self, value: ValueId) -> usize {
+        self.graph.producer(value).map_or(0, |(id, _)| self.order.position(id) + 1)
+    }
+
+    /// The operands that a node makes each token of its results from, and whether it is a product with a parameter; `None`
+    /// for what mixes tokens, or may.
+    fn token_wise(&self, id: NodeId) -> Option<(Vec<ValueId>, bool)> {
+        let node = self.graph.node(id);
+        let some = |n: usize| node.inputs.iter().take(n).flatten().copied().collect::<Vec<_>>();
+        let parameter = |port: usize| node.input(port).is_some_and(|v| self.parameters[v.index()]);
+        let operands = match &node.op {
+            Op::MatMul | Op::Gemm { .. } | Op::MatMulInteger if parameter(1) => return Some((some(usize::MAX), true)),
+            Op::Unary(_) | Op::Binary(_) | Op::Where | Op::Clip | Op::Concat { .. } => some(usize::MAX),
+            Op::QuantizeLinear { .. } | Op::DequantizeLinear { .. } | Op::Quantize(_) => some(usize::MAX),
+            Op::Split { .. } | Op::Slice | Op::Transpose { .. } | Op::Cast { .. } | Op::Expand => some(1),
+            // Of a row, or of everything: one number for all tokens says nothing of which is which.
+            Op::Reduce { .. } if last_axis_width(self.graph, id).is_some() => some(1),
+            Op::Reduce { .. } if typed(self.graph, node.outputs[0])?.1.is_single() => some(1),
+            Op::DynamicQuantizeLinear => some(1),
+            // A table of what codes mean.
+            Op::Gather { .. } if parameter(0) => some(2),
+            _ if is_view(self.graph, id) => some(1),
+            _ => return None,
+        };
+        operands.iter().all(|v| typed(self.graph, *v).is_some()).then_some((operands, false))
+    }
 }

@@ -10,6 +10,10 @@ use std::{error::Error, path::Path, process::ExitCode};
 
 use serde_json::{Value, json};
 
+/// The allocator of normfuse's program, for all three.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn measure(args: &[String]) -> Result<Value, Box<dyn Error>> {
     let [tool, model, runs, rest @ ..] = args else { return Err("usage: peers TOOL MODEL RUNS [FOLDER]".into()) };
     let (model, runs) = (Path::new(model), runs.parse()?);
