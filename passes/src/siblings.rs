@@ -112,13 +112,26 @@ impl Walk<'_> {
         let parameter = |port: usize| node.input(port).is_some_and(|v| self.parameters[v.index()]);
         let operands = match &node.op {
             Op::MatMul | Op::Gemm { .. } | Op::MatMulInteger if parameter(1) => return Some((some(usize::MAX), true)),
-            Op::Unary(_) | Op::Binary(_) | Op::Where | Op::Clip | Op::Concat { .. } => some(usize::MAX),
-            Op::QuantizeLinear { .. } | Op::DequantizeLinear { .. } | Op::Quantize(_) => some(usize::MAX),
-            Op::Split { .. } | Op::Slice | Op::Transpose { .. } | Op::Cast { .. } | Op::Expand => some(1),
+            Op::Unary(_)
+            | Op::Binary(_)
+            | Op::Where
+            | Op::Clip
+            | Op::Concat { .. }
+            | Op::QuantizeLinear { .. }
+            | Op::DequantizeLinear { .. }
+            | Op::Quantize(_) => some(usize::MAX),
+            Op::Split { .. }
+            | Op::Slice
+            | Op::Transpose { .. }
+            | Op::Cast { .. }
+            | Op::Expand
+            | Op::DynamicQuantizeLinear => some(1),
             // Of a row, or of everything: one number for all tokens says nothing of which is which.
-            Op::Reduce { .. } if last_axis_width(self.graph, id).is_some() => some(1),
-            Op::Reduce { .. } if typed(self.graph, node.outputs[0])?.1.is_single() => some(1),
-            Op::DynamicQuantizeLinear => some(1),
+            Op::Reduce { .. }
+                if last_axis_width(self.graph, id).is_some() || typed(self.graph, node.outputs[0])?.1.is_single() =>
+            {
+                some(1)
+            }
             // A table of what codes mean.
             Op::Gather { .. } if parameter(0) => some(2),
             _ if is_view(self.graph, id) => some(1),

@@ -4,11 +4,12 @@
   python3 -m venv venv && venv/bin/pip install torch==2.15.0 transformers==5.23.0 onnx==1.23.2 onnxscript==0.7.2
   venv/bin/python tests/models/make_models.py [FOLDER]
 
-deepseek_v3_fp8  dynamo exporter, opset 20, bf16; every Linear that a norm feeds quantises its input to FP8, 1x128
+deepseek_v3_fp8  dynamo exporter, opset 20, bf16; every Linear that a norm feeds quantises its input to FP8, 1x128;
+                 and the same model as a torch.export archive
 llama_ts         TorchScript exporter, opset 17, fp32
 llama_native     dynamo exporter at opset 23, which writes RMSNormalization and Attention, bf16
 
-Beside each NAME.onnx lies NAME.npz: `in.*` the inputs, `out.*` what torch computed eagerly.
+Beside each NAME.onnx (and NAME.pt2) lies NAME.npz: `in.*` the inputs, `out.*` what torch computed eagerly.
 """
 
 import pathlib
@@ -113,18 +114,37 @@ class MaskedPrefill(Prefill):
         return self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
 
 
+def last_frame(trace):
+    """Whole stack traces have the paths of the machine that they were made on: the line of the model stays."""
+    last = "\n".join(trace.splitlines()[-2:])
+    return re.sub(r'"[^"]*/(site-packages/|tests/models/)', r'"\1', last)
+
+
 def tidy(path):
-    """The exporter records whole stack traces, with the paths of the machine it ran on: the line of the model stays."""
     model = onnx.load(path)
     for node in model.graph.node:
         kept = [p for p in node.metadata_props if p.key != "pkg.torch.onnx.class_hierarchy"]  # `namespace` has it too
         for prop in kept:
             if prop.key == "pkg.torch.onnx.stack_trace":
-                last = "\n".join(prop.value.splitlines()[-2:])
-                prop.value = re.sub(r'"[^"]*/(site-packages/|tests/models/)', r'"\1', last)
+                prop.value = last_frame(prop.value)
         del node.metadata_props[:]
         node.metadata_props.extend(onnx.StringStringEntryProto(key=p.key, value=p.value) for p in kept)
     onnx.save(model, path)
+
+
+def dims():
+    return {0: torch.export.Dim("batch", min=1, max=64), 1: torch.export.Dim("seq", min=2, max=256)}
+
+
+def export_pt2(folder, name, wrapper, inputs):
+    with torch.no_grad():
+        program = torch.export.export(wrapper, (), kwargs=inputs, dynamic_shapes={k: dims() for k in inputs})
+    for node in program.graph.nodes:
+        if trace := node.meta.get("stack_trace"):
+            node.meta["stack_trace"] = last_frame(trace.rstrip())
+    path = folder / f"{name}.pt2"
+    torch.export.save(program, path)
+    print(f"{path.name}: {path.stat().st_size} bytes, {len(program.graph.nodes)} nodes")
 
 
 def export(folder, name, wrapper, inputs, **how):
@@ -136,9 +156,8 @@ def export(folder, name, wrapper, inputs, **how):
             axes = {k: {0: "batch", 1: "seq"} for k in inputs}
             torch.onnx.export(wrapper, tuple(inputs.values()), path, dynamo=False, dynamic_axes=axes, **names, **how)
         else:
-            dims = {0: torch.export.Dim("batch", min=1, max=64), 1: torch.export.Dim("seq", min=2, max=256)}
             program = torch.onnx.export(wrapper, (), kwargs=inputs, dynamo=True, verbose=False,
-                                        dynamic_shapes={k: dims for k in inputs}, **names, **how)
+                                        dynamic_shapes={k: dims() for k in inputs}, **names, **how)
             program.save(path, external_data=False)
             tidy(path)
     arrays = {f"in.{k}": v.numpy() for k, v in inputs.items()}
@@ -153,6 +172,7 @@ def main():
     model = build(deepseek(), torch.bfloat16)
     quantise_after_norms(model, ids)
     export(folder, "deepseek_v3_fp8", Prefill(model).eval(), {"input_ids": ids}, opset_version=20)
+    export_pt2(folder, "deepseek_v3_fp8", Prefill(model).eval(), {"input_ids": ids})
 
     model = build(llama(), torch.bfloat16)
     export(folder, "llama_native", Prefill(model).eval(), {"input_ids": ids}, opset_version=23)
