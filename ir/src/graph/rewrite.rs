@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::{Graph, NodeId, ValueId, ix};
-use crate::{Error, ErrorKind, Op, Result};
+use super::{Def, Graph, NodeId, ValueId, ix};
+use crate::{Error, ErrorKind, Op, Result, Shape, Tensor};
 
 impl Graph {
     /// Makes one operand read another value.
@@ -41,6 +41,28 @@ impl Graph {
         let old = std::mem::replace(&mut self.outputs[index].value, value);
         self.results[old.index()] -= 1;
         self.results[value.index()] += 1;
+    }
+
+    /// Gives a constant other contents, or makes an input a constant: from then on no caller passes it.
+    ///
+    /// # Panics
+    /// If the value does not exist or a node makes it.
+    pub fn set_const(&mut self, leaf: ValueId, tensor: Tensor) {
+        let value = self.values[leaf.index()].as_mut().expect("value was removed");
+        assert!(!matches!(value.def, Def::Node { .. }), "`{}` is made by a node", value.name);
+        (value.ty.dtype, value.ty.shape) = (Some(tensor.dtype()), Some(Shape::from_concrete(tensor.shape())));
+        value.def = Def::Const(tensor);
+        self.inputs.retain(|v| *v != leaf);
+    }
+
+    /// Removes inputs that nobody reads, of those that are asked about.
+    pub fn remove_unread_inputs(&mut self, asked: &BTreeSet<ValueId>) {
+        let gone = |g: &Self, v: ValueId| asked.contains(&v) && !g.is_read(v);
+        let (gone, kept): (Vec<_>, Vec<_>) = self.inputs.iter().partition(|v| gone(self, **v));
+        self.inputs = kept;
+        for id in gone {
+            self.values[id.index()] = None;
+        }
     }
 
     /// Replaces a node's op by one with as many operands and results.
