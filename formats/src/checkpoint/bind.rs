@@ -280,13 +280,16 @@ impl<'a> Binder<'a> {
     }
 }
 
-/// True for a name on the list and for one in a module on it: `model.layers.6` does not permit `model.layers.60`.
+/// True for a name on the list and for one in a module on it.
 fn permits(list: &[String], name: &str) -> bool {
-    let inside = |module: &String| {
-        let rest = name.strip_prefix(module.as_str());
-        rest.is_some_and(|r| r.is_empty() || r.starts_with('.') || module.ends_with('.'))
-    };
-    list.iter().any(inside)
+    list.iter().any(|module| is_within(name, module))
+}
+
+/// True for the name itself and for what is in the module of that name: `model.layers.60` is not within
+/// `model.layers.6`.
+pub fn is_within(name: &str, module: &str) -> bool {
+    let rest = name.strip_prefix(module);
+    rest.is_some_and(|r| r.is_empty() || r.starts_with('.') || module.ends_with('.'))
 }
 
 /// What may help, in the words of the command line.
