@@ -33,14 +33,19 @@ pub fn load(graph: &Graph, path: &Path, made_up: &BTreeMap<String, Tensor>) -> R
     }
     let inputs: Vec<&Value> = graph.inputs().iter().map(|v| graph.value(*v)).collect();
     let all = || inputs.iter().map(|v| v.name.as_str()).collect::<Vec<_>>().join(", ");
+    let parameters = parameters::without_data(graph)?;
+    let is_parameter = |name: &str| parameters.iter().any(|v| graph.value(*v).name == name);
     let mut bound = Vec::with_capacity(inputs.len());
     for value in &inputs {
         let given = found.remove(value.name.strip_prefix("in.").unwrap_or(&value.name));
         let other = || value.stored().or_else(|| made_up.get(&value.name)).cloned();
         let tensor = given.or_else(other).ok_or_else(|| {
-            FormatError::mismatch(format!("input `{}`", value.name), "no tensor of that name")
-                .in_file(path)
-                .hint(format!("the graph takes: {}", all()))
+            let hint = if is_parameter(&value.name) {
+                "it is a parameter without data: give --weights FILE, or --random-weights SEED for a trial".into()
+            } else {
+                format!("the graph takes: {}", all())
+            };
+            FormatError::mismatch(format!("input `{}`", value.name), "no tensor of that name").in_file(path).hint(hint)
         })?;
         bound.push(
             as_declared(tensor, value)

@@ -97,12 +97,13 @@ fn fill(dtype: DType, shape: &[usize], role: Role, dice: &mut Dice) -> normfuse:
 type Step = (ValueId, Vec<Option<usize>>);
 
 fn role(graph: &Graph, parameter: ValueId, shape: &[usize]) -> Role {
+    let codes = graph.value(parameter).ty.dtype.is_some_and(|d| d.bits() <= 8);
     let mut roles = BTreeSet::new();
     let mut queue: Vec<Step> = vec![(parameter, shape.iter().copied().map(Some).collect())];
     let mut seen = BTreeSet::from([parameter]);
     while let Some((value, axes)) = queue.pop() {
         for (user, port) in graph.users(value) {
-            let (found, next) = used(graph, user, port, &axes);
+            let (found, next) = used(graph, user, port, &axes, codes);
             roles.extend(found);
             if let Some(axes) = next
                 && seen.len() < STEPS
@@ -123,6 +124,7 @@ fn used(
     user: NodeId,
     port: usize,
     axes: &[Option<usize>],
+    codes: bool,
 ) -> (Option<Role>, Option<Vec<Option<usize>>>) {
     let node = graph.node(user);
     let from_end = |n: usize| axes.len().checked_sub(n).and_then(|i| axes[i]);
@@ -137,8 +139,8 @@ fn used(
             (None, Some(axes.to_vec()))
         }
         (Op::Binary(BinaryOp::Mul | BinaryOp::Div), _) => {
-            // A matrix of codes is one behind its scales, too.
-            let next = (axes.len() > 1).then(|| axes.to_vec());
+            // Codes are a matrix behind their scales, too.
+            let next = codes.then(|| axes.to_vec());
             (Some(Role::Factor), next)
         }
         (Op::FusedNorm(fused), _) => {

@@ -141,16 +141,13 @@ impl<'a> Document<'a> {
         }
         let Some(b) = self.weights else { return rows };
         let mut text = format!("{} parameters bound to {}", b.bound, b.checkpoint);
-        for (names, what) in [
-            (&b.kept, "keep the model's own data"),
-            (&b.open, "stay inputs"),
-            (&b.unread, "are read by nothing"),
-            (&b.extra, "are permitted extras"),
-        ] {
+        for (what, names) in
+            [("from the model", &b.kept), ("inputs", &b.open), ("read by nothing", &b.unread), ("extra", &b.extra)]
+        {
             match names.as_slice() {
                 [] => {}
-                [some @ ..] if some.len() <= LISTED => _ = write!(text, "; {} {what}", some.join(", ")),
-                [first, rest @ ..] => _ = write!(text, "; {first} and {} more {what}", rest.len()),
+                some if some.len() <= LISTED => _ = write!(text, "; {what}: {}", some.join(", ")),
+                [first, rest @ ..] => _ = write!(text, "; {what}: {first} and {} more", rest.len()),
             }
         }
         rows.push(row("checkpoint", text));
