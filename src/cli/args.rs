@@ -110,7 +110,7 @@ pub struct Compile {
     #[arg(long, value_name = "SEED", requires = "verify", conflicts_with = "weights")]
     pub random_weights: Option<u64>,
     #[command(flatten)]
-    pub weights: Weights,
+    pub weights: Checkpoint,
 }
 
 #[derive(Debug, Args)]
@@ -123,7 +123,7 @@ pub struct Explain {
     #[command(flatten)]
     pub switches: Switches,
     #[command(flatten)]
-    pub weights: Weights,
+    pub weights: Checkpoint,
 }
 
 #[derive(Debug, Args)]
@@ -165,7 +165,7 @@ pub struct Run {
     #[command(flatten)]
     pub random: Random,
     #[command(flatten)]
-    pub weights: Weights,
+    pub weights: Checkpoint,
 }
 
 #[derive(Debug, Args)]
@@ -183,7 +183,7 @@ pub struct Verify {
     #[command(flatten)]
     pub random: Random,
     #[command(flatten)]
-    pub weights: Weights,
+    pub weights: Checkpoint,
 }
 
 #[derive(Debug, Args)]
@@ -208,13 +208,13 @@ pub struct Random {
     #[arg(long = "dim", value_name = "NAME=N", conflicts_with = "inputs")]
     pub dims: Vec<Binding>,
     /// Make up weights for parameters without data, of sizes that keep activations sane
-    #[arg(long, value_name = "SEED", conflicts_with = "weights")]
-    pub random_weights: Option<u64>,
+    #[arg(long = "random-weights", value_name = "SEED", conflicts_with = "weights")]
+    pub weights_seed: Option<u64>,
 }
 
 /// Where the weights of a model are that has none, or others.
 #[derive(Debug, Clone, Default, Args)]
-pub struct Weights {
+pub struct Checkpoint {
     /// Bind the model's parameters by name: FILE.safetensors, or the FILE.safetensors.index.json of a checkpoint in parts
     #[arg(long, value_name = "FILE")]
     pub weights: Option<PathBuf>,

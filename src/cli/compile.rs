@@ -183,7 +183,7 @@ fn verify(args: &args::Compile, source: &Graph, graph: &Graph, progress: &Progre
         Err(Failure::Check(why)) => return Err(Failure::Check(why)),
         Err(other) => return Ok(skipped(other.to_string())),
     };
-    let random = args::Random { random_weights: args.random_weights, ..args::Random::default() };
+    let random = args::Random { weights_seed: args.random_weights, ..args::Random::default() };
     let outcome = match pair.compare_random(&random, WHOLE_GRAPH_INPUTS, progress) {
         Ok(outcome) => outcome,
         Err(Failure::Check(why)) => return Err(Failure::Check(why)),

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use normfuse::{
     formats::parameters,
     ir::{
-        DType, Graph, NodeId, Op, Tensor, ValueId,
+        DType, Graph, NodeId, Op, Shape, Tensor, ValueId,
         fused::InPort,
         op::{BinaryOp, UnaryOp},
         tensor::byte_len,
@@ -151,7 +151,7 @@ fn used(
             (Some(if plus_one { Role::Offset } else { Role::Factor }), None)
         }
         (Op::Gather { axis: 0 }, 0) => {
-            let index = node.input(1).and_then(|v| graph.value(v).ty.shape.as_ref().map(|s| s.rank()));
+            let index = node.input(1).and_then(|v| graph.value(v).ty.shape.as_ref().map(Shape::rank));
             let rest = axes.iter().skip(1).copied();
             let next = index.map(|rank| std::iter::repeat_n(None, rank).chain(rest).collect::<Vec<_>>());
             ((axes.len() == 2).then_some(Role::Table), next.filter(|_| axes.len() > 2))

@@ -42,11 +42,11 @@ pub fn main(args: &args::Run) -> Result<()> {
 
 /// Weights that were asked for in place of those that the graph has not.
 pub fn made_up(graph: &Graph, random: &args::Random) -> Result<BTreeMap<String, Tensor>> {
-    random.random_weights.map_or_else(|| Ok(BTreeMap::new()), |seed| random_weights::make(graph, seed))
+    random.weights_seed.map_or_else(|| Ok(BTreeMap::new()), |seed| random_weights::make(graph, seed))
 }
 
 /// Reads a graph with its weights and infers its types, so that what does not fit is found before anything runs.
-pub fn open(path: &Path, weights: &args::Weights, of: Of) -> Result<Graph> {
+pub fn open(path: &Path, weights: &args::Checkpoint, of: Of) -> Result<Graph> {
     let (mut graph, _) = weights::open(path, weights, of)?;
     normfuse::ir::infer::infer(&mut graph).map_err(Failure::of_graph(path))?;
     graph.verify().map_err(Failure::of_graph(path))?;

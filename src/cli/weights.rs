@@ -25,7 +25,7 @@ pub enum Of {
 ///
 /// # Errors
 /// As [`normfuse::open`], and everything in which model and checkpoint do not fit.
-pub fn open(path: &Path, args: &args::Weights, of: Of) -> Result<(Graph, Option<Bound>)> {
+pub fn open(path: &Path, args: &args::Checkpoint, of: Of) -> Result<(Graph, Option<Bound>)> {
     let mut graph = normfuse::open(path)?;
     let Some(file) = &args.weights else { return Ok((graph, None)) };
     let rules = Rules {
@@ -45,7 +45,7 @@ pub fn open(path: &Path, args: &args::Weights, of: Of) -> Result<(Graph, Option<
 ///
 /// # Errors
 /// All weights of fused ops that have none.
-pub fn check(graph: &Graph, sites: &[Site], bound: Option<&Bound>, args: &args::Weights) -> Result<()> {
+pub fn check(graph: &Graph, sites: &[Site], bound: Option<&Bound>, args: &args::Checkpoint) -> Result<()> {
     let (Some(_), Some(file)) = (bound, &args.weights) else { return Ok(()) };
     let record = parameters::recorded(graph)?;
     let permitted = |name: &str| args.allow_missing.iter().any(|p| checkpoint::is_within(name, p));
