@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use normfuse_ir::{Data, Def, Graph, Tensor, ValueId};
+use normfuse_ir::{Data, Def, Graph, NodeId, Tensor, ValueId};
 use serde::Serialize;
 
 use super::{
@@ -89,12 +89,12 @@ fn bind_inner(graph: &mut Graph, checkpoint: &Checkpoint, rules: &Rules) -> Resu
         return Err(FormatError::new(Cause::Misfit(Box::new(misfit))));
     }
     bound.bound = given.len();
-    let mut record = record;
     let idle = graph.unused_consts();
-    for (value, tensor, name) in given {
-        let now = give(graph, value, tensor);
-        if let Some(p) = record.iter_mut().flatten().find(|p| p.name == name) {
-            p.value = (now != name).then_some(now);
+    let now = give(graph, given);
+    let mut record = record;
+    for p in record.iter_mut().flatten() {
+        if let Some(now) = now.get(&p.name) {
+            p.value = (*now != p.name).then(|| now.clone());
         }
     }
     graph.remove_unused_consts(&idle);
@@ -298,12 +298,14 @@ fn advice(misfit: &Misfit, graph: &Graph, rules: &Rules) -> Vec<String> {
     let extra: BTreeSet<&str> = of(Wrong::Extra).map(|f| f.name.as_str()).collect();
     let missing: Vec<&str> = of(Wrong::Missing).map(|f| f.name.as_str()).collect();
     // A wrapper around the model puts its own name in front of all names.
-    let prefixes = missing.iter().flat_map(|m| m.match_indices('.').map(|(at, _)| &m[..=at]));
-    let solved = |p: &str| missing.iter().filter(|m| m.strip_prefix(p).is_some_and(|k| extra.contains(k))).count();
-    let best = prefixes.collect::<BTreeSet<_>>().into_iter().max_by_key(|p| (solved(p), std::cmp::Reverse(p.len())));
+    let mut prefixes: BTreeMap<&str, usize> = BTreeMap::new();
+    for name in &missing {
+        let cuts = name.match_indices('.').map(|(at, _)| name.split_at(at + 1));
+        cuts.filter(|(_, rest)| extra.contains(rest)).for_each(|(prefix, _)| *prefixes.entry(prefix).or_default() += 1);
+    }
+    let best = prefixes.into_iter().max_by_key(|(prefix, n)| (*n, std::cmp::Reverse(prefix.len())));
     let mut advice = Vec::new();
-    if let Some(prefix) = best.filter(|p| rules.prefix.is_empty() && solved(p) > 0) {
-        let n = solved(prefix);
+    if let Some((prefix, n)) = best.filter(|_| rules.prefix.is_empty()) {
         advice.push(format!("names of {n} parameters that are missing would be found with --weights-prefix {prefix}"));
         if n == missing.len() {
             return advice;
@@ -322,26 +324,41 @@ fn advice(misfit: &Misfit, graph: &Graph, rules: &Rules) -> Vec<String> {
     advice
 }
 
-/// Puts the tensor where the parameter is; returns the name of the value that it is now.
-fn give(graph: &mut Graph, value: ValueId, tensor: Tensor) -> String {
-    match graph.value(value).def {
-        Def::Const(_) | Def::Input { default: None } => graph.set_const(value, tensor),
-        Def::Input { default: Some(_) } => graph.set_default(value, tensor),
-        // The parameter is a view of how its file has it; the checkpoint has it as it is.
-        Def::Node { node, .. } => {
-            let mut stored = value;
-            while let Some((made_by, _)) = graph.producer(stored)
-                && let Some(of) = graph.node(made_by).input(0)
-            {
-                stored = of;
+/// Puts tensors where the parameters are; returns the names of the values that those are now.
+fn give(graph: &mut Graph, given: Vec<(ValueId, Tensor, String)>) -> BTreeMap<String, String> {
+    let mut names = BTreeMap::new();
+    let mut leaves = Vec::new();
+    for (value, tensor, name) in given {
+        let title = match graph.value(value).def {
+            Def::Node { node, .. } => instead_of_view(graph, value, node, tensor),
+            Def::Input { default: Some(_) } => {
+                graph.set_default(value, tensor);
+                graph.value(value).name.clone()
             }
-            let (old, view) = (graph.value(stored).name.clone(), graph.value(value).name.clone());
-            let new = graph.add_const(old.clone(), tensor);
-            graph.rename_value(stored, view);
-            graph.replace_uses(value, new);
-            graph.remove_dead([node]);
-            return old;
-        }
+            Def::Const(_) | Def::Input { default: None } => {
+                leaves.push((value, tensor));
+                graph.value(value).name.clone()
+            }
+        };
+        names.insert(name, title);
     }
-    graph.value(value).name.clone()
+    graph.set_consts(leaves);
+    names
+}
+
+/// A parameter that is a view of how its file has it: the checkpoint has it as it is. What the file has goes once
+/// nobody reads it, and its name goes to what is there now.
+fn instead_of_view(graph: &mut Graph, value: ValueId, node: NodeId, tensor: Tensor) -> String {
+    let mut stored = value;
+    while let Some((made_by, _)) = graph.producer(stored)
+        && let Some(of) = graph.node(made_by).input(0)
+    {
+        stored = of;
+    }
+    let (title, view) = (graph.value(stored).name.clone(), graph.value(value).name.clone());
+    let new = graph.add_const(title.clone(), tensor);
+    graph.rename_value(stored, view);
+    graph.replace_uses(value, new);
+    graph.remove_dead([node]);
+    title
 }

@@ -43,16 +43,20 @@ impl Graph {
         self.results[value.index()] += 1;
     }
 
-    /// Gives a constant other contents, or makes an input a constant: from then on no caller passes it.
+    /// Gives constants other contents, and makes inputs constants: from then on no caller passes those.
     ///
     /// # Panics
-    /// If the value does not exist or a node makes it.
-    pub fn set_const(&mut self, leaf: ValueId, tensor: Tensor) {
-        let value = self.values[leaf.index()].as_mut().expect("value was removed");
-        assert!(!matches!(value.def, Def::Node { .. }), "`{}` is made by a node", value.name);
-        (value.ty.dtype, value.ty.shape) = (Some(tensor.dtype()), Some(Shape::from_concrete(tensor.shape())));
-        value.def = Def::Const(tensor);
-        self.inputs.retain(|v| *v != leaf);
+    /// If a value does not exist or a node makes it.
+    pub fn set_consts(&mut self, given: impl IntoIterator<Item = (ValueId, Tensor)>) {
+        for (leaf, tensor) in given {
+            let value = self.values[leaf.index()].as_mut().expect("value was removed");
+            assert!(!matches!(value.def, Def::Node { .. }), "`{}` is made by a node", value.name);
+            (value.ty.dtype, value.ty.shape) = (Some(tensor.dtype()), Some(Shape::from_concrete(tensor.shape())));
+            value.def = Def::Const(tensor);
+        }
+        let values = &self.values;
+        let is_input = |v: &ValueId| values[v.index()].as_ref().is_some_and(|v| matches!(v.def, Def::Input { .. }));
+        self.inputs.retain(is_input);
     }
 
     /// Removes inputs that nobody reads, of those that are asked about.
