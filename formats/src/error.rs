@@ -7,6 +7,8 @@ use std::{
 
 use normfuse_ir as ir;
 
+use crate::checkpoint::Misfit;
+
 /// Shorthand for this crate's results.
 pub type Result<T, E = FormatError> = std::result::Result<T, E>;
 
@@ -28,6 +30,9 @@ pub enum Cause {
         /// What this file has.
         found: String,
     },
+    /// A checkpoint and a model that do not belong together: everything that is wrong.
+    #[error("{0}")]
+    Misfit(Box<Misfit>),
     /// Anything else that makes the file unusable, as one sentence.
     #[error("{0}")]
     Invalid(String),

@@ -1,6 +1,7 @@
 //! Readers and writers: model files in, model files out, tensors beside them. Weights stay in mapped files.
 
 pub mod atomic;
+pub mod checkpoint;
 mod document;
 pub mod dot;
 pub mod error;
@@ -8,7 +9,9 @@ pub mod json;
 pub mod map;
 pub mod nf;
 pub mod onnx;
+pub mod parameters;
 mod reject;
+mod safetensors;
 pub mod tensors;
 pub mod torch;
 

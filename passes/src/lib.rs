@@ -47,6 +47,7 @@ pub mod solve;
 pub mod switches;
 pub mod term;
 mod views;
+mod weights;
 
 /// The rewriting library whose patterns rules are made of, for hosts that bring [rules](Options::extra_rules).
 pub use egg;

@@ -25,6 +25,7 @@ use crate::{
     siblings,
     solve::{self, Solution},
     views::Names,
+    weights,
 };
 
 /// What a graph holds.
@@ -380,6 +381,9 @@ impl<'o> Pass<'o> {
             let nodes: BTreeSet<NodeId> =
                 d.candidate.parts.iter().filter(|p| of_anchor(p)).flat_map(|p| &p.nodes).copied().collect();
             let replaced = applied.replaced.iter().filter(|(id, _)| nodes.contains(id) && told.insert(*id));
+            let siblings = d.candidate.parts.iter().enumerate().filter(|(_, p)| of_anchor(p)).map(|(k, _)| k);
+            let (weights, bound) =
+                weights::of(graph, applied.node, &descriptor.in_ports(), &siblings.collect::<Vec<_>>());
             let of_part = || d.norms.iter().map(|n| &found.norms[*n]).filter(|n| n.anchor == part.anchor);
             let site = Site {
                 anchor: self.anchor_names.get(&part.anchor).cloned().unwrap_or_default(),
@@ -390,6 +394,8 @@ impl<'o> Pass<'o> {
                 op: Some(op.clone()),
                 siblings: descriptor.siblings.len(),
                 replaced: replaced.map(|(_, name)| name.clone()).collect(),
+                weights,
+                bound,
                 schemes: schemes.iter().map(ToString::to_string).collect(),
                 arithmetic: schemes.iter().map(|s| s.arithmetic()).collect(),
                 rewrites: of_part().flat_map(|n| &n.rules).cloned().collect(),
@@ -413,6 +419,8 @@ impl<'o> Pass<'o> {
             op: None,
             siblings: 0,
             replaced: Vec::new(),
+            weights: Vec::new(),
+            bound: 0,
             schemes: Vec::new(),
             arithmetic: Vec::new(),
             rewrites: Vec::new(),

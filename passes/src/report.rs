@@ -64,6 +64,13 @@ pub struct Site {
     pub siblings: usize,
     /// Names of the source nodes that the fused op replaced: of this norm and its quantisers.
     pub replaced: Vec<String>,
+    /// Names of the weights, given scales and given zero points that the op reads for this norm: constants and inputs of
+    /// the graph.
+    #[serde(default)]
+    pub weights: Vec<String>,
+    /// How many of those have data. The others are inputs without a default.
+    #[serde(default)]
+    pub bound: usize,
     /// Schemes of the quantisers in the op.
     #[serde(default)]
     pub schemes: Vec<String>,

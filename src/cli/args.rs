@@ -106,6 +106,11 @@ pub struct Compile {
     /// Compare every fused op with what it replaced, and the whole graphs where they run here, bit for bit
     #[arg(long)]
     pub verify: bool,
+    /// Make up weights for parameters without data, for --verify alone: they are never written
+    #[arg(long, value_name = "SEED", requires = "verify", conflicts_with = "weights")]
+    pub random_weights: Option<u64>,
+    #[command(flatten)]
+    pub weights: Checkpoint,
 }
 
 #[derive(Debug, Args)]
@@ -117,6 +122,8 @@ pub struct Explain {
     pub node: Option<String>,
     #[command(flatten)]
     pub switches: Switches,
+    #[command(flatten)]
+    pub weights: Checkpoint,
 }
 
 #[derive(Debug, Args)]
@@ -157,6 +164,8 @@ pub struct Run {
     pub device: Device,
     #[command(flatten)]
     pub random: Random,
+    #[command(flatten)]
+    pub weights: Checkpoint,
 }
 
 #[derive(Debug, Args)]
@@ -173,6 +182,8 @@ pub struct Verify {
     pub bisect: bool,
     #[command(flatten)]
     pub random: Random,
+    #[command(flatten)]
+    pub weights: Checkpoint,
 }
 
 #[derive(Debug, Args)]
@@ -196,6 +207,47 @@ pub struct Random {
     /// Size of a symbolic dimension of random inputs (may be repeated)
     #[arg(long = "dim", value_name = "NAME=N", conflicts_with = "inputs")]
     pub dims: Vec<Binding>,
+    /// Make up weights for parameters without data, of sizes that keep activations sane
+    #[arg(long = "random-weights", value_name = "SEED", conflicts_with = "weights")]
+    pub weights_seed: Option<u64>,
+}
+
+/// Where the weights of a model are that has none, or others.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Checkpoint {
+    /// Bind the model's parameters by name: FILE.safetensors, or the FILE.safetensors.index.json of a checkpoint in parts
+    #[arg(long, value_name = "FILE")]
+    pub weights: Option<PathBuf>,
+    /// What names in the model have in front of those in the checkpoint, as a wrapper around it leaves them
+    #[arg(long, value_name = "PREFIX", requires = "weights")]
+    pub weights_prefix: Option<String>,
+    /// A parameter that the checkpoint has under another name, as it does for tied weights (may be repeated)
+    #[arg(long, value_name = "NAME=OTHER", requires = "weights")]
+    pub tied: Vec<Tie>,
+    /// Permit tensors of the checkpoint that the model does not have: one, or all in a module (may be repeated)
+    #[arg(long, value_name = "NAME", requires = "weights")]
+    pub allow_extra: Vec<String>,
+    /// Permit parameters that the checkpoint does not have: one, or all in a module (may be repeated)
+    #[arg(long, value_name = "NAME", requires = "weights")]
+    pub allow_missing: Vec<String>,
+}
+
+/// `lm_head.weight=model.embed_tokens.weight`.
+#[derive(Debug, Clone)]
+pub struct Tie {
+    /// In the model.
+    pub name: String,
+    /// In the checkpoint.
+    pub stored: String,
+}
+
+impl FromStr for Tie {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        let (name, stored) = s.split_once('=').ok_or("expected NAME=OTHER")?;
+        Ok(Self { name: name.to_owned(), stored: stored.to_owned() })
+    }
 }
 
 /// Where a graph runs.

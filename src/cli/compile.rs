@@ -4,7 +4,7 @@ use std::{fmt::Write, path::Path};
 
 use normfuse::{
     Format,
-    formats::onnx::WriteOptions,
+    formats::{onnx::WriteOptions, parameters},
     ir::{Data, Graph},
     passes::{self, Kind, Outcome, Report, Site, cost::Device},
 };
@@ -17,6 +17,7 @@ use super::{
     report::{self, Document, Verification},
     switches,
     verify::{ALL_NAN, Pair},
+    weights::{self, Of},
 };
 
 /// Departures from the source's bits that semantics may allow by name.
@@ -32,12 +33,13 @@ pub fn main(args: &args::Compile) -> Result<()> {
     let switches = switches::read(&args.switches)?;
     let mut progress = Progress::new();
     progress.step("reading");
-    let source = normfuse::open(&args.model)?;
+    let (source, bound) = weights::open(&args.model, &args.weights, Of::Model)?;
     let target = args.output.as_deref().map(|out| target(args, out, &source)).transpose()?;
     progress.step("fusing");
     let mut graph = source.clone();
     let options = passes::Options { device: device(args.target.as_deref())?, ..switches::options(&switches) };
     let mut report = passes::run_with(&mut graph, &options, &mut progress).map_err(Failure::of_graph(&args.model))?;
+    weights::check(&source, &report.sites, bound.as_ref(), &args.weights)?;
     let mut failed = unmet(&args.require, &report);
     let mut verification = None;
     if args.verify {
@@ -57,7 +59,7 @@ pub fn main(args: &args::Compile) -> Result<()> {
         normfuse::save(&graph, out, *format, &WriteOptions { copy_weights: args.copy_weights })?;
     }
     drop(progress);
-    let document = Document::new(&args.model, &report, &switches.settings, verification.as_ref());
+    let document = Document::new(&args.model, &report, &switches.settings, bound.as_ref(), verification.as_ref());
     match args.report {
         args::ReportForm::Text => output::print(&document.text())?,
         args::ReportForm::Json => output::print(&document.json())?,
@@ -100,6 +102,9 @@ fn target<'a>(args: &args::Compile, out: &'a Path, source: &Graph) -> Result<(&'
     let Ok(there) = out.canonicalize() else { return Ok((out, format)) };
     if args.model.canonicalize().is_ok_and(|model| model == there) {
         return Err(Failure::Usage(format!("{} is the model itself: write to another file", out.display())));
+    }
+    if args.weights.weights.as_ref().is_some_and(|w| w.canonicalize().is_ok_and(|w| w == there)) {
+        return Err(Failure::Usage(format!("{} is the checkpoint itself: write to another file", out.display())));
     }
     let is_data = source.values().filter_map(|(_, v)| v.stored()).any(|t| match t.data() {
         Data::External(r) => r.data.origin() == Some(there.as_path()),
@@ -162,11 +167,13 @@ fn may_be(site: &Site, kind: Kind) -> bool {
 fn verify(args: &args::Compile, source: &Graph, graph: &Graph, progress: &Progress) -> Result<Verification> {
     let bodies = passes::verify_bodies(graph).map_err(|e| Failure::Check(e.to_string()))?;
     let skipped = |why: String| Verification { bodies, runs: 0, skipped: Some(why) };
-    let weights: u64 = graph
-        .values()
-        .filter_map(|(_, v)| v.stored())
-        .filter_map(|t| t.dtype().size_of(t.len()))
-        .fold(0, |sum, n| sum.saturating_add(n as u64));
+    let stored = graph.values().filter_map(|(_, v)| v.stored()).filter_map(|t| t.dtype().size_of(t.len()));
+    let open = parameters::without_data(source)?.into_iter().filter_map(|v| {
+        let ty = &source.value(v).ty;
+        let count = ty.shape.as_ref()?.numel().as_const()?;
+        ty.dtype?.size_of(usize::try_from(count).ok()?)
+    });
+    let weights = stored.chain(open).fold(0, |sum: u64, n| sum.saturating_add(n as u64));
     if weights > WHOLE_GRAPH_BYTES {
         return Ok(skipped(format!("{weights} bytes of weights; run `normfuse verify` for the whole graph")));
     }
@@ -176,7 +183,8 @@ fn verify(args: &args::Compile, source: &Graph, graph: &Graph, progress: &Progre
         Err(Failure::Check(why)) => return Err(Failure::Check(why)),
         Err(other) => return Ok(skipped(other.to_string())),
     };
-    let outcome = match pair.compare_random(&args::Random::default(), WHOLE_GRAPH_INPUTS, progress) {
+    let random = args::Random { weights_seed: args.random_weights, ..args::Random::default() };
+    let outcome = match pair.compare_random(&random, WHOLE_GRAPH_INPUTS, progress) {
         Ok(outcome) => outcome,
         Err(Failure::Check(why)) => return Err(Failure::Check(why)),
         Err(other) => return Ok(skipped(other.to_string())),

@@ -13,6 +13,7 @@ use super::{
     output,
     progress::Progress,
     report, switches,
+    weights::{self, Of},
 };
 
 /// How many near names an error lists.
@@ -22,13 +23,14 @@ pub fn main(args: &args::Explain) -> Result<()> {
     let options = passes::Options { explain: true, ..switches::options(&switches::read(&args.switches)?) };
     let mut progress = Progress::new();
     progress.step("reading");
-    let source = normfuse::open(&args.model)?;
+    let (source, bound) = weights::open(&args.model, &args.weights, Of::Model)?;
     if let Some(name) = &args.node {
         check_name(&source, name)?;
     }
     progress.step("fusing");
     let mut graph = source.clone();
     let report = passes::run_with(&mut graph, &options, &mut progress).map_err(Failure::of_graph(&args.model))?;
+    weights::check(&source, &report.sites, bound.as_ref(), &args.weights)?;
     drop(progress);
     let mut text = String::new();
     for site in report.sites.iter().filter(|s| args.node.as_ref().is_none_or(|n| concerns(s, n))) {
@@ -72,5 +74,8 @@ fn explain(site: &Site) -> String {
         let _ = writeln!(text, "    {line}");
     }
     let _ = writeln!(text, "  replaces {}", site.replaced.join(", "));
+    if !site.weights.is_empty() {
+        let _ = writeln!(text, "  reads {}: {}", site.weights.join(", "), report::bound(site));
+    }
     text
 }

@@ -3,22 +3,24 @@
 use std::{collections::BTreeMap, path::Path};
 
 use normfuse::{
-    formats::{FormatError, tensors},
+    formats::{FormatError, parameters, tensors},
     ir::{DType, Def, Dim, Graph, Op, Shape, Tensor, Value, ValueId, tensor::byte_len},
 };
 
 use super::{
     args::Binding,
     bits,
+    dice::Dice,
     failure::{Failure, Result},
 };
 
 /// Random inputs larger than this are refused: a size that a file merely claims must not fill the memory.
 pub const MOST_BYTES: usize = 4 << 30;
 
-/// The graph's inputs from a file, in the graph's order; those that the file lacks have their defaults. Names match with or without `in.` before them; entries that
+/// The graph's inputs from a file, in the graph's order; those that the file lacks have their defaults, or weights that
+/// were made up. Names match with or without `in.` before them; entries that
 /// begin with `out.` or `out32.` are references that other programs keep beside the inputs.
-pub fn load(graph: &Graph, path: &Path) -> Result<Vec<Tensor>> {
+pub fn load(graph: &Graph, path: &Path, made_up: &BTreeMap<String, Tensor>) -> Result<Vec<Tensor>> {
     let mut found: BTreeMap<String, Tensor> = BTreeMap::new();
     for (name, tensor) in tensors::read(path)? {
         if name.starts_with("out.") || name.starts_with("out32.") {
@@ -31,13 +33,19 @@ pub fn load(graph: &Graph, path: &Path) -> Result<Vec<Tensor>> {
     }
     let inputs: Vec<&Value> = graph.inputs().iter().map(|v| graph.value(*v)).collect();
     let all = || inputs.iter().map(|v| v.name.as_str()).collect::<Vec<_>>().join(", ");
+    let parameters = parameters::without_data(graph)?;
+    let is_parameter = |name: &str| parameters.iter().any(|v| graph.value(*v).name == name);
     let mut bound = Vec::with_capacity(inputs.len());
     for value in &inputs {
         let given = found.remove(value.name.strip_prefix("in.").unwrap_or(&value.name));
-        let tensor = given.or_else(|| value.stored().cloned()).ok_or_else(|| {
-            FormatError::mismatch(format!("input `{}`", value.name), "no tensor of that name")
-                .in_file(path)
-                .hint(format!("the graph takes: {}", all()))
+        let other = || value.stored().or_else(|| made_up.get(&value.name)).cloned();
+        let tensor = given.or_else(other).ok_or_else(|| {
+            let hint = if is_parameter(&value.name) {
+                "it is a parameter without data: give --weights FILE, or --random-weights SEED for a trial".into()
+            } else {
+                format!("the graph takes: {}", all())
+            };
+            FormatError::mismatch(format!("input `{}`", value.name), "no tensor of that name").in_file(path).hint(hint)
         })?;
         bound.push(
             as_declared(tensor, value)
@@ -97,12 +105,27 @@ pub fn bindings(graph: &Graph, dims: &[Binding]) -> Result<BTreeMap<String, i64>
 
 /// Random inputs of the sizes that `dims` gives, in the graph's order; equal seeds give equal inputs.
 ///
-/// Inputs with a default have that. Floats are spread around 0, now and then a large one. Integers that index a table stay inside it; the others are 1
+/// Inputs with a default have that, and parameters without data the weights that were made up for them. Floats are spread around 0, now and then a large one. Integers that index a table stay inside it; the others are 1
 /// (the meaning of a mask that hides nothing) or, under odd seeds, 0 and 1.
 ///
 /// # Errors
-/// An input whose type is not known, a symbol that is not bound, inputs of more than `most` bytes together.
-pub fn random(graph: &Graph, seed: u64, dims: &BTreeMap<String, i64>, most: usize) -> Result<Vec<Tensor>> {
+/// Parameters for which no weights were made up; an input whose type is not known, a symbol that is not bound, inputs of
+/// more than `most` bytes together.
+pub fn random(
+    graph: &Graph,
+    seed: u64,
+    dims: &BTreeMap<String, i64>,
+    most: usize,
+    made_up: &BTreeMap<String, Tensor>,
+) -> Result<Vec<Tensor>> {
+    let open = parameters::without_data(graph)?.into_iter().map(|v| graph.value(v).name.as_str());
+    let open: Vec<&str> = open.filter(|name| !made_up.contains_key(*name)).collect();
+    if let Some(first) = open.first() {
+        return Err(Failure::Usage(format!(
+            "{} parameters have no data, `{first}` the first: give --weights FILE, or --random-weights SEED for a trial",
+            open.len()
+        )));
+    }
     let free: Vec<String> = symbols(graph).into_iter().filter(|s| !dims.contains_key(s)).collect();
     if !free.is_empty() {
         let flags: Vec<String> = free.iter().map(|s| format!("--dim {s}=N")).collect();
@@ -115,8 +138,8 @@ pub fn random(graph: &Graph, seed: u64, dims: &BTreeMap<String, i64>, most: usiz
     let mut made = Vec::new();
     for (i, id) in graph.inputs().iter().enumerate() {
         let value = graph.value(*id);
-        if let Some(default) = value.stored() {
-            made.push(default.clone());
+        if let Some(given) = value.stored().or_else(|| made_up.get(&value.name)) {
+            made.push(given.clone());
             continue;
         }
         let at = |message: String| Failure::Usage(format!("input `{}`: {message}", value.name));
@@ -184,7 +207,7 @@ fn axis_length(graph: &Graph, table: ValueId, axis: i64) -> Option<u64> {
 fn fill(dtype: DType, shape: &[usize], dice: &mut Dice, bound: Option<u64>, seed: u64) -> Result<Tensor, String> {
     let count: usize = shape.iter().product();
     if dtype.is_float() {
-        let values: Vec<f32> = (0..count).map(|_| dice.float()).collect();
+        let values: Vec<f32> = (0..count).map(|_| dice.activation()).collect();
         return bits::cast(&Tensor::from_f32(shape, &values), dtype).map_err(|e| e.to_string());
     }
     let mut draw = || match bound {
@@ -194,33 +217,6 @@ fn fill(dtype: DType, shape: &[usize], dice: &mut Dice, bound: Option<u64>, seed
     };
     let values: Vec<i64> = (0..count).map(|_| draw() as i64).collect();
     bits::cast(&Tensor::from_i64(shape, &values), dtype).map_err(|e| e.to_string())
-}
-
-/// SplitMix64: small, seeded, the same everywhere.
-struct Dice(u64);
-
-impl Dice {
-    fn new(seed: u64, stream: u64) -> Self {
-        let mut dice = Self(seed ^ stream.wrapping_mul(0xA076_1D64_78BD_642F));
-        dice.next();
-        dice
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    /// Triangular on (-2, 2); one in 64 is 16 times as large, as activations have them.
-    fn float(&mut self) -> f32 {
-        let bits = self.next();
-        let unit = |b: u64| (b & 0xFF_FFFF) as f32 / 8_388_608.0 - 1.0;
-        let value = unit(bits) + unit(bits >> 24);
-        if bits >> 58 == 0 { value * 16.0 } else { value }
-    }
 }
 
 #[cfg(test)]
@@ -247,17 +243,17 @@ mod tests {
     fn indices_stay_inside_their_table_and_repeat_with_the_seed() {
         let (g, _) = lookup();
         let dims = BTreeMap::from([("batch".to_owned(), 3), ("seq".to_owned(), 20)]);
-        let a = random(&g, 7, &dims, MOST_BYTES).unwrap().remove(0);
+        let a = random(&g, 7, &dims, MOST_BYTES, &BTreeMap::new()).unwrap().remove(0);
         assert_eq!(a.shape(), [3, 21]);
         assert!(values(&a).iter().all(|v| (0.0..3.0).contains(v)) && values(&a).contains(&2.0));
-        assert_eq!(values(&a), values(&random(&g, 7, &dims, MOST_BYTES).unwrap()[0]));
-        assert_ne!(values(&a), values(&random(&g, 8, &dims, MOST_BYTES).unwrap()[0]));
+        assert_eq!(values(&a), values(&random(&g, 7, &dims, MOST_BYTES, &BTreeMap::new()).unwrap()[0]));
+        assert_ne!(values(&a), values(&random(&g, 8, &dims, MOST_BYTES, &BTreeMap::new()).unwrap()[0]));
     }
 
     #[test]
     fn sizes_that_are_missing_are_listed() {
         let (g, _) = lookup();
-        let e = random(&g, 0, &BTreeMap::new(), MOST_BYTES).unwrap_err().to_string();
+        let e = random(&g, 0, &BTreeMap::new(), MOST_BYTES, &BTreeMap::new()).unwrap_err().to_string();
         assert!(e.contains("--dim batch=N --dim seq=N"), "{e}");
         let e = bindings(&g, &[Binding { name: "sea".into(), size: 2 }]).unwrap_err().to_string();
         assert!(e.contains("batch, seq"), "{e}");
@@ -268,7 +264,7 @@ mod tests {
         let (g, _) = lookup();
         for size in [i64::MAX, 1 << 40, 1 << 30] {
             let dims = BTreeMap::from([("batch".to_owned(), size), ("seq".to_owned(), size)]);
-            assert!(random(&g, 0, &dims, MOST_BYTES).is_err());
+            assert!(random(&g, 0, &dims, MOST_BYTES, &BTreeMap::new()).is_err());
         }
     }
 }

@@ -3,11 +3,13 @@
 mod args;
 mod bits;
 mod compile;
+mod dice;
 mod explain;
 mod failure;
 mod inputs;
 mod output;
 mod progress;
+mod random_weights;
 mod report;
 mod rules;
 mod run;
@@ -15,6 +17,7 @@ mod switches;
 mod table;
 mod test;
 mod verify;
+mod weights;
 
 use std::process::ExitCode;
 

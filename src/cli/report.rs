@@ -4,11 +4,15 @@ use std::{fmt::Write, path::Path};
 
 use normfuse::{
     Format,
+    formats::checkpoint::Bound,
     passes::{Kind, Outcome, Report, RuleUse, Site, Summary, switches::Setting},
 };
 use serde::Serialize;
 
 use super::table;
+
+/// More names than this are counted.
+const LISTED: usize = 3;
 
 /// What `--verify` compared.
 #[derive(Debug, Serialize)]
@@ -33,12 +37,20 @@ pub struct Document<'a> {
     switches: &'a [Setting],
     notes: &'a [String],
     #[serde(skip_serializing_if = "Option::is_none")]
+    weights: Option<&'a Bound>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     verify: Option<&'a Verification>,
 }
 
 impl<'a> Document<'a> {
     /// The report of one model.
-    pub fn new(model: &Path, report: &'a Report, switches: &'a [Setting], verify: Option<&'a Verification>) -> Self {
+    pub fn new(
+        model: &Path,
+        report: &'a Report,
+        switches: &'a [Setting],
+        weights: Option<&'a Bound>,
+        verify: Option<&'a Verification>,
+    ) -> Self {
         Self {
             model: model.file_name().unwrap_or(model.as_os_str()).to_string_lossy().into_owned(),
             format: Format::of(model).map_or("", Format::name),
@@ -48,6 +60,7 @@ impl<'a> Document<'a> {
             rules: &report.rules,
             switches,
             notes: &report.notes,
+            weights,
             verify,
         }
     }
@@ -77,6 +90,7 @@ impl<'a> Document<'a> {
             let n = s.fused.sibling_norm;
             rows.insert(1, row("siblings", format!("{n} fused op{} of several norms", if n == 1 { "" } else { "s" })));
         }
+        rows.extend(self.weight_rows());
         if let Some(v) = self.verify {
             let whole = v.skipped.as_ref().map_or_else(
                 || format!("whole graph equal in {} runs", v.runs),
@@ -89,7 +103,8 @@ impl<'a> Document<'a> {
         let (fused, rest): (Vec<&Site>, Vec<&Site>) = self.sites.iter().partition(|s| s.outcome == Outcome::Fused);
         if !fused.is_empty() {
             let _ = writeln!(text, "\nfused");
-            let header = ["anchor", "kind", "rule", "op", "replaces", "quantises to"].map(String::from).to_vec();
+            let header =
+                ["anchor", "kind", "rule", "op", "replaces", "weights", "quantises to"].map(String::from).to_vec();
             let rows = fused.iter().map(|s| {
                 vec![
                     s.title(),
@@ -97,6 +112,7 @@ impl<'a> Document<'a> {
                     s.rule.clone(),
                     s.op.clone().unwrap_or_default(),
                     format!("{} nodes", s.replaced.len()),
+                    bound(s),
                     s.schemes.join(", "),
                 ]
             });
@@ -114,8 +130,41 @@ impl<'a> Document<'a> {
         text
     }
 
+    /// The weights of fused ops, and what a checkpoint gave.
+    fn weight_rows(&self) -> Vec<Vec<String>> {
+        let fused = || self.sites.iter().filter(|s| s.outcome == Outcome::Fused);
+        let (all, bound) = fused().fold((0, 0), |(n, b), s| (n + s.weights.len(), b + s.bound));
+        let mut rows = Vec::new();
+        if all > 0 {
+            let data = if bound == all { "all bound".into() } else { format!("{bound} bound, {} not", all - bound) };
+            rows.push(row("weights", format!("{all} read by fused ops, {data}")));
+        }
+        let Some(b) = self.weights else { return rows };
+        let mut text = format!("{} parameters bound to {}", b.bound, b.checkpoint);
+        for (what, names) in
+            [("from the model", &b.kept), ("inputs", &b.open), ("read by nothing", &b.unread), ("extra", &b.extra)]
+        {
+            match names.as_slice() {
+                [] => {}
+                some if some.len() <= LISTED => _ = write!(text, "; {what}: {}", some.join(", ")),
+                [first, rest @ ..] => _ = write!(text, "; {what}: {first} and {} more", rest.len()),
+            }
+        }
+        rows.push(row("checkpoint", text));
+        rows
+    }
+
     fn fused_quantisers(&self) -> usize {
         self.sites.iter().filter(|s| s.kind == Kind::NormQuant).map(|s| s.schemes.len()).sum()
+    }
+}
+
+/// `2 bound`, or `1 of 2 bound`.
+pub fn bound(site: &Site) -> String {
+    match (site.weights.len(), site.bound) {
+        (0, _) => "none".into(),
+        (all, bound) if all == bound => format!("{all} bound"),
+        (all, bound) => format!("{bound} of {all} bound"),
     }
 }
 

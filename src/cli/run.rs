@@ -1,6 +1,6 @@
 //! `normfuse run`: a graph on given or random inputs.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use normfuse::{
     cpu::Plan,
@@ -13,18 +13,20 @@ use super::{
     failure::{Failure, Result},
     inputs, output,
     progress::Progress,
-    table,
+    random_weights, table,
+    weights::{self, Of},
 };
 
 pub fn main(args: &args::Run) -> Result<()> {
     let args::Device::Cpu = args.device;
     let mut progress = Progress::new();
     progress.step("reading");
-    let graph = open(&args.model)?;
+    let graph = open(&args.model, &args.weights, Of::Model)?;
+    let made = made_up(&graph, &args.random)?;
     let dims = inputs::bindings(&graph, &args.random.dims)?;
     let given = match &args.inputs {
-        Some(file) => inputs::load(&graph, file)?,
-        None => inputs::random(&graph, args.random.seed, &dims, inputs::MOST_BYTES)?,
+        Some(file) => inputs::load(&graph, file, &made)?,
+        None => inputs::random(&graph, args.random.seed, &dims, inputs::MOST_BYTES, &made)?,
     };
     progress.step("running");
     let plan = Plan::new(&graph).map_err(Failure::of_graph(&args.model))?;
@@ -38,9 +40,14 @@ pub fn main(args: &args::Run) -> Result<()> {
     output::print(&summary(&named)?)
 }
 
-/// Reads a graph and infers its types, so that what does not fit is found before anything runs.
-pub fn open(path: &Path) -> Result<Graph> {
-    let mut graph = normfuse::open(path)?;
+/// Weights that were asked for in place of those that the graph has not.
+pub fn made_up(graph: &Graph, random: &args::Random) -> Result<BTreeMap<String, Tensor>> {
+    random.weights_seed.map_or_else(|| Ok(BTreeMap::new()), |seed| random_weights::make(graph, seed))
+}
+
+/// Reads a graph with its weights and infers its types, so that what does not fit is found before anything runs.
+pub fn open(path: &Path, weights: &args::Checkpoint, of: Of) -> Result<Graph> {
+    let (mut graph, _) = weights::open(path, weights, of)?;
     normfuse::ir::infer::infer(&mut graph).map_err(Failure::of_graph(path))?;
     graph.verify().map_err(Failure::of_graph(path))?;
     Ok(graph)

@@ -14,6 +14,7 @@ use super::{
     inputs, output,
     progress::Progress,
     run, table,
+    weights::Of,
 };
 
 mod bisect;
@@ -26,12 +27,13 @@ const SIZES: [i64; 6] = [1, 3, 5, 2, 7, 4];
 pub fn main(args: &args::Verify) -> Result<()> {
     let mut progress = Progress::new();
     progress.step("reading");
-    let (original, rewritten) = (run::open(&args.original)?, run::open(&args.rewritten)?);
+    let original = run::open(&args.original, &args.weights, Of::Model)?;
+    let rewritten = run::open(&args.rewritten, &args.weights, Of::Compiled)?;
     let pair = Pair::new(&original, &args.original, &rewritten)?;
     progress.step("running both");
     let outcome = match &args.inputs {
         Some(file) => {
-            let given = inputs::load(&original, file)?;
+            let given = inputs::load(&original, file, &run::made_up(&original, &args.random)?)?;
             let label = format!("inputs of {}", file.display());
             let results = pair.run_original(&given)?;
             Outcome { runs: vec![pair.compare(label, &given, &results)?] }
@@ -132,6 +134,7 @@ impl<'g> Pair<'g> {
     pub fn compare_random(&self, random: &args::Random, most: usize, progress: &Progress) -> Result<Outcome> {
         let given = inputs::bindings(self.original, &random.dims)?;
         let free: Vec<String> = inputs::symbols(self.original).into_iter().filter(|s| !given.contains_key(s)).collect();
+        let made = run::made_up(self.original, random)?;
         let mut outcome = Outcome { runs: Vec::new() };
         let mut refused = None;
         for attempt in 0..2 * SIZES.len() {
@@ -144,7 +147,7 @@ impl<'g> Pair<'g> {
             for (i, symbol) in free.iter().enumerate() {
                 dims.insert(symbol.clone(), SIZES[(attempt + i) % SIZES.len()]);
             }
-            let tensors = inputs::random(self.original, seed, &dims, most)?;
+            let tensors = inputs::random(self.original, seed, &dims, most, &made)?;
             let mut label = format!("seed {seed}");
             for (name, size) in &dims {
                 let _ = write!(label, " {name}={size}");

@@ -59,12 +59,12 @@ pub fn write(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
 }
 
 /// Names the tensor in an error.
-fn at_tensor(e: impl Into<FormatError>, name: &str) -> FormatError {
+pub(crate) fn at_tensor(e: impl Into<FormatError>, name: &str) -> FormatError {
     e.into().at_port(format!("tensor `{name}`"))
 }
 
 /// Bools other than 0 and 1 would make two files of equal tensors differ, and every reader has its own idea of them.
-fn check_bools(t: &Tensor) -> Result<()> {
+pub(crate) fn check_bools(t: &Tensor) -> Result<()> {
     if t.dtype() == DType::Bool
         && let Some(b) = t.bytes().iter().find(|b| **b > 1)
     {

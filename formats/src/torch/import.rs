@@ -11,15 +11,15 @@ use normfuse_ir::{
 };
 
 use super::{
-    UNBOUND,
     args::{Call, results, unknown_key},
     build::Builder,
     ops::{self, Outcome},
-    schema::{Argument, InputSpec, Node, OutputSpec, Program, SymArgument},
+    schema::{Argument, InputSpec, Node, OutputSpec, Program, Role, SymArgument},
     weights::{Weight, Weights},
 };
 use crate::{
     error::{FormatError, Result},
+    parameters::{self, Parameter},
     reject::Reject,
 };
 
@@ -41,7 +41,7 @@ pub fn import(name: &str, program: &Program, weights: &Weights<'_>) -> Result<Gr
         b: Builder::new(name, &module.graph.tensor_values, &module.graph.sym_int_values),
         program,
         weights,
-        unbound: Vec::new(),
+        parameters: Vec::new(),
         pickled: BTreeMap::new(),
         notes: Vec::new(),
     };
@@ -58,8 +58,8 @@ struct Importer<'p, 'w> {
     b: Builder<'p>,
     program: &'p Program,
     weights: &'w Weights<'w>,
-    /// Parameters without data, in order.
-    unbound: Vec<String>,
+    /// Parameters and buffers, in order.
+    parameters: Vec<Parameter>,
     /// Pickled parameters by the graph's name for them.
     pickled: BTreeMap<&'p str, &'p str>,
     notes: Vec<String>,
@@ -107,8 +107,8 @@ impl<'p> Importer<'p, '_> {
             }
         }
         for spec in specs {
-            if let InputSpec::Tensor { arg, name } = spec {
-                self.weight(arg, name).map_err(|e| e.at_port(format!("parameter `{name}`")))?;
+            if let InputSpec::Tensor { arg, name, role } = spec {
+                self.weight(arg, name, *role).map_err(|e| e.at_port(format!("parameter `{name}`")))?;
             }
         }
         Ok(())
@@ -124,14 +124,14 @@ impl<'p> Importer<'p, '_> {
         self.b.memory.define(name, value, true)
     }
 
-    fn weight(&mut self, arg: &'p str, name: &'p str) -> Result<()> {
+    fn weight(&mut self, arg: &'p str, name: &'p str, role: Role) -> Result<()> {
         let declared = self.b.declared(arg)?;
         let value = match self.weights.get(name)? {
             Weight::Pickled => {
                 self.pickled.insert(arg, name);
                 return Ok(());
             }
-            Weight::Unbound => self.unbound(name, declared),
+            Weight::Unbound => self.without_data(name, declared),
             Weight::Stored(tensor, ops) => {
                 let title = self.b.fresh_name(name);
                 self.b.begin(&title, Vec::new());
@@ -153,13 +153,23 @@ impl<'p> Importer<'p, '_> {
                 value
             }
         };
+        if role != Role::Constant {
+            self.parameter(name, value, role == Role::Transient);
+        }
         self.b.memory.define(arg, value, true)
     }
 
-    fn unbound(&mut self, name: &str, ty: Type) -> ValueId {
+    fn without_data(&mut self, name: &str, ty: Type) -> ValueId {
         let title = self.b.fresh_name(name);
-        self.unbound.push(title.clone());
         self.b.graph.add_input(title, ty)
+    }
+
+    /// Notes which value a parameter is.
+    fn parameter(&mut self, name: &str, value: ValueId, transient: bool) {
+        let title = &self.b.graph.value(value).name;
+        let value = (title != name).then(|| title.clone());
+        let tied = self.weights.tied(name);
+        self.parameters.push(Parameter { value, tied, transient, ..Parameter::named(name) });
     }
 
     fn node(&mut self, node: &'p Node) -> Result<()> {
@@ -217,7 +227,9 @@ impl<'p> Importer<'p, '_> {
         };
         let Some(name) = self.pickled.get(of).copied() else { return Ok(false) };
         let ty = self.b.declared(result)?;
-        let value = self.unbound(&format!("{name}.{attr}"), ty);
+        let inner = format!("{name}.{attr}");
+        let value = self.without_data(&inner, ty);
+        self.parameter(&inner, value, false);
         self.b.memory.define(result, value, true)?;
         Ok(true)
     }
@@ -362,7 +374,7 @@ impl<'p> Importer<'p, '_> {
     }
 
     fn finish(self) -> Graph {
-        let Self { b, program, unbound, notes, .. } = self;
+        let Self { b, program, parameters: mut all, notes, .. } = self;
         let mut graph = b.graph;
         let dead = graph.nodes().filter(|(_, n)| !matches!(n.op, Op::Foreign(_))).map(|(id, _)| id).collect::<Vec<_>>();
         graph.remove_dead(dead);
@@ -379,14 +391,13 @@ impl<'p> Importer<'p, '_> {
         let range =
             |(s, r): (&String, &super::schema::Range)| format!("{}..{} {s}", bound(r.min_val), bound(r.max_val));
         say(RANGES, program.range_constraints.iter().map(range).collect::<Vec<_>>().join("; "));
-        if !unbound.is_empty() {
-            let list = serde_json::Value::from(unbound.clone()).to_string();
-            graph.info.fields.insert(UNBOUND.into(), list);
-            let (first, n) = (&unbound[0], unbound.len());
-            graph
-                .info
-                .notes
-                .push(format!("{n} parameters have no data in the file, `{first}` the first: they are inputs"));
+        if !all.is_empty() {
+            let there: HashSet<&str> = graph.values().map(|(_, v)| v.name.as_str()).collect();
+            for p in &mut all {
+                p.unread = !there.contains(p.value());
+            }
+            parameters::record(&mut graph, &all);
+            parameters::note_without_data(&mut graph);
         }
         graph
     }

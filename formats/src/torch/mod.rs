@@ -1,7 +1,7 @@
 //! `torch.export` archives (`.pt2`, torch 2.8 and later): read, in training IR or decomposed.
 //!
 //! Parameters keep their names in the model and stay where they are, as regions of the archive. One that was exported
-//! without data is an input of the graph. What ATen's ops mean is spelled in the IR's, with ATen's promotion and roundings;
+//! without data is an input of the graph; [`crate::parameters`] tells which values they are. What ATen's ops mean is spelled in the IR's, with ATen's promotion and roundings;
 //! in-place ops become values where that is provable; calls that are not known stay foreign. Every node knows its
 //! module and its line in the model's source.
 
@@ -28,9 +28,6 @@ use self::{
     weights::Weights,
 };
 use crate::error::{FormatError, Result};
-
-/// Key of [`normfuse_ir::ModelInfo::fields`]: the names of parameters that the archive has no data for, as a JSON list.
-pub const UNBOUND: &str = "torch.unbound";
 
 /// Reads a program.
 ///

@@ -169,9 +169,21 @@ pub enum InputSpec {
     Tensor {
         arg: String,
         name: String,
+        role: Role,
     },
     /// A custom object, a token or a constant, or a key that this schema does not have.
     Other(String),
+}
+
+/// What a tensor of the model is to those who save and load it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// A parameter or persistent buffer: checkpoints have it.
+    State,
+    /// A buffer that is computed when the model is made: checkpoints do not have it.
+    Transient,
+    /// A number of the program.
+    Constant,
 }
 
 /// What a result of the graph is.
@@ -223,6 +235,9 @@ struct TensorSpec {
         alias = "user_input_name"
     )]
     own: String,
+    /// Of buffers.
+    #[serde(default)]
+    persistent: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -416,7 +431,12 @@ impl Union for InputSpec {
             "user_input" => Self::User(map.next_value::<UserSpec>()?.arg),
             "parameter" | "buffer" | "tensor_constant" => {
                 let spec: TensorSpec = map.next_value()?;
-                Self::Tensor { arg: spec.arg.name, name: spec.own }
+                let role = match key {
+                    "tensor_constant" => Role::Constant,
+                    _ if spec.persistent == Some(false) => Role::Transient,
+                    _ => Role::State,
+                };
+                Self::Tensor { arg: spec.arg.name, name: spec.own, role }
             }
             _ => {
                 skip(map)?;

@@ -15,6 +15,8 @@ use crate::error::{FormatError, Result};
 pub struct Weights<'a> {
     archive: &'a Archive,
     tensors: BTreeMap<String, (&'static str, Payload)>,
+    /// Names of one tensor, by its place.
+    tied: BTreeMap<String, Vec<String>>,
 }
 
 /// A tensor of the model.
@@ -46,7 +48,20 @@ impl<'a> Weights<'a> {
                 }
             }
         }
-        Ok(Self { archive, tensors })
+        let mut tied: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for (name, (kind, payload)) in &tensors {
+            if let Some(place) = place(kind, payload) {
+                tied.entry(place).or_default().push(name.clone());
+            }
+        }
+        Ok(Self { archive, tensors, tied })
+    }
+
+    /// Other names of the same elements in the same layout.
+    pub fn tied(&self, name: &str) -> Vec<String> {
+        let place = self.tensors.get(name).and_then(|(kind, payload)| place(kind, payload));
+        let all = place.and_then(|p| self.tied.get(&p));
+        all.into_iter().flatten().filter(|n| *n != name).cloned().collect()
     }
 
     /// A tensor by its name in the model.
@@ -107,6 +122,13 @@ impl<'a> Weights<'a> {
         }
         Ok(Weight::Stored(tensor, layout.ops(&sizes)))
     }
+}
+
+/// Where a tensor's elements are and how they lie; `None` for one without data, for all of those name the same record.
+fn place(kind: &str, payload: &Payload) -> Option<String> {
+    let meta = payload.tensor_meta.as_ref().filter(|m| m.device.r#type != "meta" && !payload.use_pickle)?;
+    let layout = (meta.dtype, &meta.sizes, &meta.strides, &meta.storage_offset);
+    Some(format!("{kind}/{} {layout:?}", payload.path_name))
 }
 
 fn too_far(n: usize) -> FormatError {

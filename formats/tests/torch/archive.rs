@@ -1,5 +1,6 @@
 //! Weights stay where they are, in whatever layout, and keep their names.
 
+use normfuse_formats::parameters::{self, Parameter};
 use normfuse_ir::{Data, Op};
 use serde_json::json;
 
@@ -63,7 +64,8 @@ fn parameters_without_data_are_inputs() {
     let graph = p.read();
     let names: Vec<&str> = graph.inputs().iter().map(|v| graph.value(*v).name.as_str()).collect();
     assert_eq!(names, ["x", "w"]);
-    assert_eq!(graph.info.fields[normfuse_formats::torch::UNBOUND], r#"["w"]"#);
+    assert_eq!(parameters::recorded(&graph).unwrap().unwrap(), [Parameter::named("w")]);
+    assert_eq!(parameters::without_data(&graph).unwrap(), graph.inputs()[1..]);
     assert!(graph.info.notes.iter().any(|n| n.contains("1 parameters have no data")), "{:?}", graph.info.notes);
 }
 

@@ -3,6 +3,7 @@
 mod archive;
 mod bad_input;
 mod build;
+mod checkpoint;
 mod in_place;
 mod ops;
 mod program;

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::{Graph, NodeId, ValueId, ix};
-use crate::{Error, ErrorKind, Op, Result};
+use super::{Def, Graph, NodeId, ValueId, ix};
+use crate::{Error, ErrorKind, Op, Result, Shape, Tensor};
 
 impl Graph {
     /// Makes one operand read another value.
@@ -41,6 +41,32 @@ impl Graph {
         let old = std::mem::replace(&mut self.outputs[index].value, value);
         self.results[old.index()] -= 1;
         self.results[value.index()] += 1;
+    }
+
+    /// Gives constants other contents, and makes inputs constants: from then on no caller passes those.
+    ///
+    /// # Panics
+    /// If a value does not exist or a node makes it.
+    pub fn set_consts(&mut self, given: impl IntoIterator<Item = (ValueId, Tensor)>) {
+        for (leaf, tensor) in given {
+            let value = self.values[leaf.index()].as_mut().expect("value was removed");
+            assert!(!matches!(value.def, Def::Node { .. }), "`{}` is made by a node", value.name);
+            (value.ty.dtype, value.ty.shape) = (Some(tensor.dtype()), Some(Shape::from_concrete(tensor.shape())));
+            value.def = Def::Const(tensor);
+        }
+        let values = &self.values;
+        let is_input = |v: &ValueId| values[v.index()].as_ref().is_some_and(|v| matches!(v.def, Def::Input { .. }));
+        self.inputs.retain(is_input);
+    }
+
+    /// Removes inputs that nobody reads, of those that are asked about.
+    pub fn remove_unread_inputs(&mut self, asked: &BTreeSet<ValueId>) {
+        let gone = |g: &Self, v: ValueId| asked.contains(&v) && !g.is_read(v);
+        let (gone, kept): (Vec<_>, Vec<_>) = self.inputs.iter().partition(|v| gone(self, **v));
+        self.inputs = kept;
+        for id in gone {
+            self.values[id.index()] = None;
+        }
     }
 
     /// Replaces a node's op by one with as many operands and results.

@@ -234,7 +234,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::cli::{args, progress::Progress};
+    use crate::cli::{args, progress::Progress, weights::Of};
 
     /// Finds the causes where a set fails that holds all of one of these; and in how many trials.
     fn find(count: usize, wrong: &[&[usize]]) -> (Vec<Vec<usize>>, usize) {
@@ -256,7 +256,7 @@ mod tests {
         let models = models.filter(|p| p.extension().is_some_and(|e| e == "nf" || e == "onnx"));
         let mut sites = 0;
         for path in models {
-            let original = crate::cli::run::open(&path).unwrap();
+            let original = crate::cli::run::open(&path, &args::Checkpoint::default(), Of::Model).unwrap();
             let mut rewritten = original.clone();
             normfuse::passes::run(&mut rewritten, &normfuse::passes::Options::default()).unwrap();
             let pair = Pair::new(&original, &path, &rewritten).unwrap();
