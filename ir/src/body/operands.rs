@@ -11,6 +11,8 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
     Rows,
+    /// Rows that a quantiser reads as they are, with no norm before it, to make codes of a type of them.
+    Values(DType),
     Residual,
     Weight { plus_one: bool },
     Scale,
@@ -34,7 +36,7 @@ impl Operand {
     /// The sizes that count rows.
     pub(super) fn leading(&mut self) -> &mut [Dim] {
         match (self.role, self.shape.split_last_mut()) {
-            (Role::Rows | Role::Residual, Some((_, leading))) => leading,
+            (Role::Rows | Role::Values(_) | Role::Residual, Some((_, leading))) => leading,
             _ => &mut [],
         }
     }
@@ -69,7 +71,7 @@ pub(super) fn operands(op: &Op, types: &[Type]) -> Result<Vec<Operand>> {
             }
             let declared = shaped.shape.as_ref().map(|s| s.0.clone());
             let shape = match (role, width) {
-                (Role::Rows | Role::Residual, Some(n)) => {
+                (Role::Rows | Role::Values(_) | Role::Residual, Some(n)) => {
                     let mut dims = declared.unwrap_or_else(|| vec![Dim::sym("rows"), n.clone()]);
                     let last = dims.last_mut().ok_or_else(|| {
                         at(Error::new(ErrorKind::Shape, format!("expected rows of {n}, found a scalar")))
@@ -106,7 +108,10 @@ fn described(descriptor: &Descriptor, port: InPort, types: &[Type]) -> Result<(R
         Ok((role, dtype, width(k)))
     };
     match port {
-        InPort::X => rows(Role::Rows, 0),
+        InPort::X => match descriptor {
+            Descriptor::Norm(_) => rows(Role::Rows, 0),
+            Descriptor::Quantize(scheme) => rows(Role::Values(scheme.element), 0),
+        },
         InPort::Residual => rows(Role::Residual, 0),
         InPort::Rows(k) => rows(Role::Rows, k),
         InPort::Weight(k) => {
@@ -136,7 +141,10 @@ pub(super) fn data(
     rng: &mut Rng,
 ) -> Result<Vec<Tensor>> {
     let narrow = operands.iter().map(|o| o.dtype).find(|&d| d != DType::F32).unwrap_or(DType::F32);
-    let unit = hostile::unit(narrow, rng);
+    let unit = match operands.first().map(|o| o.role) {
+        Some(Role::Values(_)) => hostile::coarse_unit(narrow, rng),
+        _ => hostile::unit(narrow, rng),
+    };
     // Every other time the second operand of an add is of another kind than the first.
     let mixed = rng.below(2) == 1;
     operands
@@ -145,6 +153,9 @@ pub(super) fn data(
         .map(|(o, shape)| {
             let made = match o.role {
                 Role::Rows => hostile::rows(o.dtype, shape, kinds, rng),
+                // A given scale makes ties of these.
+                Role::Values(to) if weight == WeightKind::Ties => hostile::ties_of(o.dtype, shape, (to, unit), rng),
+                Role::Values(_) => hostile::rows(o.dtype, shape, kinds, rng),
                 Role::Residual => {
                     let mut kinds = kinds.to_vec();
                     let shift = if mixed { 4 % kinds.len().max(1) } else { 0 };
@@ -157,7 +168,8 @@ pub(super) fn data(
                 }
                 Role::Weight { plus_one } => hostile::weight(o.dtype, shape, weight, (unit, plus_one), rng),
                 Role::Scale => {
-                    let values = [unit, 1.0 / unit, 1.0, 0.017];
+                    let all = [unit, 1.0 / unit, 1.0, 0.017];
+                    let values = if weight == WeightKind::Ties { &all[..2] } else { &all[..] };
                     let v: Vec<f32> = (0..product(shape)).map(|_| values[rng.below(values.len())]).collect();
                     from_floats(o.dtype, shape, &v).ok()
                 }

@@ -1,6 +1,6 @@
 # One given scale a channel, behind a cast.
 graph "channels"
-opset "" 20
+opset "" 21
 input %y: bf16[batch, seq, 64]
 input %s: f32[64]
 %y32 = cast(%y) {to=f32}
