@@ -229,7 +229,7 @@ fn a_scheme_and_its_function_must_be_one_function() {
         change(&mut m.graph.as_mut().unwrap().node[0].attribute[0]);
         refused(&m)
     };
-    let e = broken(&|a| a.s = Some(String::from_utf8_lossy(a.s()).replace("448.0", "440.0").into_bytes()));
+    let e = broken(&|a| a.s = Some(String::from_utf8_lossy(a.s()).replace("448.0", "320.0").into_bytes()));
     assert!(e.contains("node `quantize/q`, output `q`") && e.contains("differ"), "{e}");
     let e = broken(&|a| a.s = Some(b"{}".to_vec()));
     assert!(e.contains("attribute `scheme`") && e.contains("missing field"), "{e}");
@@ -237,7 +237,7 @@ fn a_scheme_and_its_function_must_be_one_function() {
     assert!(e.contains("attribute `scheme`") && e.contains("expected a quantised type"), "{e}");
     let e = broken(&|a| a.name = Some("descriptor".into()));
     assert!(e.contains("attribute `descriptor`") && e.contains("the JSON of a fused norm"), "{e}");
-    let e = refused(&disk.write(&quantiser(440.0)).unwrap());
+    let e = refused(&disk.write(&quantiser(320.0)).unwrap());
     assert!(e.contains("node `quantize/q`, output `q`") && e.contains("differ"), "{e}");
 }
 
