@@ -36,7 +36,9 @@ fn apply(program: &Program, edit: &Edit, known: &BTreeMap<ValueId, usize>) -> Re
             let args = edit.inputs.iter().map(|i| place[&known[&i.value.id]]).collect();
             let (dtype, shape) = (DType::F32, Vec::new());
             let op = new.0.len();
-            let Descriptor::Norm(norm) = &edit.descriptor else { return Err("no quantiser is without a norm here".into()) };
+            let Descriptor::Norm(norm) = &edit.descriptor else {
+                return Err("no quantiser is without a norm here".into());
+            };
             let kind = Kind::Fused(Box::new((**norm).clone()));
             new.0.push(Inst { name: edit.name.clone(), kind, args, dtype, shape, line });
             for (i, output) in edit.outputs.iter().enumerate() {

@@ -48,7 +48,11 @@ fn check(folder: &str, judge: impl Fn(&str, &Report)) {
         same_bits(&name, &before, &after);
         let mut again = after.clone();
         let second = normfuse_passes::run(&mut again, &options).unwrap();
-        assert_eq!((text::print(&again), second.summary.launches_saved), (written, 0), "{name}: there was something left");
+        assert_eq!(
+            (text::print(&again), second.summary.launches_saved),
+            (written, 0),
+            "{name}: there was something left"
+        );
     }
 }
 
@@ -85,7 +89,11 @@ fn a_quantiser_that_no_norm_feeds_is_an_op_of_its_own() {
     check("alone", |name, report| {
         let quants = report.sites.iter().filter(|s| s.kind == Kind::Quant);
         assert!(quants.clone().all(|s| s.outcome == Outcome::Fused && s.op.is_some()), "{name}: {:#?}", report.sites);
-        assert_eq!((report.summary.fused.quant, report.summary.quants), (quants.clone().count(), quants.count()), "{name}");
+        assert_eq!(
+            (report.summary.fused.quant, report.summary.quants),
+            (quants.clone().count(), quants.count()),
+            "{name}"
+        );
         assert!(report.summary.fused.quant > 0, "{name}");
     });
 }

@@ -98,7 +98,10 @@ fn a_quantiser_that_no_norm_feeds_has_its_rule_s_switch_and_its_price() {
     assert!(site.hint.unwrap().contains("by me"));
     // The rule is that of the op's rows, not of the view through which the source saw them.
     let (site, changed) = alone("heads_as_one_row.nf", off("quant_token"));
-    assert_eq!((site.rule.as_str(), site.precondition.as_deref(), changed), ("quant_token", Some("switched_on"), false));
+    assert_eq!(
+        (site.rule.as_str(), site.precondition.as_deref(), changed),
+        ("quant_token", Some("switched_on"), false)
+    );
     assert!(alone("silu_token.nf", off("quant_group")).1);
     let table = |ns: f64| Options {
         cost: Some(Arc::new(move |work, _| if matches!(work.op, Op::Quantize(_)) { ns } else { 1.0 })),

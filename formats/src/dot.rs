@@ -75,7 +75,7 @@ fn quoted(s: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use normfuse_ir::{DType, Dim, Tensor, Type, op::BinaryOp};
+    use normfuse_ir::{DType, Dim, Op, Tensor, Type, op::BinaryOp};
 
     use super::*;
 

@@ -47,7 +47,7 @@ pub struct Candidate {
     /// Operands in port order.
     pub operands: Vec<(InPort, ValueId)>,
     /// The shape in which the rows are passed, if the value that has them has another: a view of the source said it.
-    pub rows: Option<Shape>,
+    pub passed: Option<Shape>,
     /// Where the source reads scales and zero points that are operands; a constant elsewhere is a number that the
     /// descriptor has.
     pub given_at: BTreeSet<Use>,
@@ -85,7 +85,7 @@ impl Candidate {
         };
         let vector = |k: usize| Some(Shape(vec![row(k)?]));
         match port {
-            InPort::X => self.rows.clone(),
+            InPort::X => self.passed.clone(),
             InPort::Weight(k) => vector(k),
             InPort::Scale(k, e) | InPort::ZeroPoint(k, e) => {
                 let scheme = self.descriptor.scheme(k, e)?;
@@ -172,7 +172,8 @@ pub fn build(
         let ports = b.ports();
         let (live, _) = b.liveness(&ports);
         let Some((node, k, quant)) = b.escape(&ports, &live) else { break };
-        let hint = format!("`{}` {}", value_name(graph, graph.node(node).outputs[0]), b.inside.outside_reader(node, &live));
+        let hint =
+            format!("`{}` {}", value_name(graph, graph.node(node).outputs[0]), b.inside.outside_reader(node, &live));
         let refusal = |rule| Refusal { rule, precondition: "no_escape", node: Some(node), hint: hint.clone() };
         match quant {
             Some(e) => {

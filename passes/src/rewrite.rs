@@ -79,30 +79,9 @@ pub fn apply(
     c: &Candidate,
 ) -> Result<Applied, Refusal> {
     let anchor = c.parts[0].anchor;
-    let mut c = c.clone();
-    for (_, v) in &mut c.operands {
-        while let Some(new) = moved.now.get(v) {
-            *v = *new;
-        }
-    }
-    let (rule, all) = (c.rule(), c.replaced.len());
-    c.replaced.retain(|n| graph.try_node(*n).is_some());
-    for (_, values, _) in &mut c.ports {
-        values.retain(|v| graph.try_value(*v).is_some());
-    }
-    let c = &c;
-    let refuse = |precondition, hint: &str| Refusal {
-        rule,
-        precondition,
-        node: Some(anchor),
-        hint: hint.to_owned(),
-    };
-    if c.operands.iter().any(|(_, v)| graph.try_value(*v).is_none()) {
-        return Err(refuse("no_escape", "an operand is inside of another fused op"));
-    }
-    if c.replaced.len() < all && c.replaced.iter().filter(|n| !is_view(graph, **n)).nth(1).is_none() {
-        return Err(refuse("saves_something", "other fused ops took in all of it but one op"));
-    }
+    let rule = c.rule();
+    let refuse = |precondition, hint: &str| Refusal { rule, precondition, node: Some(anchor), hint: hint.to_owned() };
+    let c = &as_it_is(graph, moved, c).map_err(|(precondition, hint)| refuse(precondition, hint))?;
     let body_ports: Vec<PortValue> = c
         .ports
         .iter()
@@ -194,6 +173,27 @@ pub fn apply(
     provenance.replaced = replaced.iter().map(|(_, name)| name.clone()).collect();
     *slot = Some(body);
     Ok(Applied { node, replaced, bytes_saved, moved: own_moves, shape_readers })
+}
+
+/// The candidate in terms of what earlier patches made of the graph.
+fn as_it_is(graph: &Graph, moved: &Moved, c: &Candidate) -> Result<Candidate, (&'static str, &'static str)> {
+    let mut now = c.clone();
+    for (_, v) in &mut now.operands {
+        while let Some(new) = moved.now.get(v) {
+            *v = *new;
+        }
+        if graph.try_value(*v).is_none() {
+            return Err(("no_escape", "an operand is inside of another fused op"));
+        }
+    }
+    now.replaced.retain(|n| graph.try_node(*n).is_some());
+    if now.replaced.len() < c.replaced.len() && now.replaced.iter().filter(|n| !is_view(graph, **n)).nth(1).is_none() {
+        return Err(("saves_something", "other fused ops took in all of it but one op"));
+    }
+    for (_, values, _) in &mut now.ports {
+        values.retain(|v| graph.try_value(*v).is_some());
+    }
+    Ok(now)
 }
 
 /// True if every value that stays and has another shape than its port can be made from it.

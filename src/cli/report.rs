@@ -159,7 +159,8 @@ pub fn line(site: &Site) -> String {
         Outcome::Nearest => "nearest rule is",
     };
     let mut text = format!("{} ({}): {outcome} {}", site.title(), site.kind.name(), site.rule);
-    let (fused, alone) = if site.outcome == Outcome::Fused { (site.op.as_ref(), None) } else { (None, site.op.as_ref()) };
+    let (fused, alone) =
+        if site.outcome == Outcome::Fused { (site.op.as_ref(), None) } else { (None, site.op.as_ref()) };
     if let Some(op) = fused {
         let _ = write!(text, " into {op}");
     }

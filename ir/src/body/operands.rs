@@ -14,7 +14,9 @@ pub(super) enum Role {
     /// Rows that a quantiser reads as they are, with no norm before it, to make codes of a type of them.
     Values(DType),
     Residual,
-    Weight { plus_one: bool },
+    Weight {
+        plus_one: bool,
+    },
     Scale,
     ZeroPoint,
 }
@@ -152,10 +154,9 @@ pub(super) fn data(
         .zip(shapes)
         .map(|(o, shape)| {
             let made = match o.role {
-                Role::Rows => hostile::rows(o.dtype, shape, kinds, rng),
                 // A given scale makes ties of these.
                 Role::Values(to) if weight == WeightKind::Ties => hostile::ties_of(o.dtype, shape, (to, unit), rng),
-                Role::Values(_) => hostile::rows(o.dtype, shape, kinds, rng),
+                Role::Rows | Role::Values(_) => hostile::rows(o.dtype, shape, kinds, rng),
                 Role::Residual => {
                     let mut kinds = kinds.to_vec();
                     let shift = if mixed { 4 % kinds.len().max(1) } else { 0 };

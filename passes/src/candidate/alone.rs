@@ -121,7 +121,8 @@ pub fn alone(
     }
     let idle = |u: NodeId| gone.contains(&u) || asks_for_row_sizes(graph, u, first.v);
     let (live, read) = inside.liveness(&ports, idle);
-    let core = inside.core(&[Some(first.v), first.given, first.zero].into_iter().flatten().collect(), ports.keys().copied());
+    let core =
+        inside.core(&[Some(first.v), first.given, first.zero].into_iter().flatten().collect(), ports.keys().copied());
     let rows = BTreeSet::from([first.v]);
     let downstream = inside.downstream(&rows, BTreeSet::new());
     let spared = seen_through(graph, &inside, first.v);
@@ -149,7 +150,9 @@ pub fn alone(
         return refuse("supported", None, hint);
     }
     let width = one.rows.last().cloned().unwrap_or_else(|| Dim::from(1));
-    let shape = |port| if one.rows.rank() == 0 { Shape::default() } else { quantised_shape(&one.scheme, &one.rows, &width, port) };
+    let shape = |port| {
+        if one.rows.rank() == 0 { Shape::default() } else { quantised_shape(&one.scheme, &one.rows, &width, port) }
+    };
     let stands_for = |port| match port {
         OutPort::Scale(..) => Port::Scale(0, 0),
         OutPort::ZeroPoint(..) => Port::ZeroPoint(0, 0),
@@ -159,7 +162,7 @@ pub fn alone(
     Ok(Candidate {
         ports: out.collect(),
         operands,
-        rows: typed(graph, first.v).is_none_or(|(_, own)| *own != one.rows).then(|| one.rows.clone()),
+        passed: typed(graph, first.v).is_none_or(|(_, own)| *own != one.rows).then(|| one.rows.clone()),
         given_at: one.quants.iter().flat_map(|q| &q.given_at).copied().collect(),
         replaced: replaced.into_iter().filter(|n| !gone.contains(n)).collect(),
         core,

@@ -198,11 +198,7 @@ impl<'a> Builder<'a> {
 
     /// A value that the op would hide and that somebody outside reads: its node, the norm it belongs to, and the
     /// quantiser.
-    pub(super) fn escape(
-        &self,
-        ports: &Ports,
-        live: &BTreeSet<NodeId>,
-    ) -> Option<(NodeId, usize, Option<usize>)> {
+    pub(super) fn escape(&self, ports: &Ports, live: &BTreeSet<NodeId>) -> Option<(NodeId, usize, Option<usize>)> {
         let of = |want: &dyn Fn(Port) -> bool| -> Vec<ValueId> {
             ports.iter().filter(|(_, p)| want(**p)).map(|(v, _)| *v).collect()
         };
@@ -213,9 +209,7 @@ impl<'a> Builder<'a> {
             moves && node.input(0).is_some_and(|v| matches!(ports.get(&v), Some(Port::Normed(_) | Port::Sum)))
         };
         let hidden = |core: &BTreeSet<NodeId>, spare: bool| {
-            self.inside.hidden(core, |n| {
-                live.contains(&n) && self.downstream.contains(&n) && !(spare && harmless(&n))
-            })
+            self.inside.hidden(core, |n| live.contains(&n) && self.downstream.contains(&n) && !(spare && harmless(&n)))
         };
         for (k, m) in self.members.iter().enumerate() {
             let norm = self.core(of(&|p| p == Port::Normed(k)));
@@ -231,7 +225,6 @@ impl<'a> Builder<'a> {
         }
         None
     }
-
 }
 
 /// A quantiser's scheme in terms of rows of a width; `None` if its groups do not divide them. Rows of no fixed width have

@@ -98,7 +98,7 @@ impl Builder<'_> {
         let quants = self.members.iter().flat_map(|m| &m.epilogues).flat_map(|e| &e.quants);
         Candidate {
             descriptor: Descriptor::Norm(Arc::new(descriptor)),
-            rows: None,
+            passed: None,
             operands,
             given_at: quants.flat_map(|q| &q.given_at).copied().collect(),
             ports: out,
@@ -120,7 +120,6 @@ impl Builder<'_> {
             }
         }
     }
-
 }
 
 /// Rows as they are, of another width.

@@ -41,11 +41,7 @@ impl<'a> Inside<'a> {
 
     /// Nodes that somebody still needs when the ports are there, and the ports that somebody reads; readers that are
     /// `idle` need nothing.
-    pub(super) fn liveness(
-        &self,
-        ports: &Ports,
-        idle: impl Fn(NodeId) -> bool,
-    ) -> (BTreeSet<NodeId>, BTreeSet<Port>) {
+    pub(super) fn liveness(&self, ports: &Ports, idle: impl Fn(NodeId) -> bool) -> (BTreeSet<NodeId>, BTreeSet<Port>) {
         let mut live = BTreeSet::new();
         let mut read = BTreeSet::new();
         for id in self.nodes.iter().rev() {
@@ -105,9 +101,8 @@ impl<'a> Inside<'a> {
         let escaping = || self.nodes.iter().copied().filter(|n| core.contains(n) && escapes(*n));
         // The one that is read from outside keeps those before it alive; that is the one to name.
         let direct = |n: &NodeId| {
-            let outside = |v: &ValueId| {
-                self.graph.is_output(*v) || self.graph.uses(*v).any(|(u, _)| !core.contains(&u))
-            };
+            let outside =
+                |v: &ValueId| self.graph.is_output(*v) || self.graph.uses(*v).any(|(u, _)| !core.contains(&u));
             self.graph.node(*n).outputs.iter().any(outside)
         };
         escaping().find(direct).or_else(|| escaping().next())

@@ -130,10 +130,8 @@ impl Pass<'_> {
                 (None, Some(refused)) => refused,
                 (Some(made), refused) => {
                     self.report.summary.fused.quant += usize::from(refused.is_none());
-                    let fused = || Site {
-                        rule: made.rule.into(),
-                        ..self.blank(graph, q.anchor, Kind::Quant, Outcome::Fused)
-                    };
+                    let fused =
+                        || Site { rule: made.rule.into(), ..self.blank(graph, q.anchor, Kind::Quant, Outcome::Fused) };
                     Site {
                         op: Some(made.op),
                         replaced: made.replaced,
