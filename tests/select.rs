@@ -91,6 +91,21 @@ fn a_host_may_decline_quantisers_that_no_norm_feeds() {
 }
 
 #[test]
+fn a_quantiser_of_a_norm_that_is_refused_as_it_is_made_is_an_op_of_its_own() {
+    // A row with its residual is too long for the check of bodies, and the row alone is not.
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/in/fuse/quant_static.nf");
+    let text = fs::read_to_string(path).unwrap().replace("256", "1048576");
+    let text = text.replace("input %x:", "input %z: bf16[batch, seq, 1048576]\ninput %x:");
+    let text = text.replace("%y_x32 = cast(%x)", "%h = add(%x, %z)\n%y_x32 = cast(%h)");
+    let mut graph = text::parse(&text, &mut |w| panic!("{} is in another file", w.name)).unwrap();
+    let report = passes::run(&mut graph, &Options::default()).unwrap();
+    let site =
+        |i: usize| (report.sites[i].outcome, report.sites[i].precondition.as_deref(), report.sites[i].op.as_deref());
+    assert_eq!(site(0), (Outcome::Rejected, Some("checkable"), None));
+    assert_eq!(site(1), (Outcome::Fused, None, Some("quantize/q")));
+}
+
+#[test]
 fn a_quantiser_that_no_norm_feeds_has_its_rule_s_switch_and_its_price() {
     let off = |rule: &str| Options { disabled: [(rule.to_owned(), "me".to_owned())].into(), ..Options::default() };
     let (site, changed) = alone("silu_token.nf", off("quant_token"));

@@ -14,7 +14,7 @@ mod finish;
 mod inside;
 mod member;
 
-pub use alone::{One, alone, ones};
+pub use alone::{Gone, One, alone, ones};
 use builder::{Builder, Port};
 
 use crate::{

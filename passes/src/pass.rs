@@ -13,7 +13,7 @@ use normfuse_ir::{Descriptor, FusedNorm, Graph, NodeId, Op, Scheme, ValueId, fus
 use crate::{
     Observer, Options, anchor,
     bodies::Bodies,
-    candidate::{self, Candidate, Refusal},
+    candidate::{self, Candidate, Gone, Refusal},
     diagnose,
     norms::{self, Norm},
     proof::Proof,
@@ -141,7 +141,8 @@ impl<'o> Pass<'o> {
         self.report.notes.clone_from(&graph.info.notes);
         let found = self.recognise(graph)?;
         let decided = self.decide(graph, &found);
-        let mut gone = decided.iter().flat_map(|d| &d.candidate.replaced).copied().collect();
+        let mut gone = Gone::none(graph);
+        gone.extend(decided.iter().flat_map(|d| &d.candidate.replaced));
         let taken: BTreeSet<NodeId> =
             decided.iter().flat_map(|d| &d.candidate.parts).flat_map(|p| &p.quantisers).copied().collect();
         let mut alone = Alone::default();
@@ -326,7 +327,7 @@ impl<'o> Pass<'o> {
                 && q.nodes.iter().all(|n| graph.try_node(*n).is_some())
         };
         let freed = found.quants.iter().filter(|q| freed.contains(&q.anchor) && there(q));
-        self.decide_alone(graph, freed, &mut BTreeSet::new(), &mut alone);
+        self.decide_alone(graph, freed, &mut Gone::none(graph), &mut alone);
         self.apply_alone(graph, found, (&mut bodies, &mut moved), alone, left_out);
         // What was kept for a patch that then was refused.
         let there = moved.now.values().filter(|v| graph.try_value(**v).is_some());

@@ -17,6 +17,29 @@ use super::{
 };
 use crate::{Options, quant::Quant, reach::Order, region::typed, rules, views::is_view};
 
+/// Nodes that go with an op that is decided already.
+pub struct Gone(Vec<bool>);
+
+impl Gone {
+    /// None of a graph's, as yet.
+    pub fn none(graph: &Graph) -> Self {
+        Self(vec![false; graph.node_bound()])
+    }
+
+    /// Adds some.
+    pub fn extend<'n>(&mut self, nodes: impl IntoIterator<Item = &'n NodeId>) {
+        for n in nodes {
+            if let Some(gone) = self.0.get_mut(n.index()) {
+                *gone = true;
+            }
+        }
+    }
+
+    fn has(&self, node: NodeId) -> bool {
+        self.0.get(node.index()).is_some_and(|gone| *gone)
+    }
+}
+
 /// Quantisers that are one: equal schemes of one value, repeated for each reader.
 pub struct One<'a> {
     /// In terms of the rows.
@@ -100,7 +123,7 @@ pub fn alone(
     graph: &Graph,
     order: &Order,
     one: &One<'_>,
-    gone: &BTreeSet<NodeId>,
+    gone: &Gone,
     options: &Options,
 ) -> Result<Candidate, Refusal> {
     let first = one.quants[0];
@@ -119,7 +142,7 @@ pub fn alone(
             }
         }
     }
-    let idle = |u: NodeId| gone.contains(&u) || asks_for_row_sizes(graph, u, first.v);
+    let idle = |u: NodeId| gone.has(u) || asks_for_row_sizes(graph, u, first.v);
     let (live, read) = inside.liveness(&ports, idle);
     let core =
         inside.core(&[Some(first.v), first.given, first.zero].into_iter().flatten().collect(), ports.keys().copied());
@@ -140,7 +163,10 @@ pub fn alone(
     };
     let operands: Vec<(InPort, ValueId)> =
         descriptor.in_ports().into_iter().filter_map(|p| Some((p, operand(&p)?))).collect();
-    let (replaced, core) = inside.replaced(core, &live, &ports, &rows);
+    let (mut replaced, mut core) = inside.replaced(core, &live, &ports, &rows);
+    // Views behind a norm's result are that norm's.
+    replaced.retain(|n| !gone.has(*n));
+    core.retain(|n| !gone.has(*n));
     if let Some((_, v)) = operands.iter().find(|(_, v)| order.depend(graph, &[*v], &core)) {
         let node = graph.producer(*v).map(|(n, _)| n);
         let name = value_name(graph, *v);
@@ -164,7 +190,7 @@ pub fn alone(
         operands,
         passed: typed(graph, first.v).is_none_or(|(_, own)| *own != one.rows).then(|| one.rows.clone()),
         given_at: one.quants.iter().flat_map(|q| &q.given_at).copied().collect(),
-        replaced: replaced.into_iter().filter(|n| !gone.contains(n)).collect(),
+        replaced,
         core,
         parts: one
             .quants

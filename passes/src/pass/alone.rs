@@ -7,7 +7,7 @@ use normfuse_ir::{Descriptor, Graph, NodeId};
 use super::{Found, Pass, Patch};
 use crate::{
     bodies::Bodies,
-    candidate::{self, Candidate, Refusal},
+    candidate::{self, Candidate, Gone, Refusal},
     cost::Price,
     quant::Quant,
     report::{Kind, Outcome, Site},
@@ -38,7 +38,7 @@ impl Pass<'_> {
         &mut self,
         graph: &Graph,
         quants: impl Iterator<Item = &'q Quant>,
-        gone: &mut BTreeSet<NodeId>,
+        gone: &mut Gone,
         alone: &mut Alone,
     ) {
         let (ones, refused) = candidate::ones(graph, quants);
