@@ -1,6 +1,6 @@
 //! A quantiser that is in no norm's op, as an op of its own.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use normfuse_ir::{
     DType, Descriptor, Dim, Graph, NodeId, Op, Scheme, Shape, ValueId,
@@ -17,26 +17,30 @@ use super::{
 };
 use crate::{Options, quant::Quant, reach::Order, region::typed, rules, views::is_view};
 
-/// Nodes that go with an op that is decided already.
-pub struct Gone(Vec<bool>);
+/// Nodes that go with ops that are decided already, and values that those read.
+pub struct Gone {
+    nodes: Vec<bool>,
+    operands: HashSet<ValueId>,
+}
 
 impl Gone {
     /// None of a graph's, as yet.
     pub fn none(graph: &Graph) -> Self {
-        Self(vec![false; graph.node_bound()])
+        Self { nodes: vec![false; graph.node_bound()], operands: HashSet::new() }
     }
 
-    /// Adds some.
-    pub fn extend<'n>(&mut self, nodes: impl IntoIterator<Item = &'n NodeId>) {
-        for n in nodes {
-            if let Some(gone) = self.0.get_mut(n.index()) {
+    /// Adds those of an op.
+    pub fn add(&mut self, decided: &Candidate) {
+        for n in &decided.replaced {
+            if let Some(gone) = self.nodes.get_mut(n.index()) {
                 *gone = true;
             }
         }
+        self.operands.extend(decided.operands.iter().map(|(_, v)| *v));
     }
 
     fn has(&self, node: NodeId) -> bool {
-        self.0.get(node.index()).is_some_and(|gone| *gone)
+        self.nodes.get(node.index()).is_some_and(|gone| *gone)
     }
 }
 
@@ -143,7 +147,7 @@ pub fn alone(
         }
     }
     let idle = |u: NodeId| gone.has(u) || asks_for_row_sizes(graph, u, first.v);
-    let (live, read) = inside.liveness(&ports, idle);
+    let (live, read) = inside.liveness(&ports, |v| gone.operands.contains(&v), idle);
     let core =
         inside.core(&[Some(first.v), first.given, first.zero].into_iter().flatten().collect(), ports.keys().copied());
     let rows = BTreeSet::from([first.v]);

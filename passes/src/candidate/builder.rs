@@ -176,7 +176,7 @@ impl<'a> Builder<'a> {
 
     /// Nodes inside that somebody still needs when the ports are there, and the ports that somebody reads.
     pub(super) fn liveness(&self, ports: &Ports) -> (BTreeSet<NodeId>, BTreeSet<Port>) {
-        self.inside.liveness(ports, |u| self.members.iter().any(|m| asks_for_row_sizes(self.graph, u, m.h)))
+        self.inside.liveness(ports, |_| false, |u| self.members.iter().any(|m| asks_for_row_sizes(self.graph, u, m.h)))
     }
 
     /// Nodes between the operands and some values.

@@ -39,14 +39,20 @@ impl<'a> Inside<'a> {
         all
     }
 
-    /// Nodes that somebody still needs when the ports are there, and the ports that somebody reads; readers that are
-    /// `idle` need nothing.
-    pub(super) fn liveness(&self, ports: &Ports, idle: impl Fn(NodeId) -> bool) -> (BTreeSet<NodeId>, BTreeSet<Port>) {
+    /// Nodes that somebody still needs when the ports are there, and the ports that somebody reads. Values that are `held`
+    /// are needed, and readers that are `idle` need nothing.
+    pub(super) fn liveness(
+        &self,
+        ports: &Ports,
+        held: impl Fn(ValueId) -> bool,
+        idle: impl Fn(NodeId) -> bool,
+    ) -> (BTreeSet<NodeId>, BTreeSet<Port>) {
         let mut live = BTreeSet::new();
         let mut read = BTreeSet::new();
         for id in self.nodes.iter().rev() {
             for v in &self.graph.node(*id).outputs {
                 let needed = self.graph.is_output(*v)
+                    || held(*v)
                     || self.graph.uses(*v).any(|(u, _)| (!self.set.contains(&u) || live.contains(&u)) && !idle(u));
                 if !needed {
                     continue;

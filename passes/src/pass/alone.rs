@@ -53,7 +53,7 @@ impl Pass<'_> {
                 Ok(candidate) => {
                     let operands = candidate.operands.iter().map(|(_, v)| *v).collect();
                     self.order.fuse(&candidate.core, operands);
-                    gone.extend(&candidate.replaced);
+                    gone.add(&candidate);
                     alone.candidates.push(candidate);
                 }
                 Err(refusal) => {
