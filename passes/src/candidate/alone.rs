@@ -168,9 +168,9 @@ pub fn alone(
     let operands: Vec<(InPort, ValueId)> =
         descriptor.in_ports().into_iter().filter_map(|p| Some((p, operand(&p)?))).collect();
     let (mut replaced, mut core) = inside.replaced(core, &live, &ports, &rows);
-    // Views behind a norm's result are that norm's.
+    // Views behind a norm's result are that norm's, and views of the value are nothing that the op makes.
     replaced.retain(|n| !gone.has(*n));
-    core.retain(|n| !gone.has(*n));
+    core.retain(|n| !gone.has(*n) && !spared.contains(n));
     if let Some((_, v)) = operands.iter().find(|(_, v)| order.depend(graph, &[*v], &core)) {
         let node = graph.producer(*v).map(|(n, _)| n);
         let name = value_name(graph, *v);
