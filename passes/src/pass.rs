@@ -142,7 +142,9 @@ impl<'o> Pass<'o> {
         let found = self.recognise(graph)?;
         let decided = self.decide(graph, &found);
         let mut gone = Gone::none(graph);
-        decided.iter().for_each(|d| gone.add(&d.candidate));
+        for d in &decided {
+            gone.add(&d.candidate);
+        }
         let taken: BTreeSet<NodeId> =
             decided.iter().flat_map(|d| &d.candidate.parts).flat_map(|p| &p.quantisers).copied().collect();
         let mut alone = Alone::default();
