@@ -12,7 +12,7 @@ use std::{collections::BTreeMap, error::Error};
 
 use host::{Inst, Kind, Program};
 use normfuse::{
-    ir::{DType, ValueId},
+    ir::{DType, Descriptor, ValueId},
     passes::{self, Options, edits::Edit},
 };
 
@@ -36,7 +36,10 @@ fn apply(program: &Program, edit: &Edit, known: &BTreeMap<ValueId, usize>) -> Re
             let args = edit.inputs.iter().map(|i| place[&known[&i.value.id]]).collect();
             let (dtype, shape) = (DType::F32, Vec::new());
             let op = new.0.len();
-            let kind = Kind::Fused(Box::new(edit.descriptor.clone()));
+            let Descriptor::Norm(norm) = &edit.descriptor else {
+                return Err("no quantiser is without a norm here".into());
+            };
+            let kind = Kind::Fused(Box::new((**norm).clone()));
             new.0.push(Inst { name: edit.name.clone(), kind, args, dtype, shape, line });
             for (i, output) in edit.outputs.iter().enumerate() {
                 let dtype = output.ty.dtype.ok_or("a port has a type")?;

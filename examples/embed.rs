@@ -77,6 +77,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             Prologue::None => Ok(()),
             Prologue::ResidualAdd { .. } => Err("no kernel adds a residual".into()),
         }),
+        supports_quantize: Arc::new(|_| Err("no kernel quantises alone".into())),
         verify: true,
         ..Options::default()
     };

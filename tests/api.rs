@@ -14,7 +14,7 @@ use normfuse::{
         eval, infer, text,
     },
     passes::{
-        self, Edits, Kind, Observer, Options, Outcome, Rule, Site,
+        self, Edits, Kind, Observer, Options, Rule, Site,
         edits::{Edit, NodeRef},
         egg::rewrite,
         rules,
@@ -25,10 +25,11 @@ fn parse(source: &str) -> Graph {
     text::parse(source, &mut |w| panic!("{} is in another file", w.name)).unwrap()
 }
 
-/// The graphs that fuse, with numbers for their symbolic sizes.
+/// The graphs that fuse, norms and quantisers without one, with numbers for their symbolic sizes.
 fn graphs() -> Vec<(String, Graph)> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/in/fuse");
-    let paths = fs::read_dir(dir).unwrap().map(|e| e.unwrap().path());
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/in");
+    let folders = ["fuse", "partial", "alone"].map(|f| fs::read_dir(dir.join(f)).unwrap());
+    let paths = folders.into_iter().flatten().map(|e| e.unwrap().path());
     let mut found: Vec<(String, Graph)> = paths
         .map(|p| {
             let source = fs::read_to_string(&p).unwrap().replace("batch", "2").replace("seq", "3");
@@ -69,7 +70,7 @@ fn apply<'e>(source: &Graph, edits: impl Iterator<Item = &'e Edit>) -> Graph {
             operands.push(Some(view(&mut graph, value, &input.shape)));
         }
         let names: Vec<String> = edit.outputs.iter().map(|o| format!("{}/{}", edit.name, o.port)).collect();
-        let op = Op::FusedNorm(Arc::new(edit.descriptor.clone()));
+        let op = edit.descriptor.op();
         let node = graph.add_node(&edit.name, op, &operands, names).unwrap();
         for (output, made) in edit.outputs.iter().zip(graph.node(node).outputs.clone()) {
             *graph.type_mut(made) = output.ty.clone();
@@ -119,8 +120,7 @@ fn edits_applied_in_either_order_compute_the_same_bits() {
         let found = passes::edits(&source, &Options::default()).unwrap();
         assert_eq!(text::print(&source), unchanged);
         // Sibling norms have a site each and one op.
-        let fused = found.report.sites.iter().filter(|s| s.outcome == Outcome::Fused);
-        let ops: BTreeSet<_> = fused.filter_map(|s| s.op.clone()).collect();
+        let ops: BTreeSet<_> = found.report.sites.iter().filter_map(|s| s.op.clone()).collect();
         assert!(!ops.is_empty(), "{name}");
         assert_eq!(found.edits.iter().map(|e| e.name.clone()).collect::<BTreeSet<_>>(), ops, "{name}");
         for edit in &found.edits {
@@ -233,6 +233,23 @@ fn opaque_nodes_stay_as_they_are_and_are_not_looked_into() {
         let expected = if name == "a" || name == "b" { 2 } else { 1 };
         assert_eq!(report.summary.fused.norm, expected, "{name}: {:?}", report.sites);
         same_bits(&name, &parse(CHAIN), &graph);
+    }
+}
+
+#[test]
+fn opaque_nodes_of_a_quantiser_stay_as_they_are() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/in/alone/silu_group.nf");
+    let source = parse(&fs::read_to_string(path).unwrap().replace("batch", "2").replace("seq", "3"));
+    let whole = passes::run(&mut source.clone(), &Options::default()).unwrap();
+    assert_eq!(whole.summary.fused.quant, 1);
+    for name in whole.sites[0].replaced.clone() {
+        let mut graph = source.clone();
+        let marked = name.clone();
+        let options = Options { opaque: Some(Arc::new(move |n| n.name == marked)), verify: true, ..Options::default() };
+        let report = passes::run(&mut graph, &options).unwrap();
+        assert!(graph.nodes().any(|(_, n)| n.name == name), "`{name}` is gone");
+        assert!(report.sites.iter().all(|s| !s.replaced.contains(&name)), "{name}");
+        same_bits(&name, &source, &graph);
     }
 }
 

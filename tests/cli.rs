@@ -142,7 +142,12 @@ fn requirements_decide_the_exit_code_and_whether_a_file_appears() {
 fn rules_can_be_switched_off_by_name() {
     let m = model("deepseek_v3_fp8.onnx");
     let off = normfuse(["compile", s(&m), "--disable", "rms_norm", "--report", "json"]).code(0).json();
-    assert_eq!(off["summary"]["fused"]["norm_quant"], 0);
+    assert_eq!(
+        off["summary"]["fused"],
+        serde_json::json!({ "norm": 0, "norm_quant": 0, "sibling_norm": 0, "quant": 4 })
+    );
+    let both = ["compile", s(&m), "--disable", "rms_norm", "--disable", "quant_group", "--report", "json"];
+    let off = normfuse(both).code(0).json();
     assert_eq!(off["summary"]["nodes_before"], off["summary"]["nodes_after"]);
     normfuse(["compile", s(&m), "--disable", "rms"]).code(2).says("no such rule; rules: ");
 }

@@ -90,7 +90,7 @@ fn sites(file: &str) -> Vec<String> {
     let report = passes::run(&mut graph, &Options::default()).unwrap();
     let descriptor = |op: &String| {
         let (_, node) = graph.nodes().find(|(_, n)| n.name == *op).expect("the report names ops of the graph");
-        let Op::FusedNorm(fused) = &node.op else { return node.op.name().to_owned() };
+        let Op::FusedNorm(fused) = &node.op else { return node.op.name() };
         let mut fused = FusedNorm::clone(fused);
         for sibling in &mut fused.siblings {
             sibling.root = match sibling.root {

@@ -7,12 +7,16 @@ use std::{fs, path::Path, sync::Arc};
 use common::normfuse;
 
 use normfuse::{
-    ir::{FusedNorm, Graph, Op, fused::Prologue, text},
+    ir::{FusedNorm, Graph, Op, Scheme, fused::Prologue, text},
     passes::{self, Options, Outcome, Report, cost::Device},
 };
 
 fn parse(name: &str) -> Graph {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/in/fuse").join(name);
+    parse_in("fuse", name)
+}
+
+fn parse_in(folder: &str, name: &str) -> Graph {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/in").join(folder).join(name);
     text::parse(&fs::read_to_string(path).unwrap(), &mut |w| panic!("{} is in another file", w.name)).unwrap()
 }
 
@@ -57,6 +61,70 @@ fn one_quantiser_of_two_is_taken_and_the_other_says_why_not() {
     assert_eq!(left.anchor, "q3");
     assert_eq!(left.precondition.as_deref(), Some("supported"));
     assert_eq!(left.hint.as_deref(), Some("no kernel for two schemes"));
+    // It is an op nevertheless.
+    assert_eq!((left.op.as_deref(), left.replaced.len()), (Some("quantize/q3"), 6), "{left:?}");
+    assert_eq!((report.summary.fused.quant, report.summary.rejected, report.summary.quants), (0, 1, 4));
+}
+
+/// Runs the pass on a graph without norms, and tells its only site and whether the graph has changed.
+fn alone(name: &str, options: Options) -> (passes::Site, bool) {
+    let source = parse_in("alone", name);
+    let mut graph = source.clone();
+    let mut report = passes::run(&mut graph, &Options { verify: true, ..options }).unwrap();
+    let changed = graph.nodes().any(|(_, n)| matches!(n.op, Op::Quantize(_)));
+    assert_eq!(changed, graph.node_count() < source.node_count());
+    (report.sites.remove(0), changed)
+}
+
+#[test]
+fn a_host_may_decline_quantisers_that_no_norm_feeds() {
+    let (site, changed) = alone("silu_token.nf", Options::default());
+    assert_eq!((site.outcome, changed), (Outcome::Fused, true));
+    let asked = |s: &Scheme| if s.element.is_int() { Ok(()) } else { Err("no kernel for floats".to_owned()) };
+    let options = || Options { supports_quantize: Arc::new(asked), ..Options::default() };
+    let (site, changed) = alone("silu_token.nf", options());
+    assert_eq!((site.outcome, site.precondition.as_deref(), changed), (Outcome::Rejected, Some("supported"), false));
+    assert_eq!(site.hint.as_deref(), Some("no kernel for floats"));
+    assert!(alone("input_int8_token.nf", options()).1);
+    // Kernels for norms are another question.
+    assert!(alone("silu_token.nf", without("any norm", |_| true)).1);
+}
+
+#[test]
+fn a_quantiser_of_a_norm_that_is_refused_as_it_is_made_is_an_op_of_its_own() {
+    // A row with its residual is too long for the check of bodies, and the row alone is not.
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/in/fuse/quant_static.nf");
+    let text = fs::read_to_string(path).unwrap().replace("256", "1048576");
+    let text = text.replace("input %x:", "input %z: bf16[batch, seq, 1048576]\ninput %x:");
+    let text = text.replace("%y_x32 = cast(%x)", "%h = add(%x, %z)\n%y_x32 = cast(%h)");
+    let mut graph = text::parse(&text, &mut |w| panic!("{} is in another file", w.name)).unwrap();
+    let report = passes::run(&mut graph, &Options::default()).unwrap();
+    let site =
+        |i: usize| (report.sites[i].outcome, report.sites[i].precondition.as_deref(), report.sites[i].op.as_deref());
+    assert_eq!(site(0), (Outcome::Rejected, Some("checkable"), None));
+    assert_eq!(site(1), (Outcome::Fused, None, Some("quantize/q")));
+}
+
+#[test]
+fn a_quantiser_that_no_norm_feeds_has_its_rule_s_switch_and_its_price() {
+    let off = |rule: &str| Options { disabled: [(rule.to_owned(), "me".to_owned())].into(), ..Options::default() };
+    let (site, changed) = alone("silu_token.nf", off("quant_token"));
+    assert_eq!((site.precondition.as_deref(), changed), (Some("switched_on"), false));
+    assert!(site.hint.unwrap().contains("by me"));
+    // The rule is that of the op's rows, not of the view through which the source saw them.
+    let (site, changed) = alone("heads_as_one_row.nf", off("quant_token"));
+    assert_eq!(
+        (site.rule.as_str(), site.precondition.as_deref(), changed),
+        ("quant_token", Some("switched_on"), false)
+    );
+    assert!(alone("silu_token.nf", off("quant_group")).1);
+    let table = |ns: f64| Options {
+        cost: Some(Arc::new(move |work, _| if matches!(work.op, Op::Quantize(_)) { ns } else { 1.0 })),
+        ..Options::default()
+    };
+    assert!(alone("silu_token.nf", table(5.0)).1);
+    let (site, changed) = alone("silu_token.nf", table(50.0));
+    assert_eq!((site.precondition.as_deref(), changed), (Some("saves_something"), false));
 }
 
 #[test]

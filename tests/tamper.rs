@@ -105,6 +105,23 @@ fn the_text_form_is_held_to_the_same() {
 }
 
 #[test]
+fn a_quantiser_alone_is_held_to_its_body() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/in/alone/silu_token.nf");
+    for extension in ["nf", "json"] {
+        let path = folder.path().join(format!("rewritten.{extension}"));
+        normfuse(["compile", s(&source), "-o", s(&path), "--verify", "--require", "quant=1"]).code(0);
+        normfuse(["verify", s(&source), s(&path)]).code(0);
+        let text = std::fs::read_to_string(&path).unwrap();
+        // The scheme comes first, the body's constants after it; one of both is changed.
+        assert!(text.contains("448.0"), "{text}");
+        std::fs::write(&path, text.replacen("448.0", "440.0", 1)).unwrap();
+        let done = normfuse(["verify", s(&source), s(&path)]).code(2).says("quantize/q0");
+        assert!(done.stderr.contains("differ"), "{}", done.stderr);
+    }
+}
+
+#[test]
 fn a_fused_op_that_agrees_with_its_body_but_not_with_the_source_differs() {
     let (_folder, source, rewritten) = compiled();
     let mut m = onnx::load(&rewritten);

@@ -8,7 +8,7 @@ use std::{
 };
 
 use normfuse_ir::{
-    Data, Graph, Op, body,
+    Data, Graph, body,
     document::{FileId, Identify, Resolve, WeightRef},
     infer,
 };
@@ -87,7 +87,7 @@ impl Reader {
 /// Refuses a graph in which a fused op's descriptor and body are not one function. The types that the check needs are
 /// those of a copy: the graph stays as it is written down.
 fn check_bodies(graph: &Graph) -> Result<()> {
-    if graph.nodes().all(|(_, n)| !matches!(n.op, Op::FusedNorm(_))) {
+    if graph.nodes().all(|(_, n)| !n.op.is_fused()) {
         return Ok(());
     }
     let mut typed = graph.clone();

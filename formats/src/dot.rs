@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, io::Write as _, path::Path};
 
-use normfuse_ir::{Def, Graph, Op, Value, ValueId};
+use normfuse_ir::{Def, Descriptor, Graph, Value, ValueId};
 
 use crate::{atomic::AtomicFile, error::Result};
 
@@ -25,9 +25,9 @@ pub fn print(graph: &Graph) -> String {
     for (id, node) in graph.nodes() {
         let mut label = node.op.name();
         let mut style = "";
-        if let Op::FusedNorm(fused) = &node.op {
+        if let Some(fused) = Descriptor::of(&node.op) {
             style = ", style=filled, fillcolor=\"#ffd27f\"";
-            for scheme in fused.siblings.iter().flat_map(|s| &s.epilogues) {
+            for scheme in fused.schemes() {
                 let _ = write!(label, "\n{scheme}");
             }
             let _ = write!(label, "\nreplaces {}", node.provenance.replaced.len());
@@ -75,7 +75,7 @@ fn quoted(s: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use normfuse_ir::{DType, Dim, Tensor, Type, op::BinaryOp};
+    use normfuse_ir::{DType, Dim, Op, Tensor, Type, op::BinaryOp};
 
     use super::*;
 

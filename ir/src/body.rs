@@ -46,7 +46,7 @@ pub fn check_in(graph: &Graph, id: NodeId) -> Result<()> {
 /// As [`check`]: the first node that does not agree.
 pub fn check_all(graph: &Graph) -> Result<usize> {
     let mut seen = BTreeSet::new();
-    for (id, node) in graph.nodes().filter(|(_, n)| matches!(n.op, Op::FusedNorm(_))) {
+    for (id, node) in graph.nodes().filter(|(_, n)| n.op.is_fused()) {
         let types: Vec<_> = node.operands().filter_map(|(_, v)| graph.try_value(v)).map(|v| &v.ty).collect();
         // The text has everything that decides what a body computes, the contents of its constants included.
         let body = node.body.as_ref().map(|b| text::print(b)).unwrap_or_default();

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod body;
+mod descriptor;
 pub mod dim;
 pub mod document;
 mod dtype;
@@ -19,6 +20,7 @@ pub mod tensor;
 pub mod text;
 mod verify;
 
+pub use descriptor::Descriptor;
 pub use dim::{Dim, Shape};
 pub use dtype::DType;
 pub use error::{Error, ErrorKind, Result};

@@ -535,6 +535,11 @@ impl Op {
         }
     }
 
+    /// True for the ops that the pass makes, which come with a body that spells them out.
+    pub const fn is_fused(&self) -> bool {
+        matches!(self, Self::Quantize(_) | Self::FusedNorm(_))
+    }
+
     /// Smallest and largest number of operands; `None` if unbounded.
     pub fn arity(&self) -> (usize, Option<usize>) {
         match self {

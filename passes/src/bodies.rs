@@ -140,7 +140,7 @@ impl Walk<'_> {
         } else {
             let (id, port) = self.graph.producer(value)?;
             let node = self.graph.node(id);
-            if matches!(node.op, Op::Foreign(_) | Op::FusedNorm(_)) || self.steps.len() > MAX_NODES {
+            if matches!(node.op, Op::Foreign(_)) || node.op.is_fused() || self.steps.len() > MAX_NODES {
                 return None;
             }
             let mut reads = Vec::with_capacity(node.inputs.len());

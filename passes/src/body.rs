@@ -91,8 +91,8 @@ pub fn slice(source: &Graph, operands: &[Operand], given_at: &BTreeSet<Use>, por
     for (port, value, passed) in operands {
         let (dtype, shape) = typed(source, *value)?;
         let own = s.rename(shape);
-        let input =
-            s.body.add_input(port.to_string(), Type::tensor(dtype, passed.clone().unwrap_or_else(|| own.clone())));
+        let passed = passed.as_ref().map_or_else(|| own.clone(), |passed| s.rename(passed));
+        let input = s.body.add_input(port.to_string(), Type::tensor(dtype, passed));
         inputs.push((*value, input, own));
     }
     let mut restored = Vec::with_capacity(inputs.len());
@@ -201,7 +201,7 @@ impl Slice<'_> {
         }
         let (id, port) = self.source.producer(value)?;
         let node = self.source.node(id);
-        if matches!(node.op, Op::Foreign(_) | Op::FusedNorm(_)) {
+        if matches!(node.op, Op::Foreign(_)) || node.op.is_fused() {
             return None;
         }
         if matches!(node.op, Op::Reshape { .. }) && self.source.value(node.input(1)?).as_const().is_none() {

@@ -4,14 +4,17 @@
 use std::collections::BTreeSet;
 
 use normfuse_ir::{
-    Dim, FusedNorm, Granularity, Graph, NodeId, Op, Shape, ValueId,
+    Descriptor, Dim, Granularity, Graph, NodeId, Op, Shape, ValueId,
     fused::{InPort, OutPort},
 };
 
+mod alone;
 mod builder;
 mod finish;
+mod inside;
 mod member;
 
+pub use alone::{Gone, One, alone, ones};
 use builder::{Builder, Port};
 
 use crate::{
@@ -40,9 +43,11 @@ pub struct Refusal {
 #[derive(Debug, Clone)]
 pub struct Candidate {
     /// The descriptor, with exactly the ports that somebody reads.
-    pub descriptor: FusedNorm,
+    pub descriptor: Descriptor,
     /// Operands in port order.
     pub operands: Vec<(InPort, ValueId)>,
+    /// The shape in which the rows are passed, if the value that has them has another: a view of the source said it.
+    pub passed: Option<Shape>,
     /// Where the source reads scales and zero points that are operands; a constant elsewhere is a number that the
     /// descriptor has.
     pub given_at: BTreeSet<Use>,
@@ -53,7 +58,7 @@ pub struct Candidate {
     /// The nodes between the rows and the ports: what the op makes. Constants and what is made of parameters alone belong to
     /// whoever reads them.
     pub core: BTreeSet<NodeId>,
-    /// The norms that the op takes in.
+    /// The norms that the op takes in; of a quantiser that is in no norm's op, each place where the source repeats it.
     pub parts: Vec<Part>,
     /// Quantisers of the norms that stay outside, and why.
     pub left_out: Vec<(NodeId, Refusal)>,
@@ -62,7 +67,7 @@ pub struct Candidate {
 /// What one norm brings into an op.
 #[derive(Debug, Clone)]
 pub struct Part {
-    /// The norm's anchor.
+    /// The norm's anchor, or the quantiser's.
     pub anchor: NodeId,
     /// Anchors of its quantisers.
     pub quantisers: Vec<NodeId>,
@@ -74,15 +79,34 @@ impl Candidate {
     /// The shape in which the op wants an operand, where that may differ from the value's: a vector for a weight,
     /// whatever axes of size 1 the graph's has around it.
     pub fn operand_shape(&self, port: InPort) -> Option<Shape> {
-        let vector = |width: u64| Some(Shape(vec![Dim::from(width as i64)]));
+        let row = |k: usize| match self.descriptor.width(k) {
+            Some(width) => Some(Dim::from(width as i64)),
+            None => self.ports.first().and_then(|(_, _, rows)| rows.last().cloned()),
+        };
+        let vector = |k: usize| Some(Shape(vec![row(k)?]));
         match port {
-            InPort::Weight(k) => vector(self.descriptor.siblings[k].width),
+            InPort::X => self.passed.clone(),
+            InPort::Weight(k) => vector(k),
             InPort::Scale(k, e) | InPort::ZeroPoint(k, e) => {
-                let s = &self.descriptor.siblings[k];
-                (s.epilogues[e].granularity == Granularity::Channel).then(|| vector(s.width)).flatten()
+                let scheme = self.descriptor.scheme(k, e)?;
+                (scheme.granularity == Granularity::Channel).then(|| vector(k)).flatten()
             }
-            _ => None,
+            InPort::Residual | InPort::Rows(_) => None,
         }
+    }
+
+    /// The rule that answers for the op where it cannot be made.
+    pub fn rule(&self) -> &'static str {
+        match &self.descriptor {
+            Descriptor::Norm(_) => "rms_norm",
+            Descriptor::Quantize(scheme) => rules::scheme_rule(scheme),
+        }
+    }
+
+    /// The values that are rows, but for the second one of an add: its shape is that of the first.
+    pub fn all_rows(&self) -> impl Iterator<Item = ValueId> + '_ {
+        let rows = |p: &InPort| matches!(p, InPort::X | InPort::Rows(_));
+        self.operands.iter().filter(move |(p, _)| rows(p)).map(|(_, v)| *v)
     }
 
     /// The rows of a sibling.
@@ -148,7 +172,8 @@ pub fn build(
         let ports = b.ports();
         let (live, _) = b.liveness(&ports);
         let Some((node, k, quant)) = b.escape(&ports, &live) else { break };
-        let hint = format!("`{}` {}", value_name(graph, graph.node(node).outputs[0]), b.outside_reader(node, &live));
+        let hint =
+            format!("`{}` {}", value_name(graph, graph.node(node).outputs[0]), b.inside.outside_reader(node, &live));
         let refusal = |rule| Refusal { rule, precondition: "no_escape", node: Some(node), hint: hint.clone() };
         match quant {
             Some(e) => {
@@ -201,7 +226,7 @@ pub fn build(
         let precondition = if norms.len() > 1 { "no_path" } else { "no_escape" };
         return Err(Refusal { rule, precondition, node, hint });
     }
-    let supported = candidate.descriptor.check().and_then(|()| (options.supports)(&candidate.descriptor));
+    let supported = candidate.descriptor.check().and_then(|()| options.supported(&candidate.descriptor));
     supported.map_err(|hint| {
         let node = Some(norms[0].anchor);
         Refusal { rule: "rms_norm", precondition: "supported", node, hint }

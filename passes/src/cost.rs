@@ -170,7 +170,7 @@ impl<'a> Price<'a> {
             let ty = port_type(&c.descriptor, *port, shape);
             Some((ty.dtype?, ty.shape?))
         });
-        let op = Op::FusedNorm(Arc::new(c.descriptor.clone()));
+        let op = c.descriptor.op();
         let after = self.at(&work(&op, read.chain(written), &tokens));
         let shares = before.iter().zip(&after).zip(whole);
         shares.map(|((b, a), whole)| if *whole > 0.0 { (b - a) / whole } else { b - a }).sum()

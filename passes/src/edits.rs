@@ -14,7 +14,7 @@
 use std::collections::BTreeMap;
 
 use normfuse_ir::{
-    FusedNorm, Graph, NodeId, Result, Shape, Type, ValueId,
+    Descriptor, Graph, NodeId, Result, Shape, Type, ValueId,
     fused::{InPort, OutPort},
 };
 use serde::{Deserialize, Serialize};
@@ -36,7 +36,7 @@ pub struct Edit {
     /// The op's name, as the site in the report has it.
     pub name: String,
     /// What the op computes.
-    pub descriptor: FusedNorm,
+    pub descriptor: Descriptor,
     /// Its operands, in port order.
     pub inputs: Vec<Input>,
     /// Its results, in port order.

@@ -55,7 +55,7 @@ use normfuse_ir::{Graph, NodeId, Op, infer};
 
 pub use edits::{Edits, edits, edits_with};
 pub use observe::Observer;
-pub use options::{Marks, Options, Supports};
+pub use options::{Marks, Options, Supports, SupportsQuantize};
 pub use report::{Fused, Kind, Outcome, Report, RuleUse, Site, Summary};
 pub use rules::Rule;
 

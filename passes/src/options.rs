@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use normfuse_ir::{Error, ErrorKind, FusedNorm, Node};
+use normfuse_ir::{Descriptor, Error, ErrorKind, FusedNorm, Node, Scheme};
 
 use crate::{
     cost::{CostTable, Device},
@@ -21,6 +21,9 @@ fn is_ours(rule: &str) -> bool {
 /// Says what there are kernels for: the reason if there is none.
 pub type Supports = Arc<dyn Fn(&FusedNorm) -> Result<(), String> + Send + Sync>;
 
+/// The same for quantisers that are in no norm's op.
+pub type SupportsQuantize = Arc<dyn Fn(&Scheme) -> Result<(), String> + Send + Sync>;
+
 /// Marks nodes.
 pub type Marks = Arc<dyn Fn(&Node) -> bool + Send + Sync>;
 
@@ -32,6 +35,8 @@ pub struct Options {
     pub disabled: BTreeMap<String, String>,
     /// What the runtime that will execute the graph has kernels for.
     pub supports: Supports,
+    /// And for which quantisers that no norm's op takes in.
+    pub supports_quantize: SupportsQuantize,
     /// What fusions are chosen for.
     pub device: Device,
     /// The host's own measurements, in place of the device's description.
@@ -52,6 +57,7 @@ impl Default for Options {
         Self {
             disabled: BTreeMap::new(),
             supports: Arc::new(|_| Ok(())),
+            supports_quantize: Arc::new(|_| Ok(())),
             device: Device::default(),
             cost: None,
             verify: false,
@@ -79,6 +85,14 @@ impl Options {
     /// Who switched a rule off; `None` if it is on.
     pub fn why_off(&self, rule: &str) -> Option<&str> {
         self.disabled.get(rule).map(String::as_str)
+    }
+
+    /// What the host says to an op.
+    pub(crate) fn supported(&self, descriptor: &Descriptor) -> Result<(), String> {
+        match descriptor {
+            Descriptor::Norm(norm) => (self.supports)(norm),
+            Descriptor::Quantize(scheme) => (self.supports_quantize)(scheme),
+        }
     }
 
     /// Every rule, ours and the host's, on or off.

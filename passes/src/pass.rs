@@ -1,17 +1,19 @@
 //! One run: recognise everything in the source graph, decide what becomes one op, then rewrite.
 
+mod alone;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     rc::Rc,
     slice,
 };
 
-use normfuse_ir::{Graph, NodeId, Op, Scheme, ValueId, fused::Prologue};
+use normfuse_ir::{Descriptor, FusedNorm, Graph, NodeId, Op, Scheme, ValueId, fused::Prologue};
 
 use crate::{
     Observer, Options, anchor,
     bodies::Bodies,
-    candidate::{self, Candidate, Refusal},
+    candidate::{self, Candidate, Gone, Refusal},
     diagnose,
     norms::{self, Norm},
     proof::Proof,
@@ -27,6 +29,8 @@ use crate::{
     views::Names,
     weights,
 };
+
+use self::alone::Alone;
 
 /// What a graph holds.
 struct Found {
@@ -141,7 +145,16 @@ impl<'o> Pass<'o> {
         self.report.notes.clone_from(&graph.info.notes);
         let found = self.recognise(graph)?;
         let decided = self.decide(graph, &found);
-        self.apply(graph, &found, decided);
+        let mut gone = Gone::none(graph);
+        for d in &decided {
+            gone.add(&d.candidate);
+        }
+        let taken: BTreeSet<NodeId> =
+            decided.iter().flat_map(|d| &d.candidate.parts).flat_map(|p| &p.quantisers).copied().collect();
+        let mut alone = Alone::default();
+        let others = found.quants.iter().filter(|q| !taken.contains(&q.anchor));
+        self.decide_alone(graph, others, &mut gone, &mut alone);
+        self.apply(graph, &found, decided, alone);
         Ok(())
     }
 
@@ -283,64 +296,65 @@ impl<'o> Pass<'o> {
         }
     }
 
-    fn apply(&mut self, graph: &mut Graph, found: &Found, decided: Vec<Decided>) {
-        let operands = decided.iter().flat_map(|d| &d.candidate.operands).map(|(_, v)| *v);
+    fn apply(&mut self, graph: &mut Graph, found: &Found, decided: Vec<Decided>, mut alone: Alone) {
+        let candidates = decided.iter().map(|d| &d.candidate).chain(&alone.candidates);
+        let operands = candidates.flat_map(|c| &c.operands).map(|(_, v)| *v);
         let mut moved = Moved { now: BTreeMap::new(), operands: operands.collect() };
-        let mut spoken_of = BTreeSet::new();
+        // Said while the nodes that they name are there.
+        let mut left_out: BTreeMap<NodeId, Site> = BTreeMap::new();
+        for (anchor, refusal) in decided.iter().flat_map(|d| &d.candidate.left_out) {
+            let site = || self.refused(graph, *anchor, Kind::Quant, Outcome::Rejected, refusal);
+            left_out.entry(*anchor).or_insert_with(site);
+        }
+        let mut freed: BTreeSet<NodeId> = BTreeSet::new();
         let mut bodies = Bodies::default();
         for d in decided {
             let applied = rewrite::apply(graph, &mut self.names, &mut bodies, &mut moved, &d.candidate);
             match &applied {
                 Ok(applied) => {
                     self.fused(graph, found, &d, applied);
-                    spoken_of.extend(d.candidate.parts.iter().flat_map(|p| &p.quantisers).copied());
+                    for q in d.candidate.parts.iter().flat_map(|p| &p.quantisers) {
+                        left_out.remove(q);
+                    }
                 }
                 Err(refusal) => {
                     for part in &d.candidate.parts {
                         self.reject(graph, part.anchor, Kind::Norm, Outcome::Rejected, refusal);
+                        freed.extend(&part.quantisers);
                     }
-                }
-            }
-            for (anchor, refusal) in &d.candidate.left_out {
-                if spoken_of.insert(*anchor) {
-                    self.reject(graph, *anchor, Kind::Quant, Outcome::Rejected, refusal);
                 }
             }
             self.patches.extend(applied.ok().map(|applied| Patch { candidate: d.candidate, applied }));
         }
+        // Those of a norm that then was refused are as they were, but for what other ops took in.
+        let there = |q: &Quant| {
+            let values = [Some(q.v), q.given, q.zero, q.scale, q.zero_out].into_iter().flatten();
+            values.into_iter().all(|v| graph.try_value(v).is_some())
+                && q.nodes.iter().all(|n| graph.try_node(*n).is_some())
+        };
+        let freed = found.quants.iter().filter(|q| freed.contains(&q.anchor) && there(q));
+        self.decide_alone(graph, freed, &mut Gone::none(graph), &mut alone);
+        self.apply_alone(graph, found, (&mut bodies, &mut moved), alone, left_out);
         // What was kept for a patch that then was refused.
         let there = moved.now.values().filter(|v| graph.try_value(**v).is_some());
         let views = there.filter_map(|v| graph.producer(*v)).map(|(n, _)| n);
         let views: Vec<NodeId> = views.filter(|n| matches!(graph.node(*n).op, Op::Reshape { .. })).collect();
         graph.remove_dead(views);
-        for q in found.quants.iter().filter(|q| !spoken_of.contains(&q.anchor)) {
-            let rule = rules::quantiser_rule(q);
-            if self.options.why_off(rule).is_some() {
-                let refusal = self.switched_off(rule, q.anchor);
-                self.reject(graph, q.anchor, Kind::Quant, Outcome::Rejected, &refusal);
-                continue;
-            }
-            let source = graph.try_value(q.v).and_then(|_| graph.producer(q.v)).map(|(n, _)| n);
-            let refusal = Refusal {
-                rule,
-                precondition: "fed_by_norm",
-                node: source.or(Some(q.anchor)),
-                hint: format!(
-                    "the quantised value comes from {}, not from a fused norm",
-                    source.map_or("outside the graph".into(), |n| format!("`{}`", graph.node(n).op.name()))
-                ),
-            };
-            self.reject(graph, q.anchor, Kind::Quant, Outcome::Rejected, &refusal);
-        }
+    }
+
+    /// Counts what an op saves.
+    fn saved(&mut self, applied: &rewrite::Applied) {
+        let summary = &mut self.report.summary;
+        summary.launches_saved += applied.replaced.len().saturating_sub(1);
+        summary.bytes_saved_per_token += applied.bytes_saved;
     }
 
     fn fused(&mut self, graph: &mut Graph, found: &Found, d: &Decided, applied: &rewrite::Applied) {
-        let descriptor = &d.candidate.descriptor;
+        let Descriptor::Norm(descriptor) = &d.candidate.descriptor else { return };
+        let descriptor: &FusedNorm = descriptor;
         let several = descriptor.siblings.len() > 1;
-        let summary = &mut self.report.summary;
-        summary.fused.sibling_norm += usize::from(several);
-        summary.launches_saved += applied.replaced.len().saturating_sub(1);
-        summary.bytes_saved_per_token += applied.bytes_saved;
+        self.report.summary.fused.sibling_norm += usize::from(several);
+        self.saved(applied);
         if descriptor.prologue != Prologue::None {
             self.report.matched("residual_add");
         }
@@ -385,11 +399,8 @@ impl<'o> Pass<'o> {
             let (weights, bound) =
                 weights::of(graph, applied.node, &descriptor.in_ports(), &siblings.collect::<Vec<_>>());
             let of_part = || d.norms.iter().map(|n| &found.norms[*n]).filter(|n| n.anchor == part.anchor);
+            let kind = if schemes.is_empty() { Kind::Norm } else { Kind::NormQuant };
             let site = Site {
-                anchor: self.anchor_names.get(&part.anchor).cloned().unwrap_or_default(),
-                place: None,
-                kind: if schemes.is_empty() { Kind::Norm } else { Kind::NormQuant },
-                outcome: Outcome::Fused,
                 rule: rule.into(),
                 op: Some(op.clone()),
                 siblings: descriptor.siblings.len(),
@@ -400,22 +411,37 @@ impl<'o> Pass<'o> {
                 arithmetic: schemes.iter().map(|s| s.arithmetic()).collect(),
                 rewrites: of_part().flat_map(|n| &n.rules).cloned().collect(),
                 path: of_part().flat_map(|n| &n.path).cloned().collect(),
-                precondition: None,
-                node: None,
-                hint: None,
+                ..self.blank(graph, part.anchor, kind, Outcome::Fused)
             };
             self.site(part.anchor, site);
         }
     }
 
     fn reject(&mut self, graph: &Graph, anchor: NodeId, kind: Kind, outcome: Outcome, refusal: &Refusal) {
-        let name = |n: NodeId| graph.try_node(n).map(|n| n.name.clone());
-        let site = Site {
-            anchor: self.anchor_names.get(&anchor).cloned().or_else(|| name(anchor)).unwrap_or_default(),
+        let site = self.refused(graph, anchor, kind, outcome, refusal);
+        self.site(anchor, site);
+    }
+
+    /// The site of what did not fuse.
+    fn refused(&self, graph: &Graph, anchor: NodeId, kind: Kind, outcome: Outcome, refusal: &Refusal) -> Site {
+        Site {
+            rule: refusal.rule.into(),
+            precondition: Some(refusal.precondition.into()),
+            node: refusal.node.and_then(|n| graph.try_node(n)).map(|n| n.name.clone()),
+            hint: Some(refusal.hint.clone()),
+            ..self.blank(graph, anchor, kind, outcome)
+        }
+    }
+
+    /// A site of which nothing is told yet but what it is.
+    fn blank(&self, graph: &Graph, anchor: NodeId, kind: Kind, outcome: Outcome) -> Site {
+        let name = || graph.try_node(anchor).map(|n| n.name.clone());
+        Site {
+            anchor: self.anchor_names.get(&anchor).cloned().or_else(name).unwrap_or_default(),
             place: None,
             kind,
             outcome,
-            rule: refusal.rule.into(),
+            rule: String::new(),
             op: None,
             siblings: 0,
             replaced: Vec::new(),
@@ -425,11 +451,10 @@ impl<'o> Pass<'o> {
             arithmetic: Vec::new(),
             rewrites: Vec::new(),
             path: Vec::new(),
-            precondition: Some(refusal.precondition.into()),
-            node: refusal.node.and_then(name),
-            hint: Some(refusal.hint.clone()),
-        };
-        self.site(anchor, site);
+            precondition: None,
+            node: None,
+            hint: None,
+        }
     }
 
     fn site(&mut self, anchor: NodeId, mut site: Site) {

@@ -57,12 +57,13 @@ pub struct Site {
     pub outcome: Outcome,
     /// The rule that decided: the most specific one of a fused op, or the one whose precondition failed.
     pub rule: String,
-    /// Name of the fused node, where there is one.
+    /// Name of the fused node, where there is one: also of a quantiser that was rejected by the norm that feeds it, and is an
+    /// op of its own.
     pub op: Option<String>,
     /// How many norms share that node: more than one for sibling norms, 0 where nothing fused.
     #[serde(default)]
     pub siblings: usize,
-    /// Names of the source nodes that the fused op replaced: of this norm and its quantisers.
+    /// Names of the source nodes that the fused op replaced: of this norm and its quantisers, or of this quantiser.
     pub replaced: Vec<String>,
     /// Names of the weights, given scales and given zero points that the op reads for this norm: constants and inputs of
     /// the graph.
@@ -108,6 +109,9 @@ pub struct Fused {
     pub norm_quant: usize,
     /// Fused ops with at least two norms.
     pub sibling_norm: usize,
+    /// Quantisers that no norm feeds, each an op of its own.
+    #[serde(default)]
+    pub quant: usize,
 }
 
 /// Totals.

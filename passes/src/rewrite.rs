@@ -6,8 +6,8 @@ use std::{
 };
 
 use normfuse_ir::{
-    DType, Dim, FusedNorm, Graph, NodeId, Op, Shape, Type, ValueId,
-    fused::{OutPort, Prologue},
+    DType, Descriptor, Dim, Graph, NodeId, Op, Shape, Type, ValueId,
+    fused::{InPort, OutPort, Prologue},
 };
 
 use crate::{
@@ -44,24 +44,25 @@ pub struct Moved {
     pub operands: BTreeSet<ValueId>,
 }
 
-pub(crate) fn port_type(descriptor: &FusedNorm, port: OutPort, shape: &Shape) -> Type {
-    let sibling = |k: usize| &descriptor.siblings[k];
+/// The type of a port in a shape.
+pub(crate) fn port_type(descriptor: &Descriptor, port: OutPort, shape: &Shape) -> Type {
+    let tensor = |dtype: Option<DType>| Type { dtype, ..Type::tensor(DType::F32, shape.clone()) };
+    let norm = if let Descriptor::Norm(norm) = descriptor { Some(norm) } else { None };
     match port {
-        OutPort::Sum => match descriptor.prologue {
-            Prologue::ResidualAdd(add) => Type::tensor(add.emitted(), shape.clone()),
-            Prologue::None => Type::default(),
-        },
-        OutPort::Normed(k) => Type::tensor(sibling(k).output, shape.clone()),
-        OutPort::Q(k, e) => {
-            let scheme = &sibling(k).epilogues[e];
-            Type { scheme: Some(Arc::new(scheme.clone())), ..Type::tensor(scheme.q_dtype(), shape.clone()) }
+        OutPort::Sum => tensor(norm.and_then(|n| match n.prologue {
+            Prologue::ResidualAdd(add) => Some(add.emitted()),
+            Prologue::None => None,
+        })),
+        OutPort::Normed(k) => tensor(norm.and_then(|n| n.siblings.get(k)).map(|s| s.output)),
+        OutPort::Q(k, e) | OutPort::Scale(k, e) => {
+            let scheme = descriptor.scheme(k, e);
+            let dtype = scheme.map(|s| match port {
+                OutPort::Q(..) => s.q_dtype(),
+                _ => s.scale.as_ref().map_or(DType::F32, |s| s.dtype),
+            });
+            Type { scheme: scheme.cloned().map(Arc::new), ..tensor(dtype) }
         }
-        OutPort::Scale(k, e) => {
-            let scheme = &sibling(k).epilogues[e];
-            let dtype = scheme.scale.as_ref().map_or(DType::F32, |s| s.dtype);
-            Type { scheme: Some(Arc::new(scheme.clone())), ..Type::tensor(dtype, shape.clone()) }
-        }
-        OutPort::ZeroPoint(..) => Type::tensor(DType::U8, shape.clone()),
+        OutPort::ZeroPoint(..) => tensor(Some(DType::U8)),
     }
 }
 
@@ -78,23 +79,9 @@ pub fn apply(
     c: &Candidate,
 ) -> Result<Applied, Refusal> {
     let anchor = c.parts[0].anchor;
-    let mut c = c.clone();
-    for (_, v) in &mut c.operands {
-        while let Some(new) = moved.now.get(v) {
-            *v = *new;
-        }
-    }
-    c.replaced.retain(|n| graph.try_node(*n).is_some());
-    for (_, values, _) in &mut c.ports {
-        values.retain(|v| graph.try_value(*v).is_some());
-    }
-    let c = &c;
-    let refuse = |precondition, hint: &str| Refusal {
-        rule: "rms_norm",
-        precondition,
-        node: Some(anchor),
-        hint: hint.to_owned(),
-    };
+    let rule = c.rule();
+    let refuse = |precondition, hint: &str| Refusal { rule, precondition, node: Some(anchor), hint: hint.to_owned() };
+    let c = &as_it_is(graph, moved, c).map_err(|(precondition, hint)| refuse(precondition, hint))?;
     let body_ports: Vec<PortValue> = c
         .ports
         .iter()
@@ -109,7 +96,7 @@ pub fn apply(
         .collect::<Option<_>>()
         .ok_or_else(|| refuse("no_escape", "a port has no value in the source"))?;
     let body_operands: Vec<_> = c.operands.iter().map(|(p, v)| (*p, *v, c.operand_shape(*p))).collect();
-    let op = Op::FusedNorm(Arc::new(c.descriptor.clone()));
+    let op = c.descriptor.op();
     let cut = Cut::of(graph, &op, &body_operands, &c.given_at, &body_ports);
     let body = if let Some(body) = bodies.of(cut.as_ref()) {
         body
@@ -117,7 +104,11 @@ pub fn apply(
         let body = body::slice(graph, &body_operands, &c.given_at, &body_ports)
             .ok_or_else(|| refuse("no_escape", "the replaced subgraph cannot be cut out on its own"))?;
         // A file with a fused op that cannot be compared with its body would be refused by whoever reads it.
-        let types: Vec<Type> = c.operands.iter().map(|(_, v)| graph.value(*v).ty.clone()).collect();
+        let passed = |(port, v): &(InPort, ValueId)| {
+            let ty = graph.value(*v).ty.clone();
+            Type { shape: c.operand_shape(*port).or(ty.shape), ..ty }
+        };
+        let types: Vec<Type> = c.operands.iter().map(passed).collect();
         normfuse_ir::body::checkable(&op, &body, &types).map_err(|e| refuse("checkable", &e.to_string()))?;
         bodies.share(cut, body)
     };
@@ -133,7 +124,7 @@ pub fn apply(
             *slot = views::restate(graph, names, *value, &vector);
         }
     }
-    let name = format!("fused_norm/{}", graph.node(anchor).name);
+    let name = format!("{}/{}", c.descriptor.name(), graph.node(anchor).name);
     let out_names: Vec<String> = c.ports.iter().map(|(p, ..)| names.fresh(&p.to_string())).collect();
     let node = graph.add_node(name, op, &operands, out_names).map_err(|e| refuse("supported", &e.to_string()))?;
 
@@ -184,6 +175,27 @@ pub fn apply(
     Ok(Applied { node, replaced, bytes_saved, moved: own_moves, shape_readers })
 }
 
+/// The candidate in terms of what earlier patches made of the graph.
+fn as_it_is(graph: &Graph, moved: &Moved, c: &Candidate) -> Result<Candidate, (&'static str, &'static str)> {
+    let mut now = c.clone();
+    for (_, v) in &mut now.operands {
+        while let Some(new) = moved.now.get(v) {
+            *v = *new;
+        }
+        if graph.try_value(*v).is_none() {
+            return Err(("no_escape", "an operand is inside of another fused op"));
+        }
+    }
+    now.replaced.retain(|n| graph.try_node(*n).is_some());
+    if now.replaced.len() < c.replaced.len() && now.replaced.iter().filter(|n| !is_view(graph, **n)).nth(1).is_none() {
+        return Err(("saves_something", "other fused ops took in all of it but one op"));
+    }
+    for (_, values, _) in &mut now.ports {
+        values.retain(|v| graph.try_value(*v).is_some());
+    }
+    Ok(now)
+}
+
 /// True if every value that stays and has another shape than its port can be made from it.
 fn shapes_can_be_said(graph: &Graph, c: &Candidate, moved: &Moved) -> bool {
     c.ports.iter().all(|(_, values, shape)| {
@@ -206,7 +218,7 @@ fn sibling_of(port: OutPort) -> usize {
 /// Who only asks a replaced value for its shape asks the rows: nothing must be kept or written for that.
 fn move_shape_readers(graph: &mut Graph, c: &Candidate) -> Vec<(NodeId, usize, ValueId)> {
     let mut moved = Vec::new();
-    let rows: Vec<ValueId> = (0..c.descriptor.siblings.len()).filter_map(|k| c.rows(k)).collect();
+    let rows: Vec<ValueId> = c.all_rows().collect();
     let gone: Vec<ValueId> = c.replaced.iter().flat_map(|n| graph.node(*n).outputs.iter().copied()).collect();
     for v in gone {
         for (user, port) in graph.users(v) {

@@ -148,7 +148,7 @@ fn unmet(required: &[args::Requirement], report: &Report) -> Option<String> {
 /// True if a site is one of those that [`Report::count`] counts for this kind.
 fn is(site: &Site, kind: Kind) -> bool {
     match kind {
-        Kind::Quant => site.kind == Kind::NormQuant || site.kind == Kind::Quant && site.outcome == Outcome::Rejected,
+        Kind::Quant => site.kind == Kind::NormQuant || site.kind == Kind::Quant && site.outcome != Outcome::Nearest,
         Kind::SiblingNorm => site.siblings > 1,
         _ => site.kind == kind && site.outcome == Outcome::Fused,
     }

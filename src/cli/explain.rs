@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use normfuse::{
     ir::Graph,
-    passes::{self, Outcome, Site, switches::near},
+    passes::{self, Site, switches::near},
 };
 
 use super::{
@@ -63,13 +63,15 @@ fn concerns(site: &Site, node: &str) -> bool {
 
 fn explain(site: &Site) -> String {
     let mut text = report::line(site) + "\n";
-    if site.outcome != Outcome::Fused {
+    if site.op.is_none() {
         return text;
     }
     for (scheme, arithmetic) in site.schemes.iter().zip(&site.arithmetic) {
         let _ = writeln!(text, "  quantises to {scheme}: {arithmetic}");
     }
-    let _ = writeln!(text, "  recognised by {}:", site.rewrites.join(", "));
+    if !site.rewrites.is_empty() {
+        let _ = writeln!(text, "  recognised by {}:", site.rewrites.join(", "));
+    }
     for line in &site.path {
         let _ = writeln!(text, "    {line}");
     }

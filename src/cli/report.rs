@@ -83,7 +83,15 @@ impl<'a> Document<'a> {
                     s.norms, s.fused.norm_quant, s.fused.norm
                 ),
             ),
-            row("quantisers", format!("{} recognised, {} fused", s.quants, self.fused_quantisers())),
+            row(
+                "quantisers",
+                format!(
+                    "{} recognised, {} fused with norms, {} alone",
+                    s.quants,
+                    self.fused_quantisers(),
+                    self.sites.iter().filter(|s| s.kind == Kind::Quant && s.op.is_some()).count()
+                ),
+            ),
             row("saved", format!("{} launches, {} bytes per token", s.launches_saved, s.bytes_saved_per_token)),
         ];
         if s.fused.sibling_norm > 0 {
@@ -191,7 +199,8 @@ fn row(name: &str, value: String) -> Vec<String> {
     vec![name.into(), value]
 }
 
-/// `X (norm): rejected by rms_norm: no_escape fails at Y: hint`, or `X (norm): fused by rms_norm into Z`.
+/// `X (norm): rejected by rms_norm: no_escape fails at Y: hint`, or `X (norm): fused by rms_norm into Z`. A quantiser that a
+/// norm could not take in says what op it is nevertheless.
 pub fn line(site: &Site) -> String {
     let outcome = match site.outcome {
         Outcome::Fused => "fused by",
@@ -199,7 +208,9 @@ pub fn line(site: &Site) -> String {
         Outcome::Nearest => "nearest rule is",
     };
     let mut text = format!("{} ({}): {outcome} {}", site.title(), site.kind.name(), site.rule);
-    if let Some(op) = &site.op {
+    let (fused, alone) =
+        if site.outcome == Outcome::Fused { (site.op.as_ref(), None) } else { (None, site.op.as_ref()) };
+    if let Some(op) = fused {
         let _ = write!(text, " into {op}");
     }
     if let Some(precondition) = &site.precondition {
@@ -210,6 +221,9 @@ pub fn line(site: &Site) -> String {
     }
     if let Some(hint) = &site.hint {
         let _ = write!(text, ": {hint}");
+    }
+    if let Some(op) = alone {
+        let _ = write!(text, "; it is an op of its own, {op}");
     }
     text
 }

@@ -37,6 +37,7 @@ pub fn options(switches: &Resolution) -> passes::Options {
     passes::Options {
         disabled: switches.disabled.clone(),
         supports: Arc::new(cpu::supports),
+        supports_quantize: Arc::new(cpu::supports_quantize),
         ..passes::Options::default()
     }
 }

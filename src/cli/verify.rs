@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt::Write, path::Path};
 use normfuse::{
     cpu::Plan,
     formats::FormatError,
-    ir::{self, Error, ErrorKind, Graph, Op, Tensor},
+    ir::{self, Error, ErrorKind, Graph, Tensor},
 };
 
 use super::{
@@ -222,7 +222,7 @@ impl<'g> Pair<'g> {
         let node = self.rewritten.node(node);
         let mut text =
             format!("first site that differs: `{}` ({}), value `{value}`: {what}", node.name, node.op.name());
-        if matches!(node.op, Op::FusedNorm(_)) && !node.provenance.replaced.is_empty() {
+        if node.op.is_fused() && !node.provenance.replaced.is_empty() {
             let _ = write!(text, "; it replaced {}", node.provenance.replaced.join(", "));
         }
         text

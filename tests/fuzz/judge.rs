@@ -6,7 +6,7 @@ use std::{
 };
 
 use normfuse_ir::{
-    DType, Graph, NodeId, Op, Tensor, ValueId,
+    DType, Descriptor, Graph, NodeId, Op, Tensor, ValueId,
     body::{
         bits_equal,
         hostile::{Rng, Row, rows},
@@ -40,6 +40,8 @@ pub struct Tally {
     pub norm: usize,
     /// Ops with several norms.
     pub siblings: usize,
+    /// Quantisers that are ops of their own.
+    pub quant: usize,
     /// Sites that did not fuse.
     pub rejected: usize,
 }
@@ -50,6 +52,7 @@ impl Tally {
         self.norm += s.fused.norm;
         self.norm_quant += s.fused.norm_quant;
         self.siblings += s.fused.sibling_norm;
+        self.quant += s.fused.quant;
         self.rejected += s.rejected;
     }
 }
@@ -100,6 +103,16 @@ pub fn judge(source: &Graph, seed: u64, tally: &mut Tally) -> Result<(), String>
         (Ok(()), Ok(report)) => report,
     };
     after.verify().map_err(|e| told(format!("the result does not verify: {e}")))?;
+    let mut again = after.clone();
+    let second = normfuse_passes::run(&mut again, &Options::default());
+    let second = second.map_err(|e| told(format!("the result is refused: {e}")))?;
+    let alone = |s: &&Site| s.kind == Kind::Quant && s.op.is_some();
+    let left = second.sites.iter().filter(alone).count();
+    // What one quantiser reads of another is read no more once that one is an op.
+    let escapes = |s: &Site| s.kind == Kind::Quant && s.precondition.as_deref() == Some("no_escape");
+    ensure(left == 0 || report.sites.iter().any(escapes), || {
+        told(format!("a second run makes {left} quantisers more\n{}", sites(&report)))
+    })?;
     consistent(&typed, &after, &report).map_err(|e| told(format!("{e}\n{}", sites(&report))))?;
     tally.count(&report);
     same_bits(source, &after, seed, tally)
@@ -174,10 +187,11 @@ fn consistent(before: &Graph, after: &Graph, report: &Report) -> Result<(), Stri
     let names = |g: &Graph| -> BTreeSet<String> { g.nodes().map(|(_, n)| n.name.clone()).collect() };
     let (old, new) = (names(before), names(after));
     let needed = needed(before);
-    let of = |a: normfuse_ir::Result<Vec<anchor::Anchor>>| -> BTreeSet<String> {
-        a.unwrap().into_iter().filter(|a| needed.contains(&a.node)).map(|a| a.name).collect()
+    let of = |a: Vec<anchor::Anchor>| -> BTreeSet<String> {
+        a.into_iter().filter(|a| needed.contains(&a.node)).map(|a| a.name).collect()
     };
-    let (norms, quants) = (of(anchor::norms(before)), of(anchor::quantisers(before)));
+    let nodes = before.topo_order().unwrap();
+    let (norms, quants) = (of(anchor::norms(before, &nodes).unwrap()), of(anchor::quantisers(before, &nodes)));
 
     let mut seen = BTreeSet::new();
     let mut replaced = BTreeSet::new();
@@ -189,24 +203,33 @@ fn consistent(before: &Graph, after: &Graph, report: &Report) -> Result<(), Stri
         ensure(if is_quant { &quants } else { &norms }.contains(anchor), || format!("`{anchor}` is no such anchor"))?;
         ensure(site.kind != Kind::SiblingNorm, || format!("`{anchor}` has the kind of no site"))?;
         if site.outcome != Outcome::Fused {
-            ensure(site.op.is_none() && site.replaced.is_empty(), || format!("`{anchor}` did not fuse"))?;
+            // A quantiser that a norm could not take in may be an op of its own.
+            let may = is_quant && site.outcome == Outcome::Rejected;
+            let has_none = site.op.is_none() && site.replaced.is_empty();
+            ensure(may || has_none, || format!("`{anchor}` did not fuse"))?;
             ensure(site.precondition.is_some() && site.hint.is_some(), || format!("`{anchor}` does not say why"))?;
             if let Some(node) = &site.node {
                 // It may have gone into an op since.
                 ensure(old.contains(node) || new.contains(node), || format!("there is no node `{node}`"))?;
             }
-            continue;
+            if has_none {
+                continue;
+            }
         }
         let op = site.op.as_deref().ok_or_else(|| format!("`{anchor}` fused into nothing"))?;
         let node = after.nodes().map(|(_, n)| n).find(|n| n.name == op);
-        let Some(Op::FusedNorm(descriptor)) = node.map(|n| &n.op) else {
+        let Some(descriptor) = node.and_then(|n| Descriptor::of(&n.op)) else {
             return Err(format!("`{anchor}` names `{op}`, which is no fused op"));
         };
-        ensure(site.siblings == descriptor.siblings.len(), || format!("`{op}` has other siblings"))?;
+        let siblings = if let Descriptor::Norm(norm) = &descriptor { norm.siblings.len() } else { 0 };
+        ensure((siblings == 0) == is_quant, || format!("`{op}` is another op than `{anchor}` says"))?;
+        ensure(site.siblings == siblings, || format!("`{op}` has other siblings"))?;
         ensure(descriptor.check().is_ok(), || format!("`{op}` has a bad descriptor"))?;
-        let quantised = site.kind == Kind::NormQuant;
+        let quantised = site.kind != Kind::Norm;
         ensure(quantised != site.schemes.is_empty(), || format!("`{anchor}`: kind and schemes disagree"))?;
-        *ops.entry(op).or_default() += site.schemes.len();
+        // Places where a quantiser is repeated have one op.
+        let told = ops.entry(op).or_default();
+        *told = if is_quant { 1 } else { *told + site.schemes.len() };
         for gone in &site.replaced {
             ensure(old.contains(gone) && !new.contains(gone), || format!("`{gone}` was not replaced"))?;
             ensure(replaced.insert(gone), || format!("`{gone}` was replaced twice"))?;
@@ -215,10 +238,9 @@ fn consistent(before: &Graph, after: &Graph, report: &Report) -> Result<(), Stri
     for norm in &norms {
         ensure(seen.contains(&(false, norm)), || format!("norm `{norm}` has no site"))?;
     }
-    let fused: Vec<_> = after.nodes().map(|(_, n)| n).filter(|n| matches!(n.op, Op::FusedNorm(_))).collect();
+    let fused: Vec<_> = after.nodes().map(|(_, n)| n).filter(|n| n.op.is_fused()).collect();
     for node in &fused {
-        let Op::FusedNorm(descriptor) = &node.op else { continue };
-        let schemes: usize = descriptor.siblings.iter().map(|s| s.epilogues.len()).sum();
+        let schemes = Descriptor::of(&node.op).map_or(0, |d| d.schemes().len());
         ensure(ops.get(node.name.as_str()) == Some(&schemes), || format!("`{}`: its sites tell less", node.name))?;
         ensure(node.body.is_some(), || format!("`{}` has no body", node.name))?;
     }
@@ -230,6 +252,7 @@ fn consistent(before: &Graph, after: &Graph, report: &Report) -> Result<(), Stri
         ("fused.norm", s.fused.norm, count(Kind::Norm)),
         ("fused.norm_quant", s.fused.norm_quant, count(Kind::NormQuant)),
         ("fused.sibling_norm", s.fused.sibling_norm, several),
+        ("fused.quant", s.fused.quant, count(Kind::Quant)),
         ("rejected", s.rejected, rejected),
         ("nodes_before", s.nodes_before, before.node_count()),
         ("nodes_after", s.nodes_after, after.node_count()),

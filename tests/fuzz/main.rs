@@ -63,7 +63,10 @@ fn whatever_the_grammar_makes_keeps_its_bits() {
     let tally = tries("graphs", 150, |choices, _, seed, tally| judge(&graphs::graph(choices), seed, tally));
     // A generator whose graphs are refused or never fuse would test nothing.
     assert_eq!((tally.refused, tally.dumb), (0, 0));
-    assert!(tally.norm_quant > 0 && tally.norm > 0 && tally.siblings > 0 && tally.rejected > 0, "{tally:?}");
+    assert!(
+        tally.norm_quant > 0 && tally.norm > 0 && tally.siblings > 0 && tally.quant > 0 && tally.rejected > 0,
+        "{tally:?}"
+    );
 }
 
 #[test]
@@ -89,5 +92,8 @@ fn the_order_of_nodes_changes_nothing() {
         }
         judge::same_in_any_order(&graph, seed, tally)
     });
-    assert!(tally.norm_quant > 0 && tally.norm > 0 && tally.siblings > 0 && tally.rejected > 0, "{tally:?}");
+    assert!(
+        tally.norm_quant > 0 && tally.norm > 0 && tally.siblings > 0 && tally.quant > 0 && tally.rejected > 0,
+        "{tally:?}"
+    );
 }

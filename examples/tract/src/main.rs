@@ -15,7 +15,7 @@ mod sum;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use normfuse_ir::{Shape, ValueId};
+use normfuse_ir::{Descriptor, Shape, ValueId};
 use normfuse_passes::{Options, edits::Edit};
 use tract_onnx::{prelude::*, tract_core::ops::change_axes::AxisOp, tract_hir::internal::*};
 
@@ -33,7 +33,12 @@ fn main() -> TractResult<()> {
     let source = model.into_typed()?;
 
     let (graph, outlets) = convert::to_ir(&source)?;
-    let options = Options { supports: Arc::new(fused::supports), verify: true, ..Options::default() };
+    let options = Options {
+        supports: Arc::new(fused::supports),
+        supports_quantize: Arc::new(|_| Err("no quantisers here".into())),
+        verify: true,
+        ..Options::default()
+    };
     let found = normfuse_passes::edits(&graph, &options)?;
     for site in &found.report.sites {
         let why = site.hint.clone().unwrap_or_else(|| format!("{} nodes in one", site.replaced.len()));
@@ -87,7 +92,8 @@ fn patch(model: &TypedModel, edit: &Edit, outlets: &BTreeMap<ValueId, OutletId>)
         let tap = patch.tap_model(model, outlets[&input.value.id])?;
         operands.push(view(&mut patch, &format!("{}.{}", edit.name, input.port), tap, &dims(&input.shape)?)?);
     }
-    let made = patch.wire_node(&edit.name, fused::NormfuseNorm(edit.descriptor.clone()), &operands)?;
+    let Descriptor::Norm(norm) = &edit.descriptor else { bail!("no quantisers here: the options refuse them") };
+    let made = patch.wire_node(&edit.name, fused::NormfuseNorm((**norm).clone()), &operands)?;
     for (output, made) in edit.outputs.iter().zip(made) {
         for value in &output.values {
             let outlet = outlets[&value.id];

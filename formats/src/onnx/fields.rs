@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use normfuse_ir::{DType, Graph, Op, Provenance, ValueId};
+use normfuse_ir::{DType, Descriptor, Graph, Provenance, ValueId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -15,6 +15,19 @@ use super::proto::{
 pub const REPLACED: &str = "normfuse.replaced";
 /// As above: the chain of rules that made the op.
 pub const RULES: &str = "normfuse.rules";
+
+/// The attribute that holds a fused op's descriptor, as JSON; its name says of which kind the op is.
+pub const fn descriptor(of: &Descriptor) -> &'static str {
+    match of {
+        Descriptor::Norm(_) => DESCRIPTOR,
+        Descriptor::Quantize(_) => SCHEME,
+    }
+}
+
+/// That of a fused norm.
+pub const DESCRIPTOR: &str = "descriptor";
+/// That of a quantiser.
+pub const SCHEME: &str = "scheme";
 
 type Pairs = Vec<(String, String)>;
 
@@ -216,7 +229,7 @@ pub fn declared(graph: &Graph) -> Declared {
     let Some(listed) = field(graph, "value_info").and_then(|v| serde_json::from_str::<BTreeSet<String>>(v).ok()) else {
         return Declared::All;
     };
-    let fused = graph.nodes().filter(|(_, n)| matches!(n.op, Op::FusedNorm(_)));
+    let fused = graph.nodes().filter(|(_, n)| n.op.is_fused());
     let results = fused.flat_map(|(_, n)| &n.outputs).map(|v| graph.value(*v).name.clone());
     Declared::Only(listed.into_iter().chain(results).collect())
 }

@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
-use normfuse_formats::onnx::{DOMAIN, proto::ModelProto};
+use normfuse_formats::onnx::{
+    DOMAIN,
+    proto::{AttributeProto, ModelProto},
+};
 use normfuse_ir::{
-    DType, FusedNorm, Graph, Op, Shape, Tensor, Type,
+    DType, FusedNorm, Graph, Op, Scheme, Shape, Tensor, Type,
     fused::{Prologue, ResidualAdd, Root, Sibling, Source, Weight},
     op::{BinaryOp, ReduceOp, UnaryOp},
-    scheme::F32,
+    scheme::{Apply, F32},
 };
 
 use crate::build::*;
@@ -168,6 +171,74 @@ fn a_descriptor_and_its_function_must_be_one_function() {
         }
     });
     assert!(e.contains("node `l0.norm`, output `y0`") && e.contains("differ"), "{e}");
+}
+
+/// A quantiser with a given scale, and what it stands for.
+fn quantiser(high: f32) -> Graph {
+    let mut b = Graph::new("body");
+    let v = b.add_input("v", Type::default());
+    let s = b.add_input("s", Type::default());
+    let bound = |b: &mut Graph, v: f32| b.add_const(format!("{v}"), Tensor::from_f32(&[], &[v]));
+    let (low, high) = (bound(&mut b, -448.0), bound(&mut b, high));
+    let mut step = |op: Op, ins: &[normfuse_ir::ValueId], name: &str| {
+        let ins: Vec<_> = ins.iter().copied().map(Some).collect();
+        let id = b.add_node(name, op, &ins, [name]).unwrap();
+        b.node(id).outputs[0]
+    };
+    let m = step(Op::Binary(BinaryOp::Mul), &[v, s], "m");
+    let c = step(Op::Clip, &[m, low, high], "c");
+    let q = step(Op::Cast { to: DType::F8E4M3FN, saturate: true }, &[c], "q");
+    b.add_output("q", q);
+    let scheme = Arc::new(Scheme::fixed(DType::F8E4M3FN, Apply::Multiply).clamped(-448.0, 448.0));
+    let mut g = Graph::new("g");
+    let v = g.add_input("v", Type::tensor(DType::F32, Shape::from_concrete(&[2, 4])));
+    let s = g.add_input("s", Type::tensor(DType::F32, Shape::from_concrete(&[])));
+    let id = g.add_node("quantize/q", Op::Quantize(scheme), &[Some(v), Some(s)], ["q"]).unwrap();
+    let (_, provenance, slot) = g.node_meta_mut(id);
+    provenance.replaced = vec!["m".into(), "c".into(), "q".into()];
+    *slot = Some(Arc::new(b));
+    let q = g.node(id).outputs[0];
+    *g.type_mut(q) = Type::tensor(DType::F8E4M3FN, Shape::from_concrete(&[2, 4]));
+    g.add_output("q", q);
+    g.info.opsets.insert(String::new(), 20);
+    g
+}
+
+#[test]
+fn a_quantiser_is_a_function_with_its_scheme() {
+    let disk = Disk::new();
+    let source = quantiser(448.0);
+    let m = disk.write(&source).unwrap();
+    let f = &m.functions[0];
+    assert!(f.domain() == DOMAIN && f.name().starts_with("Quantize_"), "{}", f.name());
+    assert_eq!(f.attribute, ["scheme"]);
+    assert_eq!((&f.input[..], &f.output[..]), (&["x".into(), "given_scale0_0".into()][..], &["q0_0".into()][..]));
+    let g = disk.read(&m).unwrap();
+    let (first, before) = (g.nodes().next().unwrap().1, source.nodes().next().unwrap().1);
+    assert_eq!((&first.op, &first.provenance.replaced), (&before.op, &before.provenance.replaced));
+    assert_eq!(ops(first.body.as_ref().unwrap()), ["mul", "clip", "cast"]);
+    assert_eq!(disk.write(&g).unwrap(), m, "written again it is the same file");
+}
+
+#[test]
+fn a_scheme_and_its_function_must_be_one_function() {
+    let disk = Disk::new();
+    let whole = disk.write(&quantiser(448.0)).unwrap();
+    let broken = |change: &dyn Fn(&mut AttributeProto)| {
+        let mut m = whole.clone();
+        change(&mut m.graph.as_mut().unwrap().node[0].attribute[0]);
+        refused(&m)
+    };
+    let e = broken(&|a| a.s = Some(String::from_utf8_lossy(a.s()).replace("448.0", "320.0").into_bytes()));
+    assert!(e.contains("node `quantize/q`, output `q`") && e.contains("differ"), "{e}");
+    let e = broken(&|a| a.s = Some(b"{}".to_vec()));
+    assert!(e.contains("attribute `scheme`") && e.contains("missing field"), "{e}");
+    let e = broken(&|a| a.s = Some(String::from_utf8_lossy(a.s()).replace("f8e4m3fn", "f32").into_bytes()));
+    assert!(e.contains("attribute `scheme`") && e.contains("expected a quantised type"), "{e}");
+    let e = broken(&|a| a.name = Some("descriptor".into()));
+    assert!(e.contains("attribute `descriptor`") && e.contains("the JSON of a fused norm"), "{e}");
+    let e = refused(&disk.write(&quantiser(320.0)).unwrap());
+    assert!(e.contains("node `quantize/q`, output `q`") && e.contains("differ"), "{e}");
 }
 
 #[test]

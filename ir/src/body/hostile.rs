@@ -183,6 +183,10 @@ fn tie(target: DType, rng: &mut Rng) -> f32 {
 /// scale that is off by one bit, then falls to one side.
 fn ties(n: usize, unit: f32, rng: &mut Rng) -> Vec<f32> {
     let target = TARGETS[rng.below(TARGETS.len())];
+    ties_to(target, n, unit, rng)
+}
+
+fn ties_to(target: DType, n: usize, unit: f32, rng: &mut Rng) -> Vec<f32> {
     let top = target.max_finite().unwrap_or(1.0);
     (0..n).map(|i| unit * if i % 16 == 0 { top * rng.sign() } else { tie(target, rng) }).collect()
 }
@@ -234,6 +238,13 @@ pub(super) fn unit(dtype: DType, rng: &mut Rng) -> f32 {
     odd as f32 * 2f32.powi(-(rng.below(8) as i32) - 4)
 }
 
+/// A unit whose reciprocal is far from a float, so that a division by it and a product with the reciprocal part at most ties.
+pub(super) fn coarse_unit(dtype: DType, rng: &mut Rng) -> f32 {
+    let error = |unit: f32| (f64::from(unit) * f64::from(1.0 / unit) - 1.0).abs();
+    let draws: Vec<f32> = (0..16).map(|_| unit(dtype, rng)).collect();
+    draws.into_iter().max_by(|a, b| error(*a).total_cmp(&error(*b))).unwrap_or(1.0)
+}
+
 /// Rows of the kinds that `kinds` names in turn.
 pub fn rows(dtype: DType, shape: &[usize], kinds: &[Row], rng: &mut Rng) -> Option<Tensor> {
     let n = shape.last().copied().unwrap_or(1);
@@ -241,6 +252,16 @@ pub fn rows(dtype: DType, shape: &[usize], kinds: &[Row], rng: &mut Rng) -> Opti
     let values: Vec<f32> = (0..count)
         .flat_map(|r| kinds.get(r % kinds.len().max(1)).copied().unwrap_or(Row::Bell).values(dtype, n, rng))
         .collect();
+    tensor(dtype, shape, &values, rng)
+}
+
+/// Rows of half-way points of a narrow format, times `unit`.
+pub(super) fn ties_of(dtype: DType, shape: &[usize], (to, unit): (DType, f32), rng: &mut Rng) -> Option<Tensor> {
+    let n = shape.last().copied().unwrap_or(1);
+    let count = product(shape).checked_div(n).unwrap_or(0);
+    // Integers have half-way points at the same places, as far as an i8 goes.
+    let to = if to.is_int() { DType::I8 } else { to };
+    let values: Vec<f32> = (0..count).flat_map(|_| ties_to(to, n, unit, rng)).collect();
     tensor(dtype, shape, &values, rng)
 }
 

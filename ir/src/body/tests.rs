@@ -375,3 +375,79 @@ fn a_16_bit_sum_that_is_divided_is_no_mean() {
     let (g, id) = f16_norm(true);
     assert_eq!(check_in(&g, id).unwrap_err().kind, ErrorKind::Value);
 }
+
+/// A quantiser of rows alone, one scale a token, and the body that `edit` makes of its steps.
+fn lone(scheme: Scheme, floor: f32, divide: bool, given: Option<Type>) -> (Graph, NodeId) {
+    let mut b = Builder(Graph::new("body"));
+    let ty = Type::tensor(DType::BF16, vec![Dim::sym("m"), Dim::from(64)]);
+    let x = b.0.add_input("x", ty.clone());
+    let given_in = given.as_ref().map(|ty| b.0.add_input("given", ty.clone()));
+    let wide = b.cast(x, DType::F32);
+    let scale = given_in.unwrap_or_else(|| {
+        let abs = b.un(UnaryOp::Abs, wide);
+        let amax = b.op(Op::Reduce { op: ReduceOp::Max, axes: Some(vec![-1]), keepdims: true }, &[abs]);
+        let (floor, top) = (b.scalar(floor), b.scalar(448.0));
+        let amax = b.bin(BinaryOp::Max, amax, floor);
+        b.bin(BinaryOp::Div, amax, top)
+    });
+    let q = if divide {
+        b.bin(BinaryOp::Div, wide, scale)
+    } else {
+        let inverse = b.un(UnaryOp::Reciprocal, scale);
+        b.bin(BinaryOp::Mul, wide, inverse)
+    };
+    let q = b.cast(q, DType::F8E4M3FN);
+    let mut body = b.0;
+    body.add_output("q", q);
+    if given.is_none() {
+        body.add_output("scale", scale);
+    }
+    let mut g = Graph::new("outer");
+    let mut operands = vec![Some(g.add_input("x", ty))];
+    operands.extend(given.map(|ty| Some(g.add_input("given", ty))));
+    let op = Op::Quantize(Arc::new(scheme));
+    let names = op.output_names();
+    let id = g.add_node("quant0", op, &operands, names).unwrap();
+    *g.node_meta_mut(id).2 = Some(Arc::new(body));
+    (g, id)
+}
+
+#[test]
+fn a_quantiser_alone_is_held_to_its_body_too() {
+    let token = || {
+        let steps = vec![Step::Max(F32::new(1e-10)), Step::Div(F32::new(448.0))];
+        Scheme::dynamic(DType::F8E4M3FN, Granularity::Token, steps)
+    };
+    let (g, id) = lone(token(), 1e-10, true, None);
+    check_in(&g, id).unwrap();
+    assert_eq!(check_all(&g).unwrap(), 1);
+    for (floor, divide, scheme) in [
+        (1e-4, true, token()),
+        (1e-10, false, token()),
+        (1e-10, true, Scheme { granularity: Granularity::Group(32), ..token() }),
+        (1e-10, true, token().by_reciprocal()),
+        (1e-10, true, Scheme { compute: DType::BF16, ..token() }),
+        (1e-10, true, Scheme { encode: crate::scheme::Encode::Cast, ..token().clamped(-1.0, 1.0) }),
+    ] {
+        let (g, id) = lone(scheme.clone(), floor, divide, None);
+        let e = check_all(&g).expect_err(&format!("{floor} {divide} {scheme:?}"));
+        assert_eq!((e.kind, e.node.as_deref()), (ErrorKind::Value, Some("quant0")), "{e}");
+        assert_eq!(check_in(&g, id).unwrap_err(), e);
+    }
+    let scalar = Type::tensor(DType::F32, Vec::new());
+    let fixed = || Scheme::fixed(DType::F8E4M3FN, crate::scheme::Apply::Divide);
+    let (g, id) = lone(fixed(), 0.0, true, Some(scalar.clone()));
+    check_in(&g, id).unwrap();
+    let (g, id) = lone(fixed(), 0.0, false, Some(scalar.clone()));
+    assert_eq!(check_in(&g, id).unwrap_err().kind, ErrorKind::Value);
+    // What the graph does not say of the operands is made up; what it says wrongly is an error.
+    check(g.node(id), &[Type::default(), Type::default()]).unwrap_err();
+    let (g, id) = lone(fixed(), 0.0, true, Some(scalar));
+    check(g.node(id), &[Type::default(), Type::default()]).unwrap();
+    let wrong = [Type::tensor(DType::F64, vec![Dim::from(2), Dim::from(64)]), Type::default()];
+    assert_eq!(check(g.node(id), &wrong).unwrap_err().kind, ErrorKind::DType);
+    assert_eq!(check(g.node(id), &wrong[..1]).unwrap_err().kind, ErrorKind::Structure);
+    let (mut g, id) = lone(token(), 1e-10, true, None);
+    *g.node_meta_mut(id).2 = None;
+    assert_eq!(check_in(&g, id).unwrap_err().kind, ErrorKind::Structure);
+}

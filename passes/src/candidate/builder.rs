@@ -6,6 +6,7 @@ use normfuse_ir::{Granularity, Graph, NodeId, Op, Scheme, ValueId};
 
 use super::{
     Refusal, Take, asks_for_row_sizes,
+    inside::{Inside, Ports},
     member::{Epilogue, Member},
     switched_off,
 };
@@ -25,9 +26,8 @@ pub(super) struct Builder<'a> {
     pub(super) graph: &'a Graph,
     pub(super) order: &'a Order,
     pub(super) members: Vec<Member<'a>>,
-    /// Nodes of all regions and quantisers, producers first.
-    pub(super) nodes: Vec<NodeId>,
-    inside: BTreeSet<NodeId>,
+    /// Nodes of all regions and quantisers.
+    pub(super) inside: Inside<'a>,
     /// Nodes of these that depend on an anchor.
     downstream: BTreeSet<NodeId>,
 }
@@ -38,7 +38,8 @@ impl<'a> Builder<'a> {
         for norm in norms {
             members.push(Member::new(graph, order, norm)?);
         }
-        Ok(Self { graph, order, members, nodes: Vec::new(), inside: BTreeSet::new(), downstream: BTreeSet::new() })
+        let inside = Inside::new(graph, order, BTreeSet::new());
+        Ok(Self { graph, members, inside, order, downstream: BTreeSet::new() })
     }
 
     /// True if all read the same rows.
@@ -80,16 +81,9 @@ impl<'a> Builder<'a> {
                 inside.extend(&q.nodes);
             }
         }
-        self.nodes = self.order.sorted(inside.iter().copied());
-        let mut downstream: BTreeSet<NodeId> = self.members.iter().map(|m| m.norm.anchor).collect();
-        for id in &self.nodes {
-            let depends = |v: ValueId| self.graph.producer(v).is_some_and(|(p, _)| downstream.contains(&p));
-            if self.graph.node(*id).operands().any(|(_, v)| depends(v)) {
-                downstream.insert(*id);
-            }
-        }
-        self.inside = inside;
-        self.downstream = downstream;
+        self.inside = Inside::new(self.graph, self.order, inside);
+        let anchors = self.members.iter().map(|m| m.norm.anchor).collect();
+        self.downstream = self.inside.downstream(&BTreeSet::new(), anchors);
     }
 
     /// Which result is the normed value, and which quantisers read that one.
@@ -120,7 +114,7 @@ impl<'a> Builder<'a> {
         let result = quantised.or(narrowed).unwrap_or(0);
         let mut epilogues: Vec<Epilogue<'a>> = Vec::new();
         for q in quants.iter().filter(|q| (0..count).any(|r| reads(q, r))) {
-            let on_rows = self.scheme_on_rows(q, k);
+            let on_rows = scheme_on_rows(self.graph, q, Some(norm.width));
             let rule = rules::scheme_rule(on_rows.as_ref().unwrap_or(&q.scheme));
             let refuse =
                 |precondition, hint: &str| Refusal { rule, precondition, node: Some(q.anchor), hint: hint.to_owned() };
@@ -157,26 +151,8 @@ impl<'a> Builder<'a> {
         self.members[k].epilogues = epilogues;
     }
 
-    /// A quantiser's scheme in terms of the norm's rows; `None` if its groups do not divide them.
-    fn scheme_on_rows(&self, q: &Quant, k: usize) -> Option<Scheme> {
-        let mut scheme = q.scheme.clone();
-        let width = self.members[k].norm.width;
-        let last = |v: ValueId| typed(self.graph, v).and_then(|(_, s)| s.last()?.as_const());
-        match (q.width, scheme.granularity) {
-            // One a channel of what was quantised, which must be the norm's own row.
-            (_, Granularity::Channel) if last(q.q) != Some(width as i64) => return None,
-            (None, _) => {}
-            // Rows of the same width: a token or the one group of a row, as the quantiser saw it.
-            (Some(w), _) if w == width && last(q.v) == Some(width as i64) => {}
-            (Some(w), _) if w == width => scheme.granularity = Granularity::Token,
-            (Some(w), _) if w > 0 && width.is_multiple_of(w) => scheme.granularity = Granularity::Group(w as u32),
-            _ => return None,
-        }
-        Some(scheme)
-    }
-
     /// Every value that a port stands for.
-    pub(super) fn ports(&self) -> BTreeMap<ValueId, Port> {
+    pub(super) fn ports(&self) -> Ports {
         let mut ports = BTreeMap::new();
         let mut put = |values: &mut dyn Iterator<Item = ValueId>, port| {
             for v in values {
@@ -190,55 +166,17 @@ impl<'a> Builder<'a> {
             put(&mut m.norm.results[m.result].1.iter().copied(), Port::Normed(k));
             for (e, epilogue) in m.epilogues.iter().enumerate() {
                 let of = |pick: fn(&Quant) -> Option<ValueId>| epilogue.quants.iter().filter_map(move |q| pick(q));
-                put(&mut of(|q| Some(q.q)).flat_map(|v| self.with_views(v)), Port::Q(k, e));
-                put(&mut of(|q| q.scale).flat_map(|v| self.with_views(v)), Port::Scale(k, e));
+                put(&mut of(|q| Some(q.q)).flat_map(|v| self.inside.with_views(v)), Port::Q(k, e));
+                put(&mut of(|q| q.scale).flat_map(|v| self.inside.with_views(v)), Port::Scale(k, e));
                 put(&mut of(|q| q.zero_out), Port::ZeroPoint(k, e));
             }
         }
         ports
     }
 
-    /// A value and what views make of it: those are said anew, in terms of the port.
-    pub(super) fn with_views(&self, value: ValueId) -> Vec<ValueId> {
-        let mut all = vec![value];
-        let mut i = 0;
-        while i < all.len() && all.len() < 16 {
-            for (user, port) in self.graph.users(all[i]) {
-                if port == 0 && is_view(self.graph, user) && self.inside.contains(&user) {
-                    all.extend(&self.graph.node(user).outputs);
-                }
-            }
-            i += 1;
-        }
-        all
-    }
-
     /// Nodes inside that somebody still needs when the ports are there, and the ports that somebody reads.
-    pub(super) fn liveness(&self, ports: &BTreeMap<ValueId, Port>) -> (BTreeSet<NodeId>, BTreeSet<Port>) {
-        let mut live = BTreeSet::new();
-        let mut read = BTreeSet::new();
-        let answered = |u: NodeId| self.members.iter().any(|m| asks_for_row_sizes(self.graph, u, m.h));
-        for id in self.nodes.iter().rev() {
-            for v in &self.graph.node(*id).outputs {
-                let needed = self.graph.is_output(*v)
-                    || self
-                        .graph
-                        .uses(*v)
-                        .any(|(u, _)| (!self.inside.contains(&u) || live.contains(&u)) && !answered(u));
-                if !needed {
-                    continue;
-                }
-                match ports.get(v) {
-                    Some(port) => {
-                        read.insert(*port);
-                    }
-                    None => {
-                        live.insert(*id);
-                    }
-                }
-            }
-        }
-        (live, read)
+    pub(super) fn liveness(&self, ports: &Ports) -> (BTreeSet<NodeId>, BTreeSet<Port>) {
+        self.inside.liveness(ports, |_| false, |u| self.members.iter().any(|m| asks_for_row_sizes(self.graph, u, m.h)))
     }
 
     /// Nodes between the operands and some values.
@@ -255,29 +193,12 @@ impl<'a> Builder<'a> {
             let quants = m.epilogues.iter().flat_map(|e| &e.quants);
             stops.extend(quants.flat_map(|q| [q.given, q.zero]).flatten());
         }
-        let mut core = BTreeSet::new();
-        let mut queue: Vec<ValueId> = of.into_iter().collect();
-        while let Some(v) = queue.pop() {
-            if stops.contains(&v) {
-                continue;
-            }
-            if let Some((id, _)) = self.graph.producer(v)
-                && self.inside.contains(&id)
-                && core.insert(id)
-            {
-                queue.extend(self.graph.node(id).operands().map(|(_, v)| v));
-            }
-        }
-        core
+        self.inside.core(&stops, of)
     }
 
     /// A value that the op would hide and that somebody outside reads: its node, the norm it belongs to, and the
     /// quantiser.
-    pub(super) fn escape(
-        &self,
-        ports: &BTreeMap<ValueId, Port>,
-        live: &BTreeSet<NodeId>,
-    ) -> Option<(NodeId, usize, Option<usize>)> {
+    pub(super) fn escape(&self, ports: &Ports, live: &BTreeSet<NodeId>) -> Option<(NodeId, usize, Option<usize>)> {
         let of = |want: &dyn Fn(Port) -> bool| -> Vec<ValueId> {
             ports.iter().filter(|(_, p)| want(**p)).map(|(v, _)| *v).collect()
         };
@@ -288,19 +209,7 @@ impl<'a> Builder<'a> {
             moves && node.input(0).is_some_and(|v| matches!(ports.get(&v), Some(Port::Normed(_) | Port::Sum)))
         };
         let hidden = |core: &BTreeSet<NodeId>, spare: bool| {
-            let escaping = || {
-                let escapes = |n: &NodeId| core.contains(n) && live.contains(n) && self.downstream.contains(n);
-                self.nodes.iter().copied().filter(move |n| escapes(n) && !(spare && harmless(n)))
-            };
-            // The one that is read from outside keeps those before it alive; that is the one to name.
-            let direct = |n: &NodeId| {
-                self.graph
-                    .node(*n)
-                    .outputs
-                    .iter()
-                    .any(|v| self.graph.is_output(*v) || self.graph.uses(*v).any(|(u, _)| !core.contains(&u)))
-            };
-            escaping().find(direct).or_else(|| escaping().next())
+            self.inside.hidden(core, |n| live.contains(&n) && self.downstream.contains(&n) && !(spare && harmless(&n)))
         };
         for (k, m) in self.members.iter().enumerate() {
             let norm = self.core(of(&|p| p == Port::Normed(k)));
@@ -316,19 +225,33 @@ impl<'a> Builder<'a> {
         }
         None
     }
+}
 
-    pub(super) fn outside_reader(&self, node: NodeId, live: &BTreeSet<NodeId>) -> String {
-        let out = self.graph.node(node).outputs[0];
-        let readers = self.graph.uses(out).map(|(u, _)| u).filter(|u| !self.inside.contains(u) || live.contains(u));
-        readers.min_by_key(|u| self.order.position(*u)).map_or_else(
-            || "is a graph output".to_owned(),
-            |u| format!("is read by `{}` outside", self.graph.node(u).name),
-        )
+/// A quantiser's scheme in terms of rows of a width; `None` if its groups do not divide them. Rows of no fixed width have
+/// no groups.
+pub(super) fn scheme_on_rows(graph: &Graph, q: &Quant, width: Option<u64>) -> Option<Scheme> {
+    let mut scheme = q.scheme.clone();
+    let last = |v: ValueId| typed(graph, v).and_then(|(_, s)| u64::try_from(s.last()?.as_const()?).ok());
+    match (q.width, scheme.granularity) {
+        // One a channel of what was quantised, which must be the row itself.
+        (_, Granularity::Channel) if width.is_none() || last(q.q) != width => return None,
+        (None, _) => {}
+        (Some(w), _) => {
+            let width = width?;
+            match w {
+                // Rows of the same width: a token or the one group of a row, as the quantiser saw it.
+                w if w == width && last(q.v) == Some(width) => {}
+                w if w == width => scheme.granularity = Granularity::Token,
+                w if w > 0 && width.is_multiple_of(w) => scheme.granularity = Granularity::Group(w as u32),
+                _ => return None,
+            }
+        }
     }
+    Some(scheme)
 }
 
 /// True if two quantisers of one value are one function of it; a scale that one of them does not hand out does not matter.
-fn one_quantiser(a: &Scheme, of_a: &Quant, b: &Scheme, of_b: &Quant) -> bool {
+pub(super) fn one_quantiser(a: &Scheme, of_a: &Quant, b: &Scheme, of_b: &Quant) -> bool {
     let scales = a.scale.is_none() || b.scale.is_none() || a.scale == b.scale;
     scales && of_a.given == of_b.given && of_a.zero == of_b.zero && Scheme { scale: b.scale.clone(), ..a.clone() } == *b
 }

@@ -1,9 +1,9 @@
 //! The finished candidate: its descriptor, operands, ports, and the nodes that it replaces.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use normfuse_ir::{
-    Dim, FusedNorm, NodeId, Scheme, Shape, ValueId,
+    Descriptor, Dim, FusedNorm, Scheme, Shape, ValueId,
     fused::{InPort, OutPort, Prologue, ResidualAdd, Sibling, Source, Weight},
     scheme::F32,
 };
@@ -78,11 +78,6 @@ impl Builder<'_> {
         };
         let operands: Vec<(InPort, ValueId)> =
             descriptor.in_ports().into_iter().filter_map(|p| Some((p, operand(p)?))).collect();
-        let of = |port: Port| -> Vec<ValueId> {
-            // In the graph's order, so that the first one is the one the others are views of.
-            let made = self.nodes.iter().flat_map(|n| self.graph.node(*n).outputs.iter().copied());
-            made.filter(|v| ports.get(v) == Some(&port)).collect()
-        };
         let out = descriptor
             .out_ports()
             .into_iter()
@@ -94,27 +89,16 @@ impl Builder<'_> {
                     OutPort::Scale(k, e) => (Port::Scale(k, e), k),
                     OutPort::ZeroPoint(k, e) => (Port::ZeroPoint(k, e), k),
                 };
-                (p, of(port), self.port_shape(&descriptor, p, k))
+                (p, self.inside.values_of(&ports, port), self.port_shape(&descriptor, p, k))
             })
             .collect();
-        let core = self.core(ports.keys().copied());
-        // Behind the results, too: a value of which only the shape is asked, which the rows can tell.
-        let mut within = core;
-        for id in &self.nodes {
-            let made = |v: ValueId| self.graph.producer(v).is_some_and(|(p, _)| within.contains(&p));
-            if self.graph.node(*id).operands().any(|(_, v)| made(v)) {
-                within.insert(*id);
-            }
-        }
-        let replaced: Vec<NodeId> =
-            self.nodes.iter().copied().filter(|n| within.contains(n) && !live.contains(n)).collect();
-        let made = self.made_of_rows(&operands, &within);
-        // What stays for others is not made by the op, unless the op gives another result of it.
-        let gives_port = |n: &NodeId| self.graph.node(*n).outputs.iter().any(|v| ports.contains_key(v));
-        let core = made.into_iter().filter(|n| !live.contains(n) || gives_port(n)).collect();
+        let is_rows = |port: &InPort| matches!(port, InPort::X | InPort::Residual | InPort::Rows(_));
+        let rows = operands.iter().filter(|(p, _)| is_rows(p)).map(|(_, v)| *v).collect();
+        let (replaced, core) = self.inside.replaced(self.core(ports.keys().copied()), &live, &ports, &rows);
         let quants = self.members.iter().flat_map(|m| &m.epilogues).flat_map(|e| &e.quants);
         Candidate {
-            descriptor,
+            descriptor: Descriptor::Norm(Arc::new(descriptor)),
+            passed: None,
             operands,
             given_at: quants.flat_map(|q| &q.given_at).copied().collect(),
             ports: out,
@@ -125,33 +109,36 @@ impl Builder<'_> {
         }
     }
 
-    /// Those of the nodes between operands and ports that depend on the rows, be it by way of one that stays.
-    fn made_of_rows(&self, operands: &[(InPort, ValueId)], core: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
-        let is_rows = |port: &InPort| matches!(port, InPort::X | InPort::Residual | InPort::Rows(_));
-        let rows: BTreeSet<ValueId> = operands.iter().filter(|(p, _)| is_rows(p)).map(|(_, v)| *v).collect();
-        let mut made = BTreeSet::new();
-        for id in self.nodes.iter().filter(|n| core.contains(n)) {
-            let depends =
-                |v: ValueId| rows.contains(&v) || self.graph.producer(v).is_some_and(|(p, _)| made.contains(&p));
-            if self.graph.node(*id).operands().any(|(_, v)| depends(v)) {
-                made.insert(*id);
-            }
-        }
-        made
-    }
-
     fn port_shape(&self, descriptor: &FusedNorm, port: OutPort, k: usize) -> Shape {
         let shape = typed(self.graph, self.members[k].h).map(|(_, s)| s.clone()).unwrap_or_default();
-        let width = descriptor.siblings[k].width;
-        let lead = &shape.0[..shape.rank().saturating_sub(1)];
-        let rows = |last: u64| Shape(lead.iter().cloned().chain([Dim::from(last as i64)]).collect());
+        let sibling = &descriptor.siblings[k];
+        let width = Dim::from(sibling.width as i64);
         match port {
-            OutPort::Sum | OutPort::Normed(_) => rows(width),
-            OutPort::Q(_, e) => rows(descriptor.siblings[k].epilogues[e].q_width(width)),
-            OutPort::Scale(_, e) => {
-                descriptor.siblings[k].epilogues[e].scales_per_row(width).map_or_else(Shape::default, rows)
+            OutPort::Sum | OutPort::Normed(_) => rows_of(&shape, width),
+            OutPort::Q(_, e) | OutPort::Scale(_, e) | OutPort::ZeroPoint(_, e) => {
+                quantised_shape(&sibling.epilogues[e], &shape, &width, port)
             }
-            OutPort::ZeroPoint(..) => Shape::default(),
         }
+    }
+}
+
+/// Rows as they are, of another width.
+fn rows_of(rows: &Shape, width: Dim) -> Shape {
+    let lead = &rows.0[..rows.rank().saturating_sub(1)];
+    Shape(lead.iter().cloned().chain([width]).collect())
+}
+
+/// The shape of a quantiser's port, for rows of a width.
+pub(super) fn quantised_shape(scheme: &Scheme, rows: &Shape, width: &Dim, port: OutPort) -> Shape {
+    let fixed = width.as_const().and_then(|n| u64::try_from(n).ok());
+    match port {
+        OutPort::Q(..) => match fixed.map(|n| scheme.q_width(n)) {
+            Some(n) => rows_of(rows, Dim::from(n as i64)),
+            None => rows.clone(),
+        },
+        OutPort::Scale(..) => fixed
+            .and_then(|n| scheme.scales_per_row(n))
+            .map_or_else(Shape::default, |n| rows_of(rows, Dim::from(n as i64))),
+        OutPort::ZeroPoint(..) | OutPort::Sum | OutPort::Normed(_) => Shape::default(),
     }
 }

@@ -35,7 +35,7 @@ fn compiled(mut graph: Graph, random: Option<&mut Rng>) -> (Report, Vec<String>)
 fn graphs() -> Vec<(String, Graph)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/in");
     let mut found = Vec::new();
-    for folder in ["fuse", "apart", "partial", "reject"] {
+    for folder in ["fuse", "apart", "partial", "reject", "alone"] {
         for file in fs::read_dir(root.join(folder)).unwrap() {
             let path = file.unwrap().path();
             let source = fs::read_to_string(&path).unwrap();

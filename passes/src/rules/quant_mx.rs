@@ -11,9 +11,12 @@ const PRECONDITIONS: &[&str] = &[
     "scheme: every step from the largest magnitude to the scale, and from the value to the code, is one that a scheme has",
     "rounding: comparisons that make f4e2m1 codes have the thresholds of rounding to nearest, ties to even",
     "packing: two codes share a byte with the even index in the low nibble",
-    "groups: the groups divide the norm's row",
-    "fed_by_norm: the quantised value is the norm's result, through views and exact casts only",
+    "groups: the groups divide the norm's row, or the last axes of another value",
+    "fed_by_norm: to join a norm's op, the quantised value is that norm's result, through views and exact casts only",
     "no_escape: nobody outside reads a value inside the quantiser other than its scale",
+    "independent: a given scale does not depend on what the op makes",
+    "float: what is quantised is f32, f16 or bf16",
+    "saves_something: as an op of its own, it replaces more than one op",
     "supported: the runtime has a kernel for it",
 ];
 
@@ -25,7 +28,7 @@ pub(super) fn power_of_two(s: &Scheme) -> bool {
 /// Powers of two.
 pub const RULE: Rule = Rule {
     name: "quant_mx",
-    summary: "A quantiser with power-of-two scales (UE8M0, MXFP8, MXFP4) becomes an epilogue of the norm that feeds it.",
+    summary: "A quantiser with power-of-two scales (UE8M0, MXFP8, MXFP4) becomes an epilogue of the norm that feeds it, or an op of its own.",
     picture: "
 y -> view [.., G, 32] -> |.| -> max of group -> log2 -> floor or ceil -> [- emax] -> 2^ -> s
                      |                                             '-> + 127 -> cast u8 -> scale
@@ -38,7 +41,7 @@ y -> view [.., G, 32] -> |.| -> max of group -> log2 -> floor or ceil -> [- emax
 /// A scale of scales.
 pub const NVFP4: Rule = Rule {
     name: "quant_nvfp4",
-    summary: "A quantiser whose scales are themselves scaled by a given number (NVFP4) becomes an epilogue of its norm.",
+    summary: "A quantiser whose scales are themselves scaled by a given number (NVFP4) becomes an epilogue of its norm, or an op of its own.",
     picture: "
 y -> view [.., G, 16] -> |.| -> max of group -> * 1/6 -> * global -> [clip] -> cast f8 -> scale
                      '-> * (global / scale, 0 where it is 0) -> [clip] -> f4e2m1, two in a byte -> q",

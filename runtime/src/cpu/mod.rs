@@ -23,3 +23,4 @@ mod scheme;
 
 pub use fused_norm::{run as fused_norm, supports};
 pub use plan::{Executed, Plan};
+pub use scheme::supports_quantize;

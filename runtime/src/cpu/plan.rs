@@ -273,7 +273,7 @@ fn runnable(op: &Op) -> Result<()> {
         )
         .hint("foreign ops pass through compile untouched, but only the engine that defines them can run them")),
         Op::FusedNorm(f) => fused_norm::supports(f).map_err(|why| refused(op, &why)),
-        Op::Quantize(s) => scheme::supports(s, "").map_err(|why| refused(op, &why)),
+        Op::Quantize(s) => scheme::supports_quantize(s).map_err(|why| refused(op, &why)),
         _ => Ok(()),
     }
 }

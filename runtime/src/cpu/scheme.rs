@@ -7,6 +7,14 @@ use normfuse_ir::{
 
 use super::convert::{self, round_row};
 
+/// Says whether the CPU runs a quantiser that is an op of its own, and if not, what stands in the way.
+///
+/// # Errors
+/// A sentence that names the field.
+pub fn supports_quantize(scheme: &Scheme) -> Result<(), String> {
+    supports(scheme, "")
+}
+
 /// Says whether the CPU runs a scheme on its own rows; `at` names the field in a refusal.
 pub(super) fn supports(scheme: &Scheme, at: &str) -> Result<(), String> {
     scheme.check().map_err(|why| format!("{at}{why}"))?;

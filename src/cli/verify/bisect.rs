@@ -251,7 +251,7 @@ mod tests {
     #[test]
     fn every_site_can_be_switched_off() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
-        let folders = ["in/fuse", "in/partial", "models"].map(|f| std::fs::read_dir(root.join(f)).unwrap());
+        let folders = ["in/fuse", "in/partial", "in/alone", "models"].map(|f| std::fs::read_dir(root.join(f)).unwrap());
         let models = folders.into_iter().flatten().map(|e| e.unwrap().path());
         let models = models.filter(|p| p.extension().is_some_and(|e| e == "nf" || e == "onnx"));
         let mut sites = 0;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use normfuse_ir::{
-    DType, Dim, FusedNorm, Graph, NodeId, Op, Opaque, Tensor, Type, ValueId,
+    DType, Descriptor, Dim, Graph, NodeId, Op, Opaque, Tensor, Type, ValueId,
     infer::{self, Inferred, Operand},
     op::{Dialect, ForeignAttr, ForeignOp},
 };
@@ -348,13 +348,22 @@ impl<'m> Builder<'m> {
 
     /// A fused op: its descriptor, and the function that spells it.
     fn fused(&mut self, node: &NodeProto, mut attrs: Attrs<'_>) -> Result<(Op, Arc<Graph>), Reject> {
-        let text = attrs.string("descriptor", "")?;
-        if let Some(name) = attrs.unknown() {
-            return Err(FormatError::mismatch("only the attribute `descriptor`", format!("`{name}`")).into());
+        let scheme = attrs.string(fields::SCHEME, "")?;
+        let (name, text) = match scheme {
+            "" => (fields::DESCRIPTOR, attrs.string(fields::DESCRIPTOR, "")?),
+            text => (fields::SCHEME, text),
+        };
+        if let Some(other) = attrs.unknown() {
+            return Err(FormatError::mismatch(format!("only the attribute `{name}`"), format!("`{other}`")).into());
         }
-        let at = |e: FormatError| e.at_port("attribute `descriptor`");
-        let fused: FusedNorm =
-            serde_json::from_str(text).map_err(|e| at(FormatError::mismatch("the JSON of a fused norm", e)))?;
+        let at = |e: FormatError| e.at_port(format!("attribute `{name}`"));
+        let parsed = if scheme.is_empty() {
+            serde_json::from_str(text).map(|norm| Descriptor::Norm(Arc::new(norm)))
+        } else {
+            serde_json::from_str(text).map(|scheme| Descriptor::Quantize(Arc::new(scheme)))
+        };
+        let what = if scheme.is_empty() { "the JSON of a fused norm" } else { "the JSON of a scheme" };
+        let fused = parsed.map_err(|e| at(FormatError::mismatch(what, e)))?;
         fused.check().map_err(|e| at(FormatError::invalid(e)))?;
         let body = self
             .bodies
@@ -371,7 +380,7 @@ impl<'m> Builder<'m> {
         if node.output.len() > outs {
             return Err(FormatError::mismatch(format!("{outs} results"), node.output.len()).into());
         }
-        Ok((Op::FusedNorm(Arc::new(fused)), body.clone()))
+        Ok((fused.op(), body.clone()))
     }
 
     /// Remembers what a node's op says about its results. What it cannot say, or says against the file, is nobody's

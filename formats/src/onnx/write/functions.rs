@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use normfuse_ir::{FusedNorm, Node, op::UnaryOp};
+use normfuse_ir::{Descriptor, Node, op::UnaryOp};
 use prost::Message;
 
 use super::{nodes::Writer, scope::Scope};
 use crate::{
     FormatError, Result,
     onnx::{
-        DOMAIN, ops as table,
+        DOMAIN, fields, ops as table,
         proto::{AttributeProto, FunctionProto, NodeProto, OperatorSetIdProto, attribute_proto::AttributeType},
     },
 };
@@ -34,7 +34,7 @@ impl Functions {
     ///
     /// # Errors
     /// If the node has no body, or one that does not fit its descriptor or the opset.
-    pub fn of(&mut self, node: &Node, fused: &FusedNorm) -> Result<String> {
+    pub fn of(&mut self, node: &Node, fused: &Descriptor) -> Result<String> {
         let Some(body) = &node.body else {
             return Err(FormatError::mismatch("a fused op with the source that it stands for", "none")
                 .hint("only the rewrite that made the op knows it; write .nf or .json instead"));
@@ -54,7 +54,7 @@ impl Functions {
             domain: Some(DOMAIN.into()),
             input: ins,
             output: outs,
-            attribute: vec!["descriptor".into()],
+            attribute: vec![fields::descriptor(fused).into()],
             opset_import: self.imports(&writer),
             node: writer.into_function_nodes(),
             ..FunctionProto::default()
@@ -64,9 +64,13 @@ impl Functions {
             return Ok(name.clone());
         }
         let hash = blake3::hash(&content).to_hex();
+        let kind = match fused {
+            Descriptor::Norm(_) => "FusedNorm",
+            Descriptor::Quantize(_) => "Quantize",
+        };
         // Eight digits read well; two bodies that share them get more.
         let name = (8..=hash.len())
-            .map(|n| format!("FusedNorm_{}", &hash[..n]))
+            .map(|n| format!("{kind}_{}", &hash[..n]))
             .find(|n| !self.by_name.contains_key(n))
             .ok_or_else(|| FormatError::invalid("two functions of one hash"))?;
         proto.name = Some(name.clone());

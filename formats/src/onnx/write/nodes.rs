@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, collections::BTreeSet};
 
-use normfuse_ir::{DType, Def, Graph, Node, Op, Opaque, Tensor, Type, ValueId, op::Dialect};
+use normfuse_ir::{DType, Def, Descriptor, Graph, Node, Op, Opaque, Tensor, Type, ValueId, op::Dialect};
 
 use super::{functions::Functions, scope, scope::Scope, types, weights};
 use crate::{
@@ -111,17 +111,21 @@ impl<'g> Writer<'g> {
                 proto.overload = Some(f.overload.clone()).filter(|o| !o.is_empty());
                 self.domains.extend((!f.domain.is_empty()).then(|| f.domain.clone()));
             }
+            op if op.is_fused() => {
+                let fused = Descriptor::of(op).ok_or_else(|| FormatError::invalid("no descriptor"))?;
+                let text = match &fused {
+                    Descriptor::Norm(norm) => serde_json::to_string(&**norm),
+                    Descriptor::Quantize(scheme) => serde_json::to_string(&**scheme),
+                };
+                let text = text.map_err(|e| FormatError::invalid(format!("the descriptor does not serialise: {e}")))?;
+                proto.attribute = vec![string(fields::descriptor(&fused), &text)];
+                proto.op_type = Some(functions.of(node, &fused)?);
+                proto.domain = Some(DOMAIN.into());
+            }
             Op::Unary(op) if table::OWN.iter().any(|(_, own)| own == op) => {
                 proto.op_type = Some(functions.own(*op)?);
                 proto.domain = Some(DOMAIN.into());
                 self.domains.insert(DOMAIN.into());
-            }
-            Op::FusedNorm(f) => {
-                let descriptor = serde_json::to_string(&**f)
-                    .map_err(|e| FormatError::invalid(format!("the descriptor does not serialise: {e}")))?;
-                proto.attribute = vec![string("descriptor", &descriptor)];
-                proto.op_type = Some(functions.of(node, f)?);
-                proto.domain = Some(DOMAIN.into());
             }
             _ => {
                 self.spell(node, &mut proto)?;

@@ -124,7 +124,6 @@ impl Writer<'_> {
             Op::CumSum { exclusive, reverse } => {
                 ("CumSum", vec![flag("exclusive", *exclusive), flag("reverse", *reverse)])
             }
-            Op::Quantize(s) => return Err(inexpressible(&format!("quantize {s}"))),
             Op::SkipRmsNorm { eps } => {
                 proto.domain = Some(MICROSOFT.into());
                 ("SkipSimplifiedLayerNormalization", vec![float("epsilon", *eps)])
@@ -134,7 +133,9 @@ impl Writer<'_> {
                 proto.domain = Some(domain.into()).filter(|_| !domain.is_empty());
                 (op_type, attrs)
             }
-            Op::FusedNorm(_) | Op::Foreign(_) => return Err(FormatError::invalid("not an op of the default domain")),
+            Op::Quantize(_) | Op::FusedNorm(_) | Op::Foreign(_) => {
+                return Err(FormatError::invalid("not an op of the default domain"));
+            }
             op => match self.movement(op, node, proto)? {
                 Some(spelled) => spelled,
                 None => self.math(op, node)?.ok_or_else(|| inexpressible(&op.name()))?,

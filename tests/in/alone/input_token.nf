@@ -1,5 +1,5 @@
-# A quantiser that no norm feeds.
-graph "quantiser_without_norm"
+# Per-token FP8 of a graph input.
+graph "input_token"
 opset "" 20
 input %x: bf16[batch, seq, 256]
 const %eps: f32[] = 1e-6

@@ -1,0 +1,222 @@
+//! A quantiser that is in no norm's op, as an op of its own.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use normfuse_ir::{
+    DType, Descriptor, Dim, Graph, NodeId, Op, Scheme, Shape, ValueId,
+    fused::{InPort, OutPort},
+    scheme::Packing,
+};
+
+use super::{
+    Candidate, Part, Refusal, asks_for_row_sizes,
+    builder::{Port, one_quantiser, scheme_on_rows},
+    finish::quantised_shape,
+    inside::{Inside, Ports},
+    value_name,
+};
+use crate::{Options, quant::Quant, reach::Order, region::typed, rules, views::is_view};
+
+/// Nodes that go with ops that are decided already, and values that those read.
+pub struct Gone {
+    nodes: Vec<bool>,
+    operands: HashSet<ValueId>,
+}
+
+impl Gone {
+    /// None of a graph's, as yet.
+    pub fn none(graph: &Graph) -> Self {
+        Self { nodes: vec![false; graph.node_bound()], operands: HashSet::new() }
+    }
+
+    /// Adds those of an op.
+    pub fn add(&mut self, decided: &Candidate) {
+        for n in &decided.replaced {
+            if let Some(gone) = self.nodes.get_mut(n.index()) {
+                *gone = true;
+            }
+        }
+        self.operands.extend(decided.operands.iter().map(|(_, v)| *v));
+    }
+
+    fn has(&self, node: NodeId) -> bool {
+        self.nodes.get(node.index()).is_some_and(|gone| *gone)
+    }
+}
+
+/// Quantisers that are one: equal schemes of one value, repeated for each reader.
+pub struct One<'a> {
+    /// In terms of the rows.
+    scheme: Scheme,
+    /// The value's elements as rows.
+    rows: Shape,
+    /// Each place where the source has it.
+    pub quants: Vec<&'a Quant>,
+}
+
+impl One<'_> {
+    /// The rule that governs it.
+    pub fn rule(&self) -> &'static str {
+        rules::scheme_rule(&self.scheme)
+    }
+}
+
+/// Puts together what is one quantiser, in the order of the first of each. Those whose values are no rows that an op takes
+/// come with the reason.
+pub fn ones<'a>(graph: &Graph, quants: impl Iterator<Item = &'a Quant>) -> (Vec<One<'a>>, Vec<(NodeId, Refusal)>) {
+    let mut ones: Vec<One<'a>> = Vec::new();
+    let mut of_value: HashMap<ValueId, Vec<usize>> = HashMap::new();
+    let mut refused = Vec::new();
+    for q in quants {
+        let (rows, scheme) = match rows(graph, q) {
+            Ok(found) => found,
+            Err((precondition, hint)) => {
+                let rule = rules::quantiser_rule(q);
+                refused.push((q.anchor, Refusal { rule, precondition, node: Some(q.anchor), hint }));
+                continue;
+            }
+        };
+        let known = of_value.entry(q.v).or_default();
+        let same = |i: &&usize| {
+            let one = &ones[**i];
+            one.rows == rows && one_quantiser(&one.scheme, one.quants[0], &scheme, q)
+        };
+        if let Some(i) = known.iter().find(same).copied() {
+            let one = &mut ones[i];
+            one.scheme.scale = one.scheme.scale.take().or(scheme.scale);
+            one.quants.push(q);
+        } else {
+            known.push(ones.len());
+            ones.push(One { scheme, rows, quants: vec![q] });
+        }
+    }
+    (ones, refused)
+}
+
+/// What is quantised as rows that the groups divide: the value as it is, or with its last axes as one.
+fn rows(graph: &Graph, q: &Quant) -> Result<(Shape, Scheme), (&'static str, String)> {
+    let no_groups = || ("groups", "no row of the quantised value is one that the groups divide".to_owned());
+    let (dtype, own) = typed(graph, q.v).ok_or_else(no_groups)?;
+    if !matches!(dtype, DType::F32 | DType::F16 | DType::BF16) {
+        return Err(("float", format!("expected f32, f16 or bf16, found {dtype}")));
+    }
+    let fits = |width: Option<u64>| {
+        let even = || width.is_some_and(|n| n.is_multiple_of(2));
+        (width != Some(0)).then(|| scheme_on_rows(graph, q, width))?.filter(|s| s.packing != Packing::Nibbles || even())
+    };
+    for axis in (0..own.rank()).rev() {
+        let (lead, last) = own.0.split_at(axis);
+        let last = Shape(last.to_vec()).numel();
+        let width = last.as_const().and_then(|n| u64::try_from(n).ok());
+        if let Some(scheme) = fits(width) {
+            return Ok((Shape([lead, &[last]].concat()), scheme));
+        }
+        // A size of 0 cannot be said in another shape.
+        if width.is_none_or(|n| n == 0) || lead.iter().any(|d| d.as_const() == Some(0)) {
+            break;
+        }
+    }
+    Err(no_groups())
+}
+
+/// The candidate of one quantiser; nodes that are `gone` go with an op that is decided already.
+///
+/// # Errors
+/// The first precondition that fails.
+pub fn alone(
+    graph: &Graph,
+    order: &Order,
+    one: &One<'_>,
+    gone: &Gone,
+    options: &Options,
+) -> Result<Candidate, Refusal> {
+    let first = one.quants[0];
+    let rule = one.rule();
+    let refuse = |precondition, node: Option<NodeId>, hint: String| {
+        Err(Refusal { rule, precondition, node: node.or(Some(first.anchor)), hint })
+    };
+    let inside = Inside::new(graph, order, one.quants.iter().flat_map(|q| &q.nodes).copied().collect());
+    let mut ports: Ports = BTreeMap::new();
+    for q in &one.quants {
+        for (value, port) in
+            [(Some(q.q), Port::Q(0, 0)), (q.scale, Port::Scale(0, 0)), (q.zero_out, Port::ZeroPoint(0, 0))]
+        {
+            for v in value.into_iter().flat_map(|v| inside.with_views(v)) {
+                ports.entry(v).or_insert(port);
+            }
+        }
+    }
+    let idle = |u: NodeId| gone.has(u) || asks_for_row_sizes(graph, u, first.v);
+    let (live, read) = inside.liveness(&ports, |v| gone.operands.contains(&v), idle);
+    let core =
+        inside.core(&[Some(first.v), first.given, first.zero].into_iter().flatten().collect(), ports.keys().copied());
+    let rows = BTreeSet::from([first.v]);
+    let downstream = inside.downstream(&rows, BTreeSet::new());
+    let spared = seen_through(graph, &inside, first.v);
+    let escapes = |n: NodeId| live.contains(&n) && downstream.contains(&n) && !spared.contains(&n);
+    if let Some(node) = inside.hidden(&core, escapes) {
+        let name = value_name(graph, graph.node(node).outputs[0]);
+        return refuse("no_escape", Some(node), format!("`{name}` {}", inside.outside_reader(node, &live)));
+    }
+    let scale = one.scheme.scale.clone().filter(|_| read.contains(&Port::Scale(0, 0)));
+    let descriptor = Descriptor::Quantize(Scheme { scale, ..one.scheme.clone() }.into());
+    let operand = |port: &InPort| match port {
+        InPort::Scale(..) => first.given,
+        InPort::ZeroPoint(..) => first.zero,
+        _ => Some(first.v),
+    };
+    let operands: Vec<(InPort, ValueId)> =
+        descriptor.in_ports().into_iter().filter_map(|p| Some((p, operand(&p)?))).collect();
+    let (mut replaced, mut core) = inside.replaced(core, &live, &ports, &rows);
+    // Views behind a norm's result are that norm's, and views of the value are nothing that the op makes.
+    replaced.retain(|n| !gone.has(*n));
+    core.retain(|n| !gone.has(*n) && !spared.contains(n));
+    if let Some((_, v)) = operands.iter().find(|(_, v)| order.depend(graph, &[*v], &core)) {
+        let node = graph.producer(*v).map(|(n, _)| n);
+        let name = value_name(graph, *v);
+        return refuse("independent", node, format!("operand `{name}` depends on what the op makes"));
+    }
+    if let Err(hint) = descriptor.check().and_then(|()| options.supported(&descriptor)) {
+        return refuse("supported", None, hint);
+    }
+    let width = one.rows.last().cloned().unwrap_or_else(|| Dim::from(1));
+    let shape = |port| {
+        if one.rows.rank() == 0 { Shape::default() } else { quantised_shape(&one.scheme, &one.rows, &width, port) }
+    };
+    let stands_for = |port| match port {
+        OutPort::Scale(..) => Port::Scale(0, 0),
+        OutPort::ZeroPoint(..) => Port::ZeroPoint(0, 0),
+        _ => Port::Q(0, 0),
+    };
+    let out = descriptor.out_ports().into_iter().map(|p| (p, inside.values_of(&ports, stands_for(p)), shape(p)));
+    Ok(Candidate {
+        ports: out.collect(),
+        operands,
+        passed: typed(graph, first.v).is_none_or(|(_, own)| *own != one.rows).then(|| one.rows.clone()),
+        given_at: one.quants.iter().flat_map(|q| &q.given_at).copied().collect(),
+        replaced,
+        core,
+        parts: one
+            .quants
+            .iter()
+            .map(|q| Part { anchor: q.anchor, quantisers: vec![q.anchor], nodes: q.nodes.clone() })
+            .collect(),
+        left_out: Vec::new(),
+        descriptor,
+    })
+}
+
+/// Views and casts of a value that nothing comes between: whoever else reads one of them reads what stays.
+fn seen_through(graph: &Graph, inside: &Inside<'_>, value: ValueId) -> BTreeSet<NodeId> {
+    let mut values = BTreeSet::from([value]);
+    let mut nodes = BTreeSet::new();
+    for id in &inside.nodes {
+        let node = graph.node(*id);
+        let moves = is_view(graph, *id) || matches!(node.op, Op::Cast { .. });
+        if moves && node.input(0).is_some_and(|v| values.contains(&v)) {
+            values.extend(&node.outputs);
+            nodes.insert(*id);
+        }
+    }
+    nodes
+}

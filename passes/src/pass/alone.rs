@@ -1,0 +1,147 @@
+//! Quantisers that are in no norm's op: each becomes one of its own, or its site says why not.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use normfuse_ir::{Descriptor, Graph, NodeId};
+
+use super::{Found, Pass, Patch};
+use crate::{
+    bodies::Bodies,
+    candidate::{self, Candidate, Gone, Refusal},
+    cost::Price,
+    quant::Quant,
+    report::{Kind, Outcome, Site},
+    rewrite::{self, Moved},
+};
+
+/// What is to become of quantisers that are in no norm's op.
+#[derive(Default)]
+pub(super) struct Alone {
+    /// Ops to make, in the order of the source.
+    pub(super) candidates: Vec<Candidate>,
+    /// What is told of the others, by anchor.
+    refused: BTreeMap<NodeId, Site>,
+}
+
+/// What became of one of them.
+struct Made {
+    op: String,
+    replaced: Vec<String>,
+    rule: &'static str,
+    scheme: String,
+    arithmetic: String,
+}
+
+impl Pass<'_> {
+    /// Decides about quantisers that are in no norm's op; nodes that are `gone` go with an op that is decided already.
+    pub(super) fn decide_alone<'q>(
+        &mut self,
+        graph: &Graph,
+        quants: impl Iterator<Item = &'q Quant>,
+        gone: &mut Gone,
+        alone: &mut Alone,
+    ) {
+        let (ones, refused) = candidate::ones(graph, quants);
+        alone.refused.extend(refused.iter().map(|(anchor, r)| (*anchor, self.refuse(graph, *anchor, r))));
+        for one in &ones {
+            let (rule, anchor) = (one.rule(), one.quants[0].anchor);
+            let found = match self.options.why_off(rule) {
+                Some(_) => Err(self.switched_off(rule, anchor)),
+                None => candidate::alone(graph, &self.order, one, gone, self.options),
+            };
+            match found.and_then(|c| self.pays(graph, c)) {
+                Ok(candidate) => {
+                    let operands = candidate.operands.iter().map(|(_, v)| *v).collect();
+                    self.order.fuse(&candidate.core, operands);
+                    gone.add(&candidate);
+                    alone.candidates.push(candidate);
+                }
+                Err(refusal) => {
+                    alone.refused.extend(one.quants.iter().map(|q| (q.anchor, self.refuse(graph, q.anchor, &refusal))));
+                }
+            }
+        }
+    }
+
+    fn refuse(&self, graph: &Graph, anchor: NodeId, refusal: &Refusal) -> Site {
+        self.refused(graph, anchor, Kind::Quant, Outcome::Rejected, refusal)
+    }
+
+    /// The candidate, if it is cheaper than what it replaces.
+    fn pays(&self, graph: &Graph, candidate: Candidate) -> Result<Candidate, Refusal> {
+        let cost = self.options.cost.as_ref();
+        let group = if cost.is_some() { candidate.replaced.iter().copied().collect() } else { BTreeSet::new() };
+        let price = Price::new(graph, group, &self.options.device, cost);
+        let pays = if cost.is_some() { price.saving(&candidate) > 0.0 } else { price.saves_launches(&candidate) };
+        if pays {
+            return Ok(candidate);
+        }
+        let anchor = candidate.parts[0].anchor;
+        let hint = if cost.is_some() {
+            "by the table of costs a fused op takes longer than what it would replace".to_owned()
+        } else {
+            format!("`{}` is one op already, and no norm's op takes it in", graph.node(anchor).op.name())
+        };
+        Err(Refusal { rule: candidate.rule(), precondition: "saves_something", node: Some(anchor), hint })
+    }
+
+    /// Makes the ops, and tells of every quantiser that is in no norm's: of those that a norm could not take in, `left_out`
+    /// says why.
+    pub(super) fn apply_alone(
+        &mut self,
+        graph: &mut Graph,
+        found: &Found,
+        (bodies, moved): (&mut Bodies, &mut Moved),
+        mut alone: Alone,
+        mut left_out: BTreeMap<NodeId, Site>,
+    ) {
+        let mut made: BTreeMap<NodeId, Made> = BTreeMap::new();
+        for candidate in std::mem::take(&mut alone.candidates) {
+            match rewrite::apply(graph, &mut self.names, bodies, moved, &candidate) {
+                Ok(applied) => {
+                    self.saved(&applied);
+                    self.report.matched(candidate.rule());
+                    let op = graph.node(applied.node).name.clone();
+                    let Descriptor::Quantize(scheme) = &candidate.descriptor else { continue };
+                    let mut told = BTreeSet::new();
+                    for part in &candidate.parts {
+                        let own = applied.replaced.iter().filter(|(id, _)| part.nodes.contains(id) && told.insert(*id));
+                        let made_of = Made {
+                            op: op.clone(),
+                            replaced: own.map(|(_, name)| name.clone()).collect(),
+                            rule: candidate.rule(),
+                            scheme: scheme.to_string(),
+                            arithmetic: scheme.arithmetic(),
+                        };
+                        made.insert(part.anchor, made_of);
+                    }
+                    self.patches.push(Patch { candidate, applied });
+                }
+                Err(refusal) => {
+                    let sites = candidate.parts.iter().map(|p| (p.anchor, self.refuse(graph, p.anchor, &refusal)));
+                    alone.refused.extend(sites);
+                }
+            }
+        }
+        for q in &found.quants {
+            let refused = left_out.remove(&q.anchor).or_else(|| alone.refused.remove(&q.anchor));
+            let site = match (made.remove(&q.anchor), refused) {
+                (None, None) => continue,
+                (None, Some(refused)) => refused,
+                (Some(made), refused) => {
+                    self.report.summary.fused.quant += usize::from(refused.is_none());
+                    let fused =
+                        || Site { rule: made.rule.into(), ..self.blank(graph, q.anchor, Kind::Quant, Outcome::Fused) };
+                    Site {
+                        op: Some(made.op),
+                        replaced: made.replaced,
+                        schemes: vec![made.scheme],
+                        arithmetic: vec![made.arithmetic],
+                        ..refused.unwrap_or_else(fused)
+                    }
+                }
+            };
+            self.site(q.anchor, site);
+        }
+    }
+}

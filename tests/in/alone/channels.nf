@@ -1,0 +1,8 @@
+# One given scale a channel, behind a cast.
+graph "channels"
+opset "" 21
+input %y: bf16[batch, seq, 64]
+input %s: f32[64]
+%y32 = cast(%y) {to=f32}
+%q = quantize_linear(%y32, %s) {axis=2, block_size=0, to=i8, saturate=true}
+output %q
