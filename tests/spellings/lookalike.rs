@@ -12,7 +12,12 @@ fn check(row: &Row, dtype: DType) {
     let report = normfuse_passes::run(&mut after, &Options::default()).unwrap_or_else(|e| panic!("{name}: {e}"));
     let fused = after.nodes().find(|(_, n)| matches!(n.op, Op::FusedNorm(_))).map(|(_, n)| &n.op);
     assert!(fused.is_none(), "{name}: {fused:?}");
-    assert_eq!(after.node_count(), before.node_count(), "{name}");
+    // All of it stays but what a quantiser's own op replaced.
+    let quantisers = report.sites.iter().filter(|s| s.kind == Kind::Quant).flat_map(|s| &s.replaced);
+    let gone: Vec<&String> = quantisers.collect();
+    for (_, node) in before.nodes().filter(|(_, n)| !gone.contains(&&n.name)) {
+        assert!(after.nodes().any(|(_, n)| n.name == node.name), "{name}: `{}` is gone", node.name);
+    }
     let [precondition, says] = *row.says.as_slice() else { panic!("{name}: a precondition and words of the hint") };
     let norms: Vec<_> = report.sites.iter().filter(|s| s.kind != Kind::Quant).collect();
     let named = |s: &&&normfuse_passes::Site| {
