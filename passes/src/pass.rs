@@ -154,8 +154,7 @@ impl<'o> Pass<'o> {
         let mut alone = Alone::default();
         let others = found.quants.iter().filter(|q| !taken.contains(&q.anchor));
         self.decide_alone(graph, others, &mut gone, &mut alone);
-        self.apply(graph, &found, decided, alone);
-        Ok(())
+        self.apply(graph, &found, decided, alone)
     }
 
     /// The refusal of something that is recognised only with every rule on: by `rule`, or with the help of another.
@@ -296,7 +295,13 @@ impl<'o> Pass<'o> {
         }
     }
 
-    fn apply(&mut self, graph: &mut Graph, found: &Found, decided: Vec<Decided>, mut alone: Alone) {
+    fn apply(
+        &mut self,
+        graph: &mut Graph,
+        found: &Found,
+        decided: Vec<Decided>,
+        mut alone: Alone,
+    ) -> normfuse_ir::Result<()> {
         let candidates = decided.iter().map(|d| &d.candidate).chain(&alone.candidates);
         let operands = candidates.flat_map(|c| &c.operands).map(|(_, v)| *v);
         let mut moved = Moved { now: BTreeMap::new(), operands: operands.collect() };
@@ -327,19 +332,29 @@ impl<'o> Pass<'o> {
             self.patches.extend(applied.ok().map(|applied| Patch { candidate: d.candidate, applied }));
         }
         // Those of a norm that then was refused are as they were, but for what other ops took in.
-        let there = |q: &Quant| {
+        let there = |graph: &Graph, q: &Quant| {
             let values = [Some(q.v), q.given, q.zero, q.scale, q.zero_out].into_iter().flatten();
             values.into_iter().all(|v| graph.try_value(v).is_some())
                 && q.nodes.iter().all(|n| graph.try_node(*n).is_some())
         };
-        let freed = found.quants.iter().filter(|q| freed.contains(&q.anchor) && there(q));
-        self.decide_alone(graph, freed, &mut Gone::none(graph), &mut alone);
-        self.apply_alone(graph, found, (&mut bodies, &mut moved), alone, left_out);
+        let mut made = BTreeMap::new();
+        self.make_alone(graph, (&mut bodies, &mut moved), &mut alone, &mut made);
+        if !freed.is_empty() {
+            // What is decided so far is done: what depends on what is to be asked of the graph as it is now.
+            let there = found.quants.iter().filter(|q| freed.contains(&q.anchor) && there(graph, q));
+            let there: Vec<&Quant> = there.collect();
+            let source = std::mem::replace(&mut self.order, Order::new(graph)?);
+            self.decide_alone(graph, there.into_iter(), &mut Gone::none(graph), &mut alone);
+            self.order = source;
+            self.make_alone(graph, (&mut bodies, &mut moved), &mut alone, &mut made);
+        }
+        self.tell_alone(graph, found, made, alone, left_out);
         // What was kept for a patch that then was refused.
         let there = moved.now.values().filter(|v| graph.try_value(**v).is_some());
         let views = there.filter_map(|v| graph.producer(*v)).map(|(n, _)| n);
         let views: Vec<NodeId> = views.filter(|n| matches!(graph.node(*n).op, Op::Reshape { .. })).collect();
         graph.remove_dead(views);
+        Ok(())
     }
 
     /// Counts what an op saves.

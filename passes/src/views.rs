@@ -20,7 +20,9 @@ pub fn is_view(graph: &Graph, id: NodeId) -> bool {
             let all_said = |v: ValueId| graph.value(v).as_const().is_some_and(|t| !remains(t));
             !node.input(1).is_some_and(all_said) || shapes().is_some_and(|(a, b)| a.numel() == b.numel())
         }
-        Op::Squeeze { .. } | Op::Unsqueeze { .. } | Op::Flatten { .. } | Op::Unary(UnaryOp::Identity) => true,
+        // Nor do they promise that a size is 1.
+        Op::Squeeze { .. } => shapes().is_some_and(|(a, b)| a.numel() == b.numel()),
+        Op::Unsqueeze { .. } | Op::Flatten { .. } | Op::Unary(UnaryOp::Identity) => true,
         // As many elements as there are, and none backwards.
         Op::Slice => {
             let forwards = |steps| consts::numbers(graph, steps).is_some_and(|all| all.iter().all(|n| *n > 0.0));

@@ -13,7 +13,11 @@ pub fn parse(source: &str) -> Graph {
 
 /// Runs both graphs on every kind of hostile data.
 pub fn same_bits(name: &str, before: &Graph, after: &Graph) {
-    let sizes = |s: &str| if s == "batch" { 2 } else { 3 };
+    let sizes = |s: &str| match s {
+        "one" => 1,
+        "batch" => 2,
+        _ => 3,
+    };
     let shapes: Vec<(DType, Vec<usize>)> = before
         .inputs()
         .iter()

@@ -69,9 +69,15 @@ pub fn shuffled(graph: &Graph, random: &mut Rng) -> Graph {
     made
 }
 
-/// The lines of a graph, sorted: equal for graphs that differ in the order of nodes alone.
+/// The lines of a graph, sorted: equal for graphs that differ in the order of nodes alone. Sizes of which nothing is known
+/// are numbered by where their values stand, and so have no numbers here.
 pub fn lines(graph: &Graph) -> Vec<String> {
-    let mut lines: Vec<String> = text::print(graph).lines().map(str::to_owned).collect();
+    let unnumbered = |line: &str| {
+        let mut parts = line.split('?');
+        let first = parts.next().unwrap_or_default().to_owned();
+        parts.fold(first, |all, part| all + "?" + part.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.'))
+    };
+    let mut lines: Vec<String> = text::print(graph).lines().map(unnumbered).collect();
     lines.sort_unstable();
     lines
 }

@@ -24,7 +24,7 @@ pub(super) struct Alone {
 }
 
 /// What became of one of them.
-struct Made {
+pub(super) struct Made {
     op: String,
     replaced: Vec<String>,
     rule: &'static str,
@@ -85,17 +85,14 @@ impl Pass<'_> {
         Err(Refusal { rule: candidate.rule(), precondition: "saves_something", node: Some(anchor), hint })
     }
 
-    /// Makes the ops, and tells of every quantiser that is in no norm's: of those that a norm could not take in, `left_out`
-    /// says why.
-    pub(super) fn apply_alone(
+    /// Makes the ops that are decided.
+    pub(super) fn make_alone(
         &mut self,
         graph: &mut Graph,
-        found: &Found,
         (bodies, moved): (&mut Bodies, &mut Moved),
-        mut alone: Alone,
-        mut left_out: BTreeMap<NodeId, Site>,
+        alone: &mut Alone,
+        made: &mut BTreeMap<NodeId, Made>,
     ) {
-        let mut made: BTreeMap<NodeId, Made> = BTreeMap::new();
         for candidate in std::mem::take(&mut alone.candidates) {
             match rewrite::apply(graph, &mut self.names, bodies, moved, &candidate) {
                 Ok(applied) => {
@@ -123,6 +120,17 @@ impl Pass<'_> {
                 }
             }
         }
+    }
+
+    /// Tells of every quantiser that is in no norm's op: of those that a norm could not take in, `left_out` says why.
+    pub(super) fn tell_alone(
+        &mut self,
+        graph: &Graph,
+        found: &Found,
+        mut made: BTreeMap<NodeId, Made>,
+        mut alone: Alone,
+        mut left_out: BTreeMap<NodeId, Site>,
+    ) {
         for q in &found.quants {
             let refused = left_out.remove(&q.anchor).or_else(|| alone.refused.remove(&q.anchor));
             let site = match (made.remove(&q.anchor), refused) {
