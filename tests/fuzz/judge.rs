@@ -182,8 +182,12 @@ fn consistent(before: &Graph, after: &Graph, report: &Report) -> Result<(), Stri
     let of = |a: Vec<anchor::Anchor>| -> BTreeSet<String> {
         a.into_iter().filter(|a| needed.contains(&a.node)).map(|a| a.name).collect()
     };
-    let nodes = before.topo_order().unwrap();
-    let (norms, quants) = (of(anchor::norms(before, &nodes).unwrap()), of(anchor::quantisers(before, &nodes)));
+    // A dead reader makes nothing an anchor.
+    let mut live = before.clone();
+    let dead: Vec<NodeId> = before.nodes().map(|(id, _)| id).filter(|id| !needed.contains(id)).collect();
+    live.remove_dead(dead);
+    let nodes = live.topo_order().unwrap();
+    let (norms, quants) = (of(anchor::norms(&live, &nodes).unwrap()), of(anchor::quantisers(&live, &nodes)));
 
     let mut seen = BTreeSet::new();
     let mut replaced = BTreeSet::new();
