@@ -32,7 +32,8 @@ fn graphs() -> Vec<(String, Graph)> {
     let paths = folders.into_iter().flatten().map(|e| e.unwrap().path());
     let mut found: Vec<(String, Graph)> = paths
         .map(|p| {
-            let source = fs::read_to_string(&p).unwrap().replace("batch", "2").replace("seq", "3");
+            let source =
+                fs::read_to_string(&p).unwrap().replace("batch", "2").replace("seq", "3").replace(", one,", ", 1,");
             (p.file_stem().unwrap().to_string_lossy().into_owned(), parse(&source))
         })
         .collect();
