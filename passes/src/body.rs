@@ -189,6 +189,16 @@ impl Slice<'_> {
         Some(id)
     }
 
+    /// The number that all elements of a computed value are, where its sizes may be out of reach.
+    fn fill(&mut self, value: ValueId) -> Option<ValueId> {
+        if self.source.value(value).as_const().is_some() {
+            return None;
+        }
+        let rank = typed(self.source, value)?.1.rank();
+        let tensor = consts::tensor(consts::known(self.source, value)?)?.reshaped(vec![1; rank]).ok()?;
+        Some(self.body.add_const(self.names.fresh("const"), tensor))
+    }
+
     fn copy(&mut self, value: ValueId, rows: ValueId) -> Option<ValueId> {
         if let Some(v) = self.map.get(&value) {
             return Some(*v);
@@ -217,6 +227,10 @@ impl Slice<'_> {
         for (port, v) in node.inputs.iter().enumerate() {
             inputs.push(match v {
                 Some(v) if self.given.contains(v) && !self.given_at.contains(&(id, port)) => Some(self.constant(*v)?),
+                // One number stands for as many of it: the condition has the shape.
+                Some(v) if port == 1 && matches!(node.op, Op::Where) => {
+                    Some(self.fill(*v).or_else(|| self.copy(*v, rows))?)
+                }
                 Some(v) => Some(self.copy(*v, rows)?),
                 None => None,
             });

@@ -35,7 +35,7 @@ pub fn groups(graph: &Graph, order: &Order, norms: &[Norm]) -> Vec<Vec<usize>> {
     groups
 }
 
-/// By value: constants, weights that the host passes in, and what any ops make of those alone.
+/// By value: constants, weights that the host passes in, sizes, and what any ops make of those alone.
 fn parameters(graph: &Graph, order: &Order) -> Vec<bool> {
     let mut is = vec![false; graph.value_bound()];
     for (id, value) in graph.values() {
@@ -44,7 +44,8 @@ fn parameters(graph: &Graph, order: &Order) -> Vec<bool> {
         is[id.index()] = value.as_const().is_some() || (graph.producer(id).is_none() && weight());
     }
     for node in order.nodes().iter().map(|id| graph.node(*id)) {
-        if node.operands().all(|(_, v)| is[v.index()]) {
+        // Sizes are no data, and no token's.
+        if matches!(node.op, Op::Shape { .. } | Op::Size) || node.operands().all(|(_, v)| is[v.index()]) {
             node.outputs.iter().for_each(|v| is[v.index()] = true);
         }
     }

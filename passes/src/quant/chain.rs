@@ -9,8 +9,9 @@ use normfuse_ir::{
 };
 
 use crate::{
-    consts::scalar,
+    consts::{known, scalar},
     region::{last_axis_width, producer_op, typed},
+    term::Num,
     views::is_view,
 };
 
@@ -271,19 +272,27 @@ enum Walked {
     Open,
 }
 
-/// Further nodes that a step consists of: the comparison and the quotient of a guarded division.
+/// Further nodes that a step consists of: the comparison and the quotient of a guarded division, and what makes zeros as
+/// large as the quotient.
 fn inner_node(graph: &Graph, id: NodeId) -> Option<Vec<NodeId>> {
     let node = graph.node(id);
     if !matches!(node.op, Op::Where) {
         return None;
     }
     let of = |port: usize| node.input(port).and_then(|v| graph.producer(v)).map(|(n, _)| n);
-    Some([of(0), of(2)].into_iter().flatten().filter(|n| !is_view(graph, *n)).collect())
+    let zeros = of(1).filter(|n| matches!(graph.node(*n).op, Op::ConstantOfShape { .. }));
+    let shape = zeros.and_then(|n| producer_op(graph, graph.node(n).input(0)?));
+    let asks = shape.filter(|(_, op)| matches!(op, Op::Shape { .. })).map(|(n, _)| n);
+    Some([of(0), of(2), zeros, asks].into_iter().flatten().filter(|n| !is_view(graph, *n)).collect())
 }
 
 /// A constant of one element as an f32, exact in every dtype that quantisers compute in.
 fn constant(graph: &Graph, value: ValueId) -> Option<F32> {
-    let v = scalar(graph, value)?.value();
+    scalar(graph, value).and_then(single)
+}
+
+fn single(number: Num) -> Option<F32> {
+    let v = number.value();
     (f64::from(v as f32) == v || v.is_nan()).then(|| F32::new(v as f32))
 }
 
@@ -390,7 +399,10 @@ fn guarded(graph: &Graph, id: NodeId, given: &mut Option<Given>) -> Option<(Step
         (Some(z), None) if z.get() == 0.0 => b,
         _ => return None,
     };
-    let then = constant(graph, then)?;
+    // One number, or as many of it as there are values.
+    let numel = |v: ValueId| typed(graph, v).map(|(_, s)| s.numel());
+    let fills = numel(then)?.as_const() == Some(1) || numel(then) == numel(x);
+    let then = known(graph, then).filter(|_| fills).and_then(single)?;
     if other == x {
         return Some((Step::IfZero(then), x));
     }

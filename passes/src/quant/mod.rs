@@ -237,21 +237,10 @@ fn tap(graph: &Graph, order: &Order, q: &mut Quant, chain: &Chain, held: DType) 
             taps.push((value, ScaleOutput { steps: chain.steps(i, compute, held), dtype }, BTreeSet::new()));
         }
     }
-    // The same function of the origin in several shapes, or spelled once a reader, is one scale.
-    let first = taps.first().map(|t| t.1.clone());
-    if let Some(other) = taps.iter().find(|t| Some(&t.1) != first.as_ref()) {
-        let name = &graph.value(other.0).name;
-        let at = taps[0].0;
-        return Err(Miss::Refused(Refusal {
-            rule: crate::rules::quantiser_rule(q),
-            precondition: "no_escape",
-            node: graph.producer(at).map(|(n, _)| n),
-            hint: format!(
-                "others read both `{}` and `{name}` of the quantiser, and only one scale is handed out",
-                graph.value(at).name
-            ),
-        }));
-    }
+    // The same function of the origin in several shapes, or spelled once a reader, is one scale. Of several functions it is
+    // the one nearest to the factor; who reads another may be a quantiser of the same op, or keeps this one out of it.
+    let nearest = taps.last().map(|t| t.1.clone());
+    taps.retain(|t| Some(&t.1) == nearest.as_ref());
     if let Some((value, output, nodes)) = taps.into_iter().next() {
         q.nodes.extend(nodes);
         q.scale = Some(value);
