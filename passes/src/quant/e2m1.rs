@@ -245,16 +245,9 @@ impl Cluster {
         })
     }
 
-    /// Values at, around and between all thresholds, within the last clamp.
+    /// Values at, around and between all thresholds, within the last clamp, and its bounds: it may let so little through that
+    /// no threshold is in it.
     fn points(&self, before: &[Step]) -> Vec<f32> {
-        let mut edges: Vec<f32> = self.constants.iter().chain(&THRESHOLDS).flat_map(|c| [*c, -c]).collect();
-        edges.extend([0.0, -0.0, f32::MIN_POSITIVE, -f32::MIN_POSITIVE, f32::MAX, f32::MIN]);
-        edges.retain(|e| !e.is_nan());
-        edges.sort_by(f32::total_cmp);
-        edges.dedup_by_key(|e| e.to_bits());
-        let mut points: Vec<f32> = edges.iter().flat_map(|e| [e.next_down(), *e, e.next_up()]).collect();
-        points.extend(edges.windows(2).map(|w| w[0] / 2.0 + w[1] / 2.0));
-        points.extend([f32::INFINITY, f32::NEG_INFINITY, f32::NAN]);
         let (mut low, mut high) = (f32::NEG_INFINITY, f32::INFINITY);
         for step in before {
             match step {
@@ -263,6 +256,14 @@ impl Cluster {
                 _ => (low, high) = (f32::NEG_INFINITY, f32::INFINITY),
             }
         }
+        let mut edges: Vec<f32> = self.constants.iter().chain(&THRESHOLDS).flat_map(|c| [*c, -c]).collect();
+        edges.extend([0.0, -0.0, f32::MIN_POSITIVE, -f32::MIN_POSITIVE, f32::MAX, f32::MIN, low, high]);
+        edges.retain(|e| e.is_finite());
+        edges.sort_by(f32::total_cmp);
+        edges.dedup_by_key(|e| e.to_bits());
+        let mut points: Vec<f32> = edges.iter().flat_map(|e| [e.next_down(), *e, e.next_up()]).collect();
+        points.extend(edges.windows(2).map(|w| w[0] / 2.0 + w[1] / 2.0));
+        points.extend([f32::INFINITY, f32::NEG_INFINITY, f32::NAN]);
         points.retain(|p| p.is_nan() || (low <= *p && *p <= high));
         points
     }
