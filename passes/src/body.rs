@@ -148,7 +148,13 @@ impl Slice<'_> {
         if !shape.is_single() || self.needs_operand(value) {
             return None;
         }
-        consts::tensor(consts::known(self.source, value)?)?.reshaped(vec![1; shape.rank()]).ok()
+        self.uniform(value)
+    }
+
+    /// The one number that all elements of a value are, as one element in as many axes.
+    fn uniform(&self, value: ValueId) -> Option<Tensor> {
+        let rank = typed(self.source, value)?.1.rank();
+        consts::tensor(consts::known(self.source, value)?)?.reshaped(vec![1; rank]).ok()
     }
 
     /// True if a value is made of an operand, or of too much to tell.
@@ -194,8 +200,7 @@ impl Slice<'_> {
         if self.source.value(value).as_const().is_some() {
             return None;
         }
-        let rank = typed(self.source, value)?.1.rank();
-        let tensor = consts::tensor(consts::known(self.source, value)?)?.reshaped(vec![1; rank]).ok()?;
+        let tensor = self.uniform(value)?;
         Some(self.body.add_const(self.names.fresh("const"), tensor))
     }
 

@@ -51,10 +51,8 @@ impl Dim {
         if let (Some(a), Some(b)) = (self.as_const(), other.as_const()) {
             return (a.checked_rem(b)? == 0).then(|| a.checked_div(b).map(Self::from)).flatten();
         }
-        let single = |d: &'_ Self| if d.terms().nth(1).is_some() { None } else { d.terms().next().map(|(_, k)| k) };
-        if let (Some(k), Some(c)) = (single(self), single(other)) {
-            // Nearly all sizes are products.
-            let ((m, _), (by, _)) = (self.terms().next()?, other.terms().next()?);
+        // Nearly all sizes are products.
+        if let (Some((m, k)), Some((by, c))) = (self.only_term(), other.only_term()) {
             let k = (k.checked_rem(c)? == 0).then(|| k.checked_div(c)).flatten()?;
             return Some(Self::from_terms(BTreeMap::from([(quotient(m, by)?, k)])));
         }
@@ -75,6 +73,12 @@ impl Dim {
             }
         }
         None
+    }
+
+    /// The term of a size that has one.
+    fn only_term(&self) -> Option<(&Monomial, i64)> {
+        let mut terms = self.terms();
+        terms.next().filter(|_| terms.next().is_none())
     }
 
     /// Splits by a positive number: `self = by * quotient + rest`, the rest's coefficients in `0..by`.
