@@ -14,5 +14,6 @@ mod reject;
 mod safetensors;
 pub mod tensors;
 pub mod torch;
+mod zipped;
 
 pub use error::{Cause, FormatError, Result};

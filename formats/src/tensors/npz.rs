@@ -1,20 +1,21 @@
 //! `.npz`: a zip archive of `.npy` arrays.
 
-use std::{io::Cursor, path::Path};
+use std::path::Path;
 
 use normfuse_ir::Tensor;
-use zip::{CompressionMethod, ZipArchive, ZipWriter, result::ZipError, write::SimpleFileOptions};
+use zip::{CompressionMethod, ZipWriter, result::ZipError, write::SimpleFileOptions};
 
 use super::{at_tensor, check_bools, npy};
 use crate::{
     atomic,
     error::{FormatError, Result},
     map::MappedFile,
+    zipped,
 };
 
 pub(super) fn read(path: &Path) -> Result<Vec<(String, Tensor)>> {
     let file = MappedFile::open(path)?;
-    let mut archive = ZipArchive::new(Cursor::new(file.bytes())).map_err(zip_error)?;
+    let mut archive = zipped::open(file.bytes()).map_err(zip_error)?;
     if archive.has_duplicate_names() {
         return Err(FormatError::invalid("two arrays have the same name"));
     }

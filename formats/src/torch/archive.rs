@@ -1,13 +1,14 @@
 //! The archive: a zip file whose records are stored as they are, so that weights are regions of the mapped file.
 
-use std::{collections::BTreeMap, io::Cursor, path::Path, sync::Arc};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use normfuse_ir::{Data, Region};
-use zip::{CompressionMethod, ZipArchive, result::ZipError};
+use zip::{CompressionMethod, result::ZipError};
 
 use crate::{
     error::{FormatError, Result},
     map::MappedFile,
+    zipped,
 };
 
 /// Where a record's bytes lie in the file.
@@ -35,7 +36,7 @@ impl Archive {
     pub fn open(path: &Path) -> Result<Self> {
         let file = MappedFile::open(path)?;
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into();
-        let mut zip = ZipArchive::new(Cursor::new(file.bytes())).map_err(zip_error)?;
+        let mut zip = zipped::open(file.bytes()).map_err(zip_error)?;
         if zip.has_duplicate_names() {
             return Err(FormatError::invalid("two records of the archive have the same name"));
         }

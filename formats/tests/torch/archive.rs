@@ -82,3 +82,38 @@ fn a_part_of_a_pickled_tensor_is_a_parameter_without_data() {
     assert_eq!(graph.value(graph.inputs()[1]).name, "w.qdata");
     assert!(graph.nodes().any(|(_, n)| n.op == Op::MatMulInteger));
 }
+
+/// The end of an archive as torch writes it: also in its 64-bit form, between the directory and the end.
+fn with_wide_end(zip: &[u8]) -> Vec<u8> {
+    let end = zip.len() - 22;
+    let number =
+        |at: usize, size: usize| -> u64 { zip[end + at..][..size].iter().rev().fold(0, |n, b| n << 8 | u64::from(*b)) };
+    let (count, size, start) = (number(10, 2), number(12, 4), number(16, 4));
+    let mut wide = b"PK\x06\x06".to_vec();
+    wide.extend(44u64.to_le_bytes());
+    wide.extend([45, 0, 45, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    wide.extend([count, count, size, start].iter().flat_map(|n| n.to_le_bytes()));
+    wide.extend(b"PK\x06\x07\0\0\0\0");
+    wide.extend((end as u64).to_le_bytes());
+    wide.extend(1u32.to_le_bytes());
+    [&zip[..end], &wide, &zip[end..]].concat()
+}
+
+#[test]
+fn the_directory_is_where_the_archive_says_whatever_its_names_are_long() {
+    // 76 bytes are between directory and end: whoever counts back from the end finds a record that is as long.
+    for length in 1..40 {
+        let folder = "a".repeat(length);
+        let mut records = Program::new(&[("x", F32, "2")])
+            .weight("w", F32, "2", &le(&[1., 2.]))
+            .then("aten.mul.Tensor", &[("self", t("x")), ("other", t("p_w"))], "y", F32, "2")
+            .output("y")
+            .all_records();
+        for (name, _) in &mut records {
+            *name = name.replacen('m', &folder, 1);
+        }
+        let archive = with_wide_end(&zip(&records, zip::CompressionMethod::Stored));
+        let graph = Disk::new().read(&archive).unwrap_or_else(|e| panic!("{length}: {e}"));
+        assert_eq!(graph.node_count(), 1);
+    }
+}
