@@ -39,6 +39,34 @@ pub fn known(graph: &Graph, value: ValueId) -> Option<Num> {
     uniform(graph, value, DEPTH)
 }
 
+/// True if two values are surely one: one value, stored constants of the same bytes, or the same op of such. What has no
+/// data here, or much of it, is only itself.
+pub fn same(graph: &Graph, a: ValueId, b: ValueId) -> bool {
+    same_within(graph, a, b, DEPTH)
+}
+
+fn same_within(graph: &Graph, a: ValueId, b: ValueId, depth: usize) -> bool {
+    if a == b {
+        return true;
+    }
+    if let (Some(x), Some(y)) = (graph.value(a).as_const(), graph.value(b).as_const()) {
+        let small = x.len() <= MAX_UNIFORM;
+        return small && x.dtype() == y.dtype() && x.shape() == y.shape() && x.bytes() == y.bytes();
+    }
+    let (Some((m, i)), Some((n, j)), Some(depth)) = (graph.producer(a), graph.producer(b), depth.checked_sub(1)) else {
+        return false;
+    };
+    let (m, n) = (graph.node(m), graph.node(n));
+    let operands = || {
+        m.inputs.iter().zip(&n.inputs).all(|(x, y)| match (x, y) {
+            (Some(x), Some(y)) => same_within(graph, *x, *y, depth),
+            (x, y) => x == y,
+        })
+    };
+    let known = !matches!(m.op, Op::Foreign(_)) && m.inputs.len() == n.inputs.len();
+    i == j && known && m.op == n.op && operands()
+}
+
 /// The numbers of a short vector that is stored.
 pub fn numbers(graph: &Graph, value: ValueId) -> Option<Vec<f64>> {
     let t = graph.value(value).as_const().filter(|t| !t.is_empty() && t.len() <= MAX_UNIFORM)?;

@@ -79,7 +79,7 @@ pub fn ones<'a>(graph: &Graph, quants: impl Iterator<Item = &'a Quant>) -> (Vec<
         let known = of_value.entry(q.v).or_default();
         let same = |i: &&usize| {
             let one = &ones[**i];
-            one.rows == rows && one_quantiser(&one.scheme, one.quants[0], &scheme, q)
+            one.rows == rows && one_quantiser(graph, (&one.scheme, one.quants[0]), (&scheme, q))
         };
         if let Some(i) = known.iter().find(same).copied() {
             let one = &mut ones[i];

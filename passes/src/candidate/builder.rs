@@ -10,7 +10,7 @@ use super::{
     member::{Epilogue, Member},
     switched_off,
 };
-use crate::{Options, norms::Norm, quant::Quant, reach::Order, region::typed, rules, views::is_view};
+use crate::{Options, consts, norms::Norm, quant::Quant, reach::Order, region::typed, rules, views::is_view};
 
 /// A port while the candidate is being built: of a sibling, and for quantisers of an epilogue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -139,7 +139,7 @@ impl<'a> Builder<'a> {
                 left_out.push((q.anchor, refuse("groups", "the groups do not divide the norm's row")));
                 continue;
             };
-            match epilogues.iter_mut().find(|e| one_quantiser(&e.scheme, e.quants[0], &scheme, q)) {
+            match epilogues.iter_mut().find(|e| one_quantiser(self.graph, (&e.scheme, e.quants[0]), (&scheme, q))) {
                 Some(same) => {
                     same.scheme.scale = same.scheme.scale.take().or(scheme.scale);
                     same.quants.push(q);
@@ -250,8 +250,16 @@ pub(super) fn scheme_on_rows(graph: &Graph, q: &Quant, width: Option<u64>) -> Op
     Some(scheme)
 }
 
-/// True if two quantisers of one value are one function of it; a scale that one of them does not hand out does not matter.
-pub(super) fn one_quantiser(a: &Scheme, of_a: &Quant, b: &Scheme, of_b: &Quant) -> bool {
+/// True if two quantisers of one value are one function of it; a scale that one of them does not hand out does not matter,
+/// and given scales and zero points may be several constants with the same bytes.
+pub(super) fn one_quantiser(graph: &Graph, (a, of_a): (&Scheme, &Quant), (b, of_b): (&Scheme, &Quant)) -> bool {
     let scales = a.scale.is_none() || b.scale.is_none() || a.scale == b.scale;
-    scales && of_a.given == of_b.given && of_a.zero == of_b.zero && Scheme { scale: b.scale.clone(), ..a.clone() } == *b
+    let given = |a: Option<ValueId>, b: Option<ValueId>| match (a, b) {
+        (Some(a), Some(b)) => consts::same(graph, a, b),
+        (a, b) => a == b,
+    };
+    scales
+        && Scheme { scale: b.scale.clone(), ..a.clone() } == *b
+        && given(of_a.given, of_b.given)
+        && given(of_a.zero, of_b.zero)
 }
