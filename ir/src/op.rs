@@ -271,6 +271,11 @@ pub enum Op {
         /// For 8-bit and 4-bit float targets: saturate out-of-range values instead of NaN or inf.
         saturate: bool,
     },
+    /// The bits of x in another dtype of as many bits, none of them bool; nothing is converted. Operand: x.
+    BitCast {
+        /// Target dtype.
+        to: DType,
+    },
     /// Operands: x, optional min, optional max (scalars). NaN in x passes through.
     Clip,
     /// Operands: condition, a, b; broadcast.

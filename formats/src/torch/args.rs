@@ -258,6 +258,16 @@ pub fn results(node: &Node) -> Vec<&str> {
     names
 }
 
+/// The names of the tensors in an argument.
+pub fn tensors_of(a: &Argument) -> Vec<&str> {
+    match a {
+        Argument::Tensor(t) => vec![t],
+        Argument::Tensors(all) => all.iter().map(String::as_str).collect(),
+        Argument::OptionalTensors(all) => all.iter().flatten().map(String::as_str).collect(),
+        _ => Vec::new(),
+    }
+}
+
 /// An argument of a kind that this schema does not have.
 pub fn unknown_key(key: &str) -> FormatError {
     FormatError::mismatch("an argument of torch's schema, major version 8", format!("one of kind `{key}`"))
@@ -281,6 +291,7 @@ fn kind(a: &Argument) -> &str {
         Argument::Layout(_) => "a layout",
         Argument::Device(_) => "a device",
         Argument::Bool(_) => "a truth value",
+        Argument::Graph(_) => "a part of the program",
         Argument::Other(key) | Argument::Unknown(key) => key,
     }
 }

@@ -124,6 +124,21 @@ impl<'p> Builder<'p> {
         Ok(Type::tensor(dtype, sizes.iter().map(|e| e.dim()).collect::<Vec<_>>()))
     }
 
+    /// True for complex numbers, as the file types a tensor.
+    pub fn is_complex(&self, name: &str) -> bool {
+        self.metas.get(name).is_some_and(|m| dtype::of_parts(m.dtype).is_some())
+    }
+
+    /// The type of the value that stands for a tensor: of complex numbers it is their parts.
+    ///
+    /// # Errors
+    /// As [`Builder::declared`].
+    pub fn form(&mut self, name: &str) -> Result<Type> {
+        let Some(part) = dtype::of_parts(self.meta(name)?.dtype) else { return self.declared(name) };
+        let sizes = self.meta_sizes(name)?;
+        Ok(Type::tensor(part, sizes.iter().map(|e| e.dim()).chain([Dim::from(2)]).collect::<Vec<_>>()))
+    }
+
     /// A size of the file.
     ///
     /// # Errors
@@ -270,7 +285,7 @@ impl<'p> Builder<'p> {
     /// # Errors
     /// If the file types it otherwise.
     pub fn name_result(&mut self, value: ValueId, name: &str) -> Result<()> {
-        let declared = self.declared(name)?;
+        let declared = self.form(name)?;
         let own = self.graph.producer(value).filter(|(node, _)| node.index() >= self.start);
         let ty = self.graph.type_mut(value);
         ty.dtype = ty.dtype.or(declared.dtype);

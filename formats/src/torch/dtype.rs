@@ -18,6 +18,16 @@ pub fn of(number: i64) -> Result<DType> {
     })
 }
 
+/// The element type of the parts of complex numbers.
+pub fn of_parts(number: i64) -> Option<DType> {
+    match number {
+        9 => Some(DType::F16),
+        10 => Some(DType::F32),
+        11 => Some(DType::F64),
+        _ => None,
+    }
+}
+
 /// As [`of`], where no error is wanted.
 pub fn known(number: i64) -> Option<DType> {
     Some(match number {

@@ -72,6 +72,11 @@ impl Expr {
         }
     }
 
+    /// The product of two sizes.
+    pub fn times(a: &Self, b: &Self) -> Self {
+        Self::join(Operator::Mul, a.clone(), b.clone())
+    }
+
     fn join(op: Operator, a: Self, b: Self) -> Self {
         Self::Op(op, Box::new((a, b)))
     }

@@ -11,7 +11,7 @@ use normfuse_ir::{
 };
 
 use super::{
-    args::{Call, results, unknown_key},
+    args::{Call, results, tensors_of, unknown_key},
     build::Builder,
     ops::{self, Outcome},
     schema::{Argument, InputSpec, Node, OutputSpec, Program, Role, SymArgument},
@@ -297,29 +297,16 @@ impl<'p> Importer<'p, '_> {
             match &a.arg {
                 Argument::Tensor(_) | Argument::Tensors(_) | Argument::OptionalTensors(_) => {
                     for t in tensors_of(&a.arg) {
-                        inputs.push(Some(self.b.memory.read(t)?));
+                        inputs.push(Some(self.as_torch_has_it(t)?));
                     }
                     attributes.push((a.name.clone(), format!("{} operands", tensors_of(&a.arg).len())));
                 }
+                Argument::Graph(_) => attributes.push((a.name.clone(), "a part of the program".into())),
                 other => attributes.push((a.name.clone(), format!("{other:?}"))),
             }
         }
         let names = results(node);
-        let (domain, op_type) = split_target(&node.target);
-        let op = ForeignOp {
-            domain: domain.to_owned(),
-            op_type: op_type.to_owned(),
-            overload: String::new(),
-            encoding: "torch.export".into(),
-            attributes: attributes
-                .into_iter()
-                .map(|(name, v)| ForeignAttr { name, payload: v.into_bytes().into() })
-                .collect(),
-            captures: 0,
-            outputs: names.len(),
-            reason,
-        };
-        let id = self.b.add(Op::Foreign(Arc::new(op)), &inputs)?;
+        let id = self.b.add(foreign_op(&node.target, attributes, names.len(), reason), &inputs)?;
         let values = self.b.graph.node(id).outputs.clone();
         for (name, value) in names.into_iter().zip(values) {
             // Types that the IR lacks stay unknown.
@@ -331,6 +318,19 @@ impl<'p> Importer<'p, '_> {
             self.b.memory.define(name, value, false)?;
         }
         Ok(())
+    }
+
+    /// A tensor for an op that is not known: where a complex one is its parts here, it is made of them.
+    fn as_torch_has_it(&mut self, name: &str) -> Result<ValueId> {
+        const MAKES: &str = "torch.ops.aten.view_as_complex.default";
+        let value = self.b.memory.read(name)?;
+        if !self.b.is_complex(name) || self.b.ty(value).dtype.is_none() {
+            return Ok(value);
+        }
+        let attributes = vec![("self".to_owned(), "1 operands".to_owned())];
+        let op = foreign_op(MAKES, attributes, 1, "complex numbers, which the IR lacks".into());
+        let made = self.b.emit(op, &[Some(value)])?;
+        made.first().copied().ok_or_else(|| FormatError::invalid("a node without results"))
     }
 
     fn outputs(&mut self) -> Result<()> {
@@ -422,15 +422,6 @@ fn bad(r: Reject) -> FormatError {
     }
 }
 
-fn tensors_of(a: &Argument) -> Vec<&str> {
-    match a {
-        Argument::Tensor(t) => vec![t],
-        Argument::Tensors(all) => all.iter().map(String::as_str).collect(),
-        Argument::OptionalTensors(all) => all.iter().flatten().map(String::as_str).collect(),
-        _ => Vec::new(),
-    }
-}
-
 /// Checks of the program's own, which have no value: what they check holds by the types that the file has, or the
 /// caller's inputs are none that the program is for.
 fn is_assertion(target: &str) -> bool {
@@ -446,6 +437,22 @@ fn is_assertion(target: &str) -> bool {
         "_functional_sym_constrain_range_for_size.default",
     ];
     target.strip_prefix("torch.ops.aten.").is_some_and(|t| ASSERTIONS.contains(&t)) || target.ends_with("_guards_fn")
+}
+
+/// A call that stays as it is, with its arguments by name.
+fn foreign_op(target: &str, attributes: Vec<(String, String)>, outputs: usize, reason: String) -> Op {
+    let (domain, op_type) = split_target(target);
+    let attribute = |(name, v): (String, String)| ForeignAttr { name, payload: v.into_bytes().into() };
+    Op::Foreign(Arc::new(ForeignOp {
+        domain: domain.to_owned(),
+        op_type: op_type.to_owned(),
+        overload: String::new(),
+        encoding: "torch.export".into(),
+        attributes: attributes.into_iter().map(attribute).collect(),
+        captures: 0,
+        outputs,
+        reason,
+    }))
 }
 
 /// `torch.ops.aten.index.Tensor` is the op `index.Tensor` of `aten`.

@@ -42,6 +42,26 @@ struct Storage {
     pieces: Option<(usize, Vec<Piece>)>,
 }
 
+impl Storage {
+    /// Writes a range of an axis of fresh memory; `None` if that is not beside what was written before.
+    fn fill(&mut self, axis: usize, piece: Piece, sizes: &[Option<i64>]) -> Option<Write> {
+        let (first, pieces) = self.pieces.get_or_insert_with(|| (axis, Vec::new()));
+        if *first != axis || !pieces.iter().all(|(a, b, _)| piece.1 <= *a || *b <= piece.0) {
+            return None;
+        }
+        pieces.push(piece);
+        pieces.sort_by_key(|p| p.0);
+        let joined = pieces.windows(2).all(|w| w[0].1 == w[1].0);
+        let (from, to) = (pieces.first()?.0, pieces.last()?.1);
+        if !joined || from != 0 || sizes.get(axis) != Some(&Some(to)) {
+            return Some(Write::Pending);
+        }
+        let pieces = pieces.iter().map(|p| p.2).collect();
+        self.pieces = None;
+        Some(Write::Joined { axis, pieces })
+    }
+}
+
 /// A write, as values.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Write {
@@ -163,24 +183,10 @@ impl Memory {
                     return refuse(format!("`{name}`, whose memory `{}` changed", s.changed_by));
                 }
                 Some(old) => Write::Into { old, axis, start, end, new },
-                None => {
-                    let (first, pieces) = s.pieces.get_or_insert_with(|| (axis, Vec::new()));
-                    let free = pieces.iter().all(|(a, b, _)| end <= *a || *b <= start);
-                    if *first != axis || !free {
-                        return refuse(format!("`{name}`, which overlaps what was written into `{whole}` before"));
-                    }
-                    pieces.push((start, end, new));
-                    pieces.sort_by_key(|p| p.0);
-                    let joined = pieces.windows(2).all(|w| w[0].1 == w[1].0);
-                    let (Some(from), Some(to)) = (pieces.first(), pieces.last()) else { return Ok(Write::Pending) };
-                    if joined && from.0 == 0 && sizes.get(axis) == Some(&Some(to.1)) {
-                        let pieces = pieces.iter().map(|p| p.2).collect();
-                        s.pieces = None;
-                        Write::Joined { axis, pieces }
-                    } else {
-                        Write::Pending
-                    }
-                }
+                None => match s.fill(axis, (start, end, new), sizes) {
+                    Some(write) => write,
+                    None => return refuse(format!("`{name}`, which overlaps what was written into `{whole}` before")),
+                },
             },
         };
         by.clone_into(&mut s.changed_by);
@@ -189,6 +195,34 @@ impl Memory {
             if let Some(t) = self.tensors.get_mut(name) {
                 t.value = Some(new);
             }
+        }
+        Ok(write)
+    }
+
+    /// A copy of fresh memory with a range of an axis written, `sizes` being those of the memory. While it is not full
+    /// it is defined as `name`, and the caller defines it when it is.
+    ///
+    /// # Errors
+    /// A name that nothing made or that is taken, and a range that was written before.
+    pub fn scatter(
+        &mut self,
+        of: &str,
+        name: &str,
+        axis: usize,
+        piece: (i64, i64, ValueId),
+        sizes: &[Option<i64>],
+    ) -> Result<Write> {
+        let Some(t) = self.tensors.get(of) else { return Err(undefined(of)) };
+        let pieces = self.storages[t.storage].pieces.clone();
+        let mut copy = Storage { given: false, version: 0, whole: name.into(), changed_by: String::new(), pieces };
+        let Some(write) = copy.fill(axis, piece, sizes) else {
+            let found = format!("a range of `{of}` that overlaps what was written before");
+            return Err(FormatError::mismatch("ranges of new memory that are written once", found));
+        };
+        if write == Write::Pending {
+            self.storages.push(copy);
+            let storage = self.storages.len() - 1;
+            self.put(name, Tensor { value: None, storage, version: 0, part: Part::Whole })?;
         }
         Ok(write)
     }

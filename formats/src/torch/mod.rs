@@ -11,6 +11,7 @@ mod build;
 mod dtype;
 mod expr;
 mod import;
+mod inline;
 mod memory;
 mod ops;
 mod place;
@@ -42,7 +43,8 @@ fn read_inner(path: &Path) -> Result<Graph> {
     let archive = Archive::open(path)?;
     let record = archive.only("models/", ".json")?;
     let json = archive.record(record).unwrap_or_default();
-    let program = parse(json).map_err(|e| e.at_port(format!("record `{record}`")))?;
+    let mut program = parse(json).map_err(|e| e.at_port(format!("record `{record}`")))?;
+    inline::grad_modes(&mut program.graph_module.graph);
     let model = record.trim_start_matches("models/").trim_end_matches(".json");
     let weights = Weights::of(&archive, model)?;
     import::import(model, &program, &weights)

@@ -54,8 +54,12 @@ pub struct GraphModule {
     pub signature: Signature,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 pub struct Graph {
+    #[serde(default)]
+    pub inputs: Vec<Argument>,
+    #[serde(default)]
+    pub outputs: Vec<Argument>,
     pub nodes: Vec<Node>,
     pub tensor_values: BTreeMap<String, TensorMeta>,
     #[serde(default)]
@@ -63,7 +67,7 @@ pub struct Graph {
 }
 
 /// One call.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Node {
     pub target: String,
     #[serde(default)]
@@ -88,7 +92,7 @@ impl Node {
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct NamedArgument {
     pub name: String,
     pub arg: Argument,
@@ -113,6 +117,8 @@ pub enum Argument {
     Layout(i64),
     Device(String),
     Bool(bool),
+    /// A part of the program that a call runs.
+    Graph(Box<Graph>),
     /// One that the schema has and no op of ours reads.
     Other(String),
     /// One that this schema does not have.
@@ -136,7 +142,7 @@ pub enum SymInt {
 }
 
 /// A tensor's type.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct TensorMeta {
     pub dtype: i64,
     pub sizes: Vec<SymInt>,
@@ -150,7 +156,7 @@ pub struct TensorMeta {
     pub layout: Option<i64>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Device {
     pub r#type: String,
 }
@@ -241,6 +247,11 @@ struct TensorSpec {
 }
 
 #[derive(Deserialize)]
+struct Subgraph {
+    graph: Graph,
+}
+
+#[derive(Deserialize)]
 struct Expression {
     expr_str: String,
 }
@@ -311,14 +322,13 @@ macro_rules! union {
 union!(Argument, SymArgument, SymInt, InputSpec, OutputSpec);
 
 /// Keys of `Argument` that the schema has and no op of ours reads.
-const OTHER: [&str; 15] = [
+const OTHER: [&str; 14] = [
     "as_strings",
     "as_bools",
     "as_sym_bool",
     "as_sym_bools",
     "as_sym_float",
     "as_sym_floats",
-    "as_graph",
     "as_custom_obj",
     "as_operator",
     "as_complex",
@@ -363,6 +373,7 @@ impl Union for Argument {
             "as_layout" => Self::Layout(map.next_value()?),
             "as_device" => Self::Device(map.next_value::<Device>()?.r#type),
             "as_bool" => Self::Bool(map.next_value()?),
+            "as_graph" => Self::Graph(Box::new(map.next_value::<Subgraph>()?.graph)),
             _ => {
                 skip(map)?;
                 if OTHER.contains(&key) { Self::Other(key.to_owned()) } else { Self::Unknown(key.to_owned()) }

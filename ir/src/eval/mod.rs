@@ -85,6 +85,7 @@ fn dispatch(op: &Op, x: &Operands) -> Result<Vec<Tensor>> {
         Op::Unary(u) => one(unary(*u, x.get(0)?)),
         Op::Binary(b) => one(binary(*b, x.get(0)?, x.get(1)?)),
         Op::Cast { to, saturate } => one(cast(x.get(0)?, *to, *saturate)),
+        Op::BitCast { to } => one(movement::bit_cast(x.get(0)?, *to)),
         Op::Clip => one(clip(x.get(0)?, x.opt(1), x.opt(2))),
         Op::Where => one(movement::where_select(x.get(0)?, x.get(1)?, x.get(2)?)),
         Op::Reduce { op, axes, keepdims } => one(reduce(*op, x.get(0)?, axes.as_deref(), *keepdims)),

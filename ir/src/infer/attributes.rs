@@ -34,6 +34,7 @@ pub(super) fn check_attributes(op: &Op) -> Result<()> {
                 _ => Ok(()),
             }
         }
+        Op::BitCast { to: DType::Bool } => bad("to: expected a type that any bits are an element of, found bool"),
         Op::GatherNd { batch_dims } if *batch_dims < 0 => {
             bad(format!("batch_dims: expected 0 or more, found {batch_dims}"))
         }

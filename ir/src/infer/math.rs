@@ -66,6 +66,17 @@ pub(super) fn elementwise(args: &Args<'_>) -> Result<Type> {
         Op::Unary(u) => tensor(unary(args, *u)?, x()),
         Op::Binary(b) => tensor(binary(args, *b)?, args.broadcast(&[0, 1], 0)?),
         Op::Cast { to, .. } => tensor(Some(*to), x()),
+        Op::BitCast { to } => {
+            let what = "a type of as many bits as the result's, and no bool";
+            args.expect(0, |d| d != DType::Bool, what)?;
+            match args.dtype(0) {
+                Some(d) if d.bits() != to.bits() => {
+                    return Err(args.error(ErrorKind::DType, 0, format!("expected {what}, found {d}")));
+                }
+                _ => {}
+            }
+            tensor(Some(*to), x())
+        }
         Op::Clip => {
             args.expect(0, number, NUMBER)?;
             args.expect_one(1)?;

@@ -246,7 +246,9 @@ pub fn infer_node(op: &Op, operands: &[Option<Operand<'_>>], tag: &dyn fmt::Disp
 fn types(args: &Args<'_>) -> Result<Vec<Type>> {
     let one = |t: Result<Type>| t.map(|t| vec![t]);
     match args.op {
-        Op::Unary(_) | Op::Binary(_) | Op::Cast { .. } | Op::Clip | Op::Where => one(math::elementwise(args)),
+        Op::Unary(_) | Op::Binary(_) | Op::Cast { .. } | Op::BitCast { .. } | Op::Clip | Op::Where => {
+            one(math::elementwise(args))
+        }
         Op::Reduce { .. } | Op::ArgReduce { .. } => one(math::reduce(args)),
         Op::TopK { axis, .. } => math::top_k(args, *axis),
         Op::CumSum { .. } | Op::Softmax { .. } => one(math::along_axis(args)),

@@ -101,6 +101,16 @@ impl Cx<'_, '_, '_> {
                     Err(name) => foreign(format!("a cast to {name}")),
                 }
             }
+            "BitCast" => {
+                self.since(26)?;
+                let Some(to) = self.attrs.opt_int("to")? else { return Err(required("to")) };
+                let bools = matches!(*self.inputs.as_slice(), [Some(x)] if self.b.dtype(x) == Some(DType::Bool));
+                match dtype::from_onnx(to) {
+                    Ok(to) if bools || to == DType::Bool => foreign(format!("bools and bits, as {to}")),
+                    Ok(to) => Ok(Op::BitCast { to }),
+                    Err(name) => foreign(format!("bits as {name}")),
+                }
+            }
             "CastLike" => {
                 self.since(15)?;
                 let [x, Some(like)] = *self.inputs.as_slice() else { return foreign("it needs two operands") };

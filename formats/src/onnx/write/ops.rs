@@ -94,6 +94,10 @@ impl Writer<'_> {
                 }
                 ("Cast", attrs)
             }
+            Op::BitCast { to } => {
+                self.since(26, "BitCast")?;
+                ("BitCast", vec![dtype_attr("to", *to)])
+            }
             Op::Clip => ("Clip", vec![]),
             Op::Where => ("Where", vec![]),
             Op::Reduce { op, axes, keepdims } => {

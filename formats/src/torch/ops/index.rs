@@ -27,6 +27,7 @@ pub fn op<'p>(c: &mut Call<'_, 'p>, name: &str) -> Result<Option<Outcome<'p>>, R
             c.b.one(Op::Gather { axis }, &[x, ids])?
         }
         "index.Tensor" => index(c)?,
+        "index_put.default" | "_unsafe_index_put.default" => put(c)?,
         "gather.default" => {
             let (x, ids) = (c.tensor("self")?, c.tensor("index")?);
             let axis = c.required("dim")?;
@@ -71,20 +72,110 @@ fn index(c: &mut Call<'_, '_>) -> Result<ValueId, Reject> {
             return foreign("it selects by a mask, so that its size depends on data");
         }
     }
+    let rank = c.b.shape(x)?.len();
     match given.as_slice() {
         [] => foreign("it has no index"),
+        _ if given.len() > rank => foreign("it has more indices than axes"),
         [(axis, ids)] => Ok(c.b.one(Op::Gather { axis: *axis as i64 }, &[x, *ids])?),
-        _ if given.iter().enumerate().all(|(i, (axis, _))| i == *axis) => {
+        _ => {
             let result = c.result()?;
             let all = c.b.meta_sizes(result)?;
-            let rank = all.len().checked_sub(c.b.shape(x)?.len() - given.len());
-            let Some(shape) = rank.and_then(|r| all.get(..r)) else { return foreign("its result has too few axes") };
+            let axes: Vec<usize> = given.iter().map(|(axis, _)| *axis).collect();
+            let Some(found) = all.len().checked_sub(rank - axes.len()) else {
+                return foreign("its result has too few axes");
+            };
+            // Indices of axes side by side are looked up in their place, others in front.
+            let before = if axes.windows(2).all(|w| w[0] + 1 == w[1]) { axes[0] } else { 0 };
+            let Some(shape) = all.get(before..before + found) else { return foreign("its result has too few axes") };
             let ids: Vec<ValueId> = given.iter().map(|(_, v)| *v).collect();
             let places = places(c, &ids, shape)?;
-            Ok(c.b.one(Op::GatherNd { batch_dims: 0 }, &[x, places])?)
+            let x = first(c, x, &axes)?;
+            let y = c.b.one(Op::GatherNd { batch_dims: 0 }, &[x, places])?;
+            if before == 0 {
+                return Ok(y);
+            }
+            let perm = (found..found + before).chain(0..found).chain(found + before..all.len());
+            Ok(c.b.one(Op::Transpose { perm: Some(perm.map(|a| a as i64).collect()) }, &[y])?)
         }
-        _ => foreign("several index tensors, not of the first axes"),
     }
+}
+
+/// The tensor with these axes in front of the others.
+fn first(c: &mut Call<'_, '_>, x: ValueId, axes: &[usize]) -> Result<ValueId, Reject> {
+    if axes.iter().enumerate().all(|(i, axis)| i == *axis) {
+        return Ok(x);
+    }
+    let rest = (0..c.b.shape(x)?.len()).filter(|a| !axes.contains(a));
+    let perm = axes.iter().copied().chain(rest).map(|a| a as i64).collect();
+    Ok(c.b.one(Op::Transpose { perm: Some(perm) }, &[x])?)
+}
+
+/// The tensor with some elements replaced; also the arithmetic of `index_put_`.
+pub fn put(c: &mut Call<'_, '_>) -> Result<ValueId, Reject> {
+    let (x, values) = (c.tensor("self")?, c.tensor("values")?);
+    let names = c.names("indices")?;
+    let adds = c.flag("accumulate", false)?;
+    let mut given = Vec::new();
+    for name in &names {
+        let Some(name) = name else { return foreign("it leaves out an axis") };
+        given.push(c.b.memory.read(name)?);
+    }
+    let (rank, dtype) = (c.b.shape(x)?.len(), c.b.dtype(x)?);
+    let values = c.b.cast(values, dtype)?;
+    if let [mask] = given[..]
+        && c.b.dtype(mask)? == DType::Bool
+    {
+        let Some(behind) = rank.checked_sub(c.b.shape(mask)?.len()) else {
+            return foreign("the mask has more axes than the tensor");
+        };
+        // One value for all, or one for each place of the axes that the mask does not have.
+        if adds || c.b.shape(values)?.len() > behind {
+            return foreign("it puts values one by one where a mask says, which depends on data");
+        }
+        let axes: Vec<i64> = (0..behind as i64).map(|a| a - behind as i64).collect();
+        let mask = if axes.is_empty() { mask } else { c.b.one(Op::Unsqueeze { axes }, &[mask])? };
+        return Ok(c.b.one(Op::Where, &[mask, values, x])?);
+    }
+    for ids in &given {
+        if !matches!(c.b.dtype(*ids)?, DType::I32 | DType::I64) {
+            return foreign("it puts values one by one where a mask says, which depends on data");
+        }
+    }
+    if adds && dtype != DType::F32 && !dtype.is_int() {
+        return foreign("a sum whose roundings depend on its order");
+    }
+    // All indices have one shape, so that it need not be computed.
+    let Some((one, rest)) = given.split_first().filter(|_| given.len() <= rank) else {
+        return foreign("it has no index");
+    };
+    let shape = c.b.shape(*one)?;
+    for other in rest {
+        if c.b.shape(*other)? != shape {
+            return foreign("its indices have different shapes");
+        }
+    }
+    let mut parts = Vec::new();
+    for ids in &given {
+        let wide = c.b.cast(*ids, DType::I64)?;
+        parts.push(c.b.one(Op::Unsqueeze { axes: vec![-1] }, &[wide])?);
+    }
+    let places = if let [one] = parts[..] { one } else { c.b.one(Op::Concat { axis: -1 }, &parts)? };
+    let updates = spread(c, values, *one, x, given.len())?;
+    let reduction = if adds { ScatterReduction::Add } else { ScatterReduction::None };
+    Ok(c.b.one(Op::ScatterNd { reduction }, &[x, places, updates])?)
+}
+
+/// Values in the shape of the indices, followed by what is behind the tensor's first `n` axes.
+fn spread(c: &mut Call<'_, '_>, values: ValueId, ids: ValueId, x: ValueId, n: usize) -> Result<ValueId, Reject> {
+    let mut want = c.b.shape(ids)?;
+    want.extend(c.b.shape(x)?.into_iter().skip(n));
+    if c.b.shape(values)? == want {
+        return Ok(values);
+    }
+    let front = c.b.one(Op::Shape { start: 0, end: None }, &[ids])?;
+    let back = c.b.one(Op::Shape { start: n as i64, end: None }, &[x])?;
+    let shape = c.b.one(Op::Concat { axis: 0 }, &[front, back])?;
+    Ok(c.b.one(Op::Expand, &[values, shape])?)
 }
 
 /// Index tensors of one shape side by side in a last axis.

@@ -2,8 +2,10 @@
 //!
 //! The rule for all: an argument, operand or spelling that is not known keeps the call foreign. It is never dropped.
 
+mod complex;
 mod compute;
 mod create;
+mod einsum;
 mod index;
 mod mutate;
 mod pointwise;
@@ -50,7 +52,8 @@ pub fn map<'p>(c: &mut Call<'_, 'p>) -> Result<Outcome<'p>, Reject> {
 }
 
 fn aten<'p>(c: &mut Call<'_, 'p>, name: &str) -> Result<Option<Outcome<'p>>, Reject> {
-    let families = [mutate::op, view::op, pointwise::op, compute::op, index::op, create::op, quant::aten];
+    let families =
+        [complex::op, mutate::op, view::op, pointwise::op, compute::op, einsum::op, index::op, create::op, quant::aten];
     for family in families {
         if let Some(outcome) = family(c, name)? {
             return Ok(Some(outcome));

@@ -3,13 +3,22 @@
 use normfuse_ir::{Op, ValueId, op::BinaryOp};
 
 use super::{
-    super::{args::Call, memory::Write, promote::Operand},
-    Outcome, index, pointwise,
+    super::{args::Call, build::axis_of, memory::Write, promote::Operand},
+    Outcome, index, pointwise, view,
 };
 use crate::reject::{Reject, foreign};
 
 pub fn op<'p>(c: &mut Call<'_, 'p>, name: &str) -> Result<Option<Outcome<'p>>, Reject> {
     let value = match name {
+        // What is left of them after run_decompositions(): of the first operand only its type is read.
+        "copy.default" => {
+            let (to, src) = (c.name("self")?, c.tensor("src")?);
+            let Some(dtype) = c.b.declared(to)?.dtype else { return foreign("the type of `self` is not known") };
+            let sizes = c.b.meta_sizes(to)?;
+            let src = c.b.cast(src, dtype)?;
+            return Ok(Some(Outcome::one(c.b.expand(src, &sizes)?)));
+        }
+        "slice_scatter.default" => return scattered(c).map(Some),
         "copy_.default" => {
             let (to, src) = (c.name("self")?, c.tensor("src")?);
             let sizes = c.b.meta_sizes(to)?;
@@ -28,6 +37,7 @@ pub fn op<'p>(c: &mut Call<'_, 'p>, name: &str) -> Result<Option<Outcome<'p>>, R
         "mul_.Tensor" | "mul_.Scalar" => arithmetic(c, BinaryOp::Mul)?,
         "div_.Tensor" | "div_.Scalar" => arithmetic(c, BinaryOp::Div)?,
         "scatter_.value" | "scatter_.src" => index::scatter(c)?,
+        "index_put_.default" => index::put(c)?,
         "masked_fill_.Scalar" => {
             let (x, mask) = (c.tensor("self")?, c.tensor("mask")?);
             let Some(s) = c.scalar("value")? else { return foreign("it has no `value`") };
@@ -57,6 +67,33 @@ fn arithmetic(c: &mut Call<'_, '_>, op: BinaryOp) -> Result<ValueId, Reject> {
     let value = c.b.arithmetic(op, a, b)?;
     // The result has the type that the tensor has, whatever was computed in.
     Ok(c.b.cast(value, dtype)?)
+}
+
+/// A copy of a tensor in which a range of an axis is another one.
+fn scattered<'p>(c: &mut Call<'_, 'p>) -> Result<Outcome<'p>, Reject> {
+    let (of, src) = (c.name("self")?, c.tensor("src")?);
+    let sizes: Vec<Option<i64>> = c.b.meta_sizes(of)?.iter().map(|e| e.dim().as_const()).collect();
+    let dim = c.int("dim", 0)?;
+    let axis = axis_of(dim, sizes.len())?;
+    let (start, end, step) = view::bounds(c)?;
+    if step == 1 && start.dim().as_const() == Some(0) && end.dim().as_const() == Some(i64::MAX) {
+        return Ok(Outcome::one(src));
+    }
+    let Some((start, end)) = view::place(&start, &end, sizes[axis]).filter(|_| step == 1) else {
+        return foreign("the range that it replaces is not known");
+    };
+    if !c.b.memory.is_fresh(of) {
+        let old = c.tensor("self")?;
+        return Ok(Outcome::one(replaced(c, old, axis, (start, end), src)?));
+    }
+    let result = c.result()?;
+    match c.b.memory.scatter(of, result, axis, (start, end, src), &sizes)? {
+        Write::Joined { axis, pieces } => {
+            let axis = axis as i64;
+            Ok(Outcome::one(if let [one] = pieces[..] { one } else { c.b.one(Op::Concat { axis }, &pieces)? }))
+        }
+        _ => Ok(Outcome::Done),
+    }
 }
 
 /// The tensor has the value from here on, and so has all of its memory.

@@ -76,6 +76,11 @@ pub fn op<'p>(c: &mut Call<'_, 'p>, name: &str) -> Result<Option<Outcome<'p>>, R
     let value = match (base, overload) {
         ("add" | "sub" | "mul" | "div" | "rsub", "Tensor" | "Scalar") => arithmetic(c, base)?,
         ("true_divide", "Tensor") => arithmetic(c, "div")?,
+        ("div", "Tensor_mode" | "Scalar_mode") => {
+            let mode = c.text("rounding_mode", "")?;
+            whole_quotient(c, mode)?
+        }
+        ("floor_divide", "default" | "Scalar") => whole_quotient(c, "floor")?,
         ("maximum" | "minimum", "default") => {
             let (a, b) = (c.tensor("self")?, c.tensor("other")?);
             let op = if base == "maximum" { BinaryOp::Max } else { BinaryOp::Min };
@@ -112,11 +117,24 @@ pub fn op<'p>(c: &mut Call<'_, 'p>, name: &str) -> Result<Option<Outcome<'p>>, R
             c.b.unary(UnaryOp::Softplus, x)?
         }
         ("clamp" | "clamp_min" | "clamp_max" | "clip", "default") => clamp(c)?,
-        ("where", "self") => {
-            let (condition, a, b) = (c.tensor("condition")?, c.tensor("self")?, c.tensor("other")?);
-            let dtype = c.b.result_type(Operand::Tensor(a), Operand::Tensor(b))?;
-            let (a, b) = (c.b.cast(a, dtype)?, c.b.cast(b, dtype)?);
+        ("where", "self" | "ScalarSelf" | "ScalarOther") => {
+            let condition = c.tensor("condition")?;
+            let (a, b) = operands(c)?;
+            let dtype = c.b.result_type(a, b)?;
+            let (a, b) = c.b.operands_as(a, b, dtype)?;
             c.b.one(Op::Where, &[condition, a, b])?
+        }
+        ("outer", "default") => {
+            let (a, b) = (c.tensor("self")?, c.tensor("vec2")?);
+            let column = c.b.one(Op::Unsqueeze { axes: vec![1] }, &[a])?;
+            c.b.arithmetic(BinaryOp::Mul, Operand::Tensor(column), Operand::Tensor(b))?
+        }
+        ("dropout", "default") => {
+            let (x, p) = (c.tensor("input")?, c.float("p")?);
+            if c.flag("train", true)? && p != Some(0.0) {
+                return foreign("it drops values at random");
+            }
+            x
         }
         ("masked_fill", "Scalar") => {
             let (x, mask) = (c.tensor("self")?, c.tensor("mask")?);
@@ -222,6 +240,25 @@ fn arithmetic(c: &mut Call<'_, '_>, base: &str) -> Result<ValueId, Reject> {
     }
 }
 
+/// The quotient of integers as an integer, rounded down or toward zero.
+fn whole_quotient(c: &mut Call<'_, '_>, mode: &str) -> Result<ValueId, Reject> {
+    let (a, b) = operands(c)?;
+    let dtype = c.b.result_type(a, b)?;
+    if !dtype.is_int() {
+        return foreign("a quotient of floats that is rounded to a whole number");
+    }
+    let (x, y) = c.b.operands_as(a, b, dtype)?;
+    match mode {
+        "trunc" => Ok(c.b.binary(BinaryOp::Div, x, y)?),
+        "floor" => {
+            let rest = c.b.binary(BinaryOp::Mod, x, y)?;
+            let even = c.b.binary(BinaryOp::Sub, x, rest)?;
+            Ok(c.b.binary(BinaryOp::Div, even, y)?)
+        }
+        other => foreign(format!("`rounding_mode` is `{other}`")),
+    }
+}
+
 /// ATen computes some exponents by other ops than a power.
 fn power(c: &mut Call<'_, '_>) -> Result<ValueId, Reject> {
     let x = c.tensor("self")?;
@@ -267,11 +304,37 @@ fn bits(c: &mut Call<'_, '_>, name: &str, a: Operand, b: Operand) -> Result<Valu
 
 fn shift(c: &mut Call<'_, '_>, left: bool, a: Operand, b: Operand) -> Result<ValueId, Reject> {
     let dtype = c.b.result_type(a, b)?;
-    if !dtype.is_unsigned_int() {
-        return foreign("a shift of signed integers");
+    let op = if left { BinaryOp::ShiftLeft } else { BinaryOp::ShiftRight };
+    if dtype.is_unsigned_int() {
+        let (x, y) = c.b.operands_as(a, b, dtype)?;
+        return Ok(c.b.binary(op, x, y)?);
     }
-    let (x, y) = c.b.operands_as(a, b, dtype)?;
-    Ok(c.b.binary(if left { BinaryOp::ShiftLeft } else { BinaryOp::ShiftRight }, x, y)?)
+    // Signed integers are shifted as the unsigned ones of the same bits.
+    let (unsigned, bits) = match dtype {
+        DType::I8 => (DType::U8, 8),
+        DType::I16 => (DType::U16, 16),
+        DType::I32 => (DType::U32, 32),
+        DType::I64 => (DType::U64, 64),
+        other => return foreign(format!("a shift of {other}")),
+    };
+    let (Operand::Tensor(x), Operand::Scalar(Scalar::Int(by))) = (a, b) else {
+        return foreign("a shift of signed integers by another tensor");
+    };
+    if !(0..bits).contains(&by) {
+        return foreign("a shift by as many bits as there are, or more");
+    }
+    let x = c.b.cast(x, dtype)?;
+    let x = c.b.one(Op::BitCast { to: unsigned }, &[x])?;
+    let by_bits = c.b.scalar(Scalar::Int(by), unsigned)?;
+    let shifted = c.b.binary(op, x, by_bits)?;
+    let mut y = c.b.one(Op::BitCast { to: dtype }, &[shifted])?;
+    if !left && by > 0 {
+        // To the right, the sign is repeated in front: `(y ^ m) - m`, m being the place to which it was shifted.
+        let sign = c.b.scalar(Scalar::Int(1 << (bits - 1 - by)), dtype)?;
+        y = c.b.binary(BinaryOp::BitwiseXor, y, sign)?;
+        y = c.b.binary(BinaryOp::Sub, y, sign)?;
+    }
+    Ok(y)
 }
 
 fn clamp(c: &mut Call<'_, '_>) -> Result<ValueId, Reject> {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use normfuse_ir::{Op, ValueId};
+use normfuse_ir::{DType, Op, ValueId};
 
 use super::{
     super::{args::Call, build::axis_of, expr::Expr, memory::Part},
@@ -20,8 +20,12 @@ pub fn op<'p>(c: &mut Call<'_, 'p>, name: &str) -> Result<Option<Outcome<'p>>, R
         ("clone" | "lift_fresh_copy", "default") => return Ok(Some(Outcome::one(c.tensor("self")?))),
         ("cat" | "concat", "default") => return join(c).map(Some),
         ("stack", "default") => return stack(c).map(Some),
+        ("repeat", "default") => return repeat(c).map(Some),
         ("repeat_interleave", "self_int") => return repeat_interleave(c).map(Some),
         _ => {}
+    }
+    if name == "view.dtype" {
+        return bits(c).map(Some);
     }
     let whole = matches!((base, overload), ("alias" | "detach" | "lift_fresh" | "detach_", "default"));
     let known = match base {
@@ -66,9 +70,14 @@ pub fn op<'p>(c: &mut Call<'_, 'p>, name: &str) -> Result<Option<Outcome<'p>>, R
         "transpose" => {
             let rank = c.b.shape(x)?.len();
             let (a, b) = (c.required("dim0")?, c.required("dim1")?);
-            let mut perm: Vec<i64> = (0..rank as i64).collect();
-            perm.swap(axis_of(a, rank.max(1))?, axis_of(b, rank.max(1))?);
-            transposed(c, x, &perm)?
+            let (a, b) = (axis_of(a, rank.max(1))?, axis_of(b, rank.max(1))?);
+            if rank == 0 {
+                x
+            } else {
+                let mut perm: Vec<i64> = (0..rank as i64).collect();
+                perm.swap(a, b);
+                transposed(c, x, &perm)?
+            }
         }
         "unsqueeze" => {
             let axis = c.required("dim")?;
@@ -94,6 +103,23 @@ pub fn op<'p>(c: &mut Call<'_, 'p>, name: &str) -> Result<Option<Outcome<'p>>, R
         _ => x,
     };
     Ok(Some(Outcome::View { of, part, value }))
+}
+
+/// The same memory as elements of another type.
+fn bits<'p>(c: &mut Call<'_, 'p>) -> Result<Outcome<'p>, Reject> {
+    let (of, x) = (c.name("self")?, c.tensor("self")?);
+    let Some(to) = c.dtype("dtype")? else { return foreign("it has no `dtype`") };
+    let from = c.b.dtype(x)?;
+    if from == to {
+        return Ok(Outcome::View { of, part: Part::Whole, value: x });
+    }
+    if from == DType::Bool || to == DType::Bool {
+        return foreign("bits that are bools");
+    }
+    if from.bits() != to.bits() {
+        return foreign(format!("elements of {from} as elements of {to}, of which there are more or fewer"));
+    }
+    Ok(Outcome::View { of, part: Part::Other, value: c.b.one(Op::BitCast { to }, &[x])? })
 }
 
 /// The sizes of the result as the file types it; they must be those that the call asks for.
@@ -151,21 +177,21 @@ fn squeeze(c: &mut Call<'_, '_>, x: ValueId) -> Result<ValueId, Reject> {
 }
 
 /// Start and end of a slice as numbers, where they are.
-fn bounds(c: &mut Call<'_, '_>) -> Result<(Arc<Expr>, Arc<Expr>, i64), Reject> {
+pub fn bounds(c: &mut Call<'_, '_>) -> Result<(Arc<Expr>, Arc<Expr>, i64), Reject> {
     let start = c.opt_size("start")?.unwrap_or_else(|| Arc::new(Expr::Int(0)));
     let end = c.opt_size("end")?.unwrap_or_else(|| Arc::new(Expr::Int(i64::MAX)));
     Ok((start, end, c.int("step", 1)?))
 }
 
 /// Where a slice of an axis of that many elements begins and ends, counted from the front.
-fn place(start: &Expr, end: &Expr, size: Option<i64>) -> Option<(i64, i64)> {
+pub fn place(start: &Expr, end: &Expr, size: Option<i64>) -> Option<(i64, i64)> {
     let n = size?;
     let fix = |v: i64| (if v < 0 { v.saturating_add(n) } else { v }).clamp(0, n);
     let (start, end) = (fix(start.dim().as_const()?), fix(end.dim().as_const()?));
     Some((start, end.max(start)))
 }
 
-fn slice(c: &mut Call<'_, '_>, x: ValueId) -> Result<(ValueId, Part), Reject> {
+pub fn slice(c: &mut Call<'_, '_>, x: ValueId) -> Result<(ValueId, Part), Reject> {
     let dim = c.int("dim", 0)?;
     let axis = c.b.axis(x, dim)?;
     let (start, end, step) = bounds(c)?;
@@ -256,6 +282,19 @@ fn stack<'p>(c: &mut Call<'_, 'p>) -> Result<Outcome<'p>, Reject> {
         parts.push(c.b.one(Op::Unsqueeze { axes: vec![axis] }, &[v])?);
     }
     Ok(Outcome::one(c.b.one(Op::Concat { axis }, &parts)?))
+}
+
+/// The whole tensor several times along each axis, of which there may be new ones in front.
+fn repeat<'p>(c: &mut Call<'_, 'p>) -> Result<Outcome<'p>, Reject> {
+    let x = c.tensor("self")?;
+    let Some(times) = c.opt_sizes("repeats")? else { return foreign("it has no `repeats`") };
+    let Some(new) = times.len().checked_sub(c.b.shape(x)?.len()) else {
+        return foreign("it has fewer numbers than axes");
+    };
+    let axes: Vec<i64> = (0..new as i64).collect();
+    let wide = if axes.is_empty() { x } else { c.b.one(Op::Unsqueeze { axes }, &[x])? };
+    let times = c.b.shape_operand(&times)?;
+    Ok(Outcome::one(c.b.one(Op::Tile, &[wide, times])?))
 }
 
 /// Each element several times in a row: a new axis, repeated, and joined with the one before it.

@@ -2,7 +2,7 @@
 
 use super::{super::shape, assemble, elements, gather_strided};
 use crate::{
-    Result, Tensor,
+    DType, Error, ErrorKind, Result, Tensor,
     eval::shape::{axis_index, axis_set, broadcast, broadcast_strides, product, shape_error, strides, value_error},
 };
 
@@ -88,6 +88,18 @@ pub fn unsqueeze_shape(input: &[usize], axes: &[i64]) -> Result<Vec<usize>> {
 /// As [`unsqueeze_shape`].
 pub fn unsqueeze(x: &Tensor, axes: &[i64]) -> Result<Tensor> {
     x.reshaped(unsqueeze_shape(x.shape(), axes)?)
+}
+
+/// The same bits in another dtype; the bytes are shared.
+///
+/// # Errors
+/// `Value` if the dtypes differ in width, or one is bool.
+pub fn bit_cast(x: &Tensor, to: DType) -> Result<Tensor> {
+    if x.dtype().bits() != to.bits() || [x.dtype(), to].contains(&DType::Bool) {
+        let message = format!("expected two types of as many bits, and no bool, found {} and {to}", x.dtype());
+        return Err(Error::new(ErrorKind::Value, message));
+    }
+    Tensor::new(to, x.shape().to_vec(), x.data().clone())
 }
 
 /// Flatten to 2-D; the bytes are shared.

@@ -84,6 +84,7 @@ fn ops(rng: &mut Rng) -> Vec<Op> {
         Op::Unary(unary[rng.below(unary.len())]),
         Op::Binary(binary[rng.below(binary.len())]),
         Op::Cast { to: dtype, saturate: flag },
+        Op::BitCast { to: dtype },
         Op::Clip,
         Op::Where,
         Op::Reduce { op: reduce[rng.below(reduce.len())], axes: axes.clone(), keepdims: flag },
