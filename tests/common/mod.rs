@@ -3,6 +3,7 @@
 
 pub mod bits;
 pub mod onnx;
+pub mod refusal;
 pub mod shuffle;
 
 use std::{
