@@ -50,12 +50,10 @@ pub fn op<'p>(c: &mut Call<'_, 'p>, name: &str) -> Result<Option<Outcome<'p>>, R
     if !result.iter().all(|l| tensors.iter().any(|t| t.letters.contains(l))) {
         return foreign("its result has a letter of its own");
     }
-    let value = match <[Lettered; 2]>::try_from(tensors) {
-        Ok([a, b]) => two(c, a, b, &result)?,
-        Err(mut one) => match one.pop().filter(|_| one.is_empty()) {
-            Some(only) => alone(c, only, &result)?,
-            None => return foreign("it is of more than two tensors"),
-        },
+    let value = match tensors.as_slice() {
+        [only] => alone(c, only, &result)?,
+        [a, b] => two(c, a, b, &result)?,
+        _ => return foreign("it is of more than two tensors"),
     };
     Ok(Some(Outcome::one(value)))
 }
@@ -69,7 +67,7 @@ fn ordered(c: &mut Call<'_, '_>, value: ValueId, from: &[char], to: &[char]) -> 
     Ok(c.b.one(Op::Transpose { perm: Some(perm) }, &[value])?)
 }
 
-fn alone(c: &mut Call<'_, '_>, t: Lettered, result: &[char]) -> Result<ValueId, Reject> {
+fn alone(c: &mut Call<'_, '_>, t: &Lettered, result: &[char]) -> Result<ValueId, Reject> {
     let summed: Vec<i64> =
         (0..t.letters.len()).filter(|i| !result.contains(&t.letters[*i])).map(|i| i as i64).collect();
     let left: Vec<char> = t.letters.iter().copied().filter(|l| result.contains(l)).collect();
@@ -84,7 +82,7 @@ fn alone(c: &mut Call<'_, '_>, t: Lettered, result: &[char]) -> Result<ValueId, 
 }
 
 /// Letters of both and the result are a batch, letters of both alone are summed.
-fn two(c: &mut Call<'_, '_>, a: Lettered, b: Lettered, result: &[char]) -> Result<ValueId, Reject> {
+fn two(c: &mut Call<'_, '_>, a: &Lettered, b: &Lettered, result: &[char]) -> Result<ValueId, Reject> {
     if c.b.dtype(a.value)? != c.b.dtype(b.value)? {
         return foreign("its tensors have different types");
     }
@@ -92,19 +90,19 @@ fn two(c: &mut Call<'_, '_>, a: Lettered, b: Lettered, result: &[char]) -> Resul
         from.letters.iter().copied().filter(|l| f(*l)).collect()
     };
     let (in_a, in_b) = (|l| a.letters.contains(&l), |l| b.letters.contains(&l));
-    let batch = pick(&a, &|l| in_b(l) && result.contains(&l));
-    let summed = pick(&a, &|l| in_b(l) && !result.contains(&l));
-    let (rows, columns) = (pick(&a, &|l| !in_b(l)), pick(&b, &|l| !in_a(l)));
+    let batch = pick(a, &|l| in_b(l) && result.contains(&l));
+    let summed = pick(a, &|l| in_b(l) && !result.contains(&l));
+    let (rows, columns) = (pick(a, &|l| !in_b(l)), pick(b, &|l| !in_a(l)));
     if !rows.iter().chain(&columns).all(|l| result.contains(l)) {
         return foreign("it sums a letter that one of the tensors has alone");
     }
     let sizes = |letters: &[char]| -> Vec<Arc<Expr>> {
         let size = |t: &Lettered, l: char| t.letters.iter().position(|x| *x == l).map(|i| t.sizes[i].clone());
-        letters.iter().filter_map(|l| size(&a, *l).or_else(|| size(&b, *l))).collect()
+        letters.iter().filter_map(|l| size(a, *l).or_else(|| size(b, *l))).collect()
     };
     let same = |l: &char| {
         let at = |t: &Lettered| t.letters.iter().position(|x| x == l).map(|i| t.sizes[i].dim());
-        at(&a) == at(&b)
+        at(a) == at(b)
     };
     if !batch.iter().chain(&summed).all(same) {
         return foreign("a letter has different sizes");
