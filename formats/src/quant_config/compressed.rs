@@ -33,6 +33,7 @@ const FP8_FLOOR: f32 = 1.0 / (448.0 * 512.0);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(clippy::struct_field_names, reason = "the names are those of the file")]
 struct Config {
     #[serde(rename = "quant_method")]
     _method: String,
@@ -186,10 +187,9 @@ impl Args {
     /// Powers of two as scales: MX, by its group and the type of its scales.
     fn is_mx(&self, element: DType) -> Result<bool> {
         let bytes = match self.scale_dtype.as_deref() {
-            None => false,
+            None | Some("torch.float32" | "torch.bfloat16" | "torch.float16") => false,
             Some("torch.uint8" | "uint8" | "torch.float8_e8m0fnu") => true,
             Some("torch.float8_e4m3fn") if self.strategy.as_deref() == Some("tensor_group") => false,
-            Some("torch.float32" | "torch.bfloat16" | "torch.float16") => false,
             Some(other) => return Err(unknown("scale_dtype", "torch.uint8 or a float", format!("`{other}`"))),
         };
         let mx = bytes || element == DType::F4E2M1;

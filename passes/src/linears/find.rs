@@ -121,7 +121,7 @@ fn other_reader(graph: &Graph, linear: &Linear) -> Option<String> {
     let other = graph.uses(linear.weight).map(|(id, _)| id).find(|id| {
         let node = graph.node(*id);
         let feeds = |v: &ValueId| graph.uses(*v).all(|(user, _)| ours(user)) && !graph.is_output(*v);
-        !ours(*id) && !(matches!(node.op, Op::Transpose { .. }) && node.outputs.iter().all(feeds))
+        !(ours(*id) || matches!(node.op, Op::Transpose { .. }) && node.outputs.iter().all(feeds))
     });
     let result = || graph.is_output(linear.weight).then(|| "a result of the graph".to_owned());
     other.map(|id| graph.node(id).name.clone()).or_else(result)

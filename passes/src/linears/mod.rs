@@ -34,6 +34,9 @@ use self::{
 /// The class of torch's own linear layer.
 pub const TORCH_LINEAR: &str = "torch.nn.modules.linear.Linear";
 
+/// A parameter's element type, if the IR has it, and its shape.
+pub type Lookup<'a> = dyn Fn(&str) -> Option<(Option<DType>, Vec<usize>)> + 'a;
+
 /// Which layers are quantised, and where their parameters are.
 #[derive(Clone, Copy)]
 pub struct Source<'a> {
@@ -41,7 +44,7 @@ pub struct Source<'a> {
     pub scheme: &'a dyn Fn(&str, Option<&str>) -> Option<&'a LinearScheme>,
     /// Element type (if the IR has it) and shape of a parameter in the checkpoint, by its name in the model. Without a
     /// checkpoint the weights are those of the graph.
-    pub stored: Option<&'a dyn Fn(&str) -> Option<(Option<DType>, Vec<usize>)>>,
+    pub stored: Option<&'a Lookup<'a>>,
 }
 
 /// What became of the linear layers.
@@ -106,7 +109,7 @@ fn convert(
     shared: &mut Shared,
     done: &mut Quantised,
 ) -> Result<()> {
-    if let Some(n) = scheme.columns().find(|n| *n == 0 || linear.columns % n != 0) {
+    if let Some(n) = scheme.columns().find(|n| *n == 0 || !linear.columns.is_multiple_of(*n)) {
         let message = format!("expected rows of a multiple of {n} values, found {}", linear.columns);
         return Err(Error::new(ErrorKind::Shape, message));
     }

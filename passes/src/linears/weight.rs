@@ -54,7 +54,7 @@ pub fn scalar(
 ) -> Result<ValueId> {
     let name = format!("{}.{name}", linear.module);
     let stored = source.stored.and_then(|s| s(&name));
-    let dtype = stored.as_ref().and_then(|s| s.0).filter(is_scale).unwrap_or(DType::F32);
+    let dtype = stored.as_ref().and_then(|s| s.0).filter(|d| is_scale(*d)).unwrap_or(DType::F32);
     let shape = among(&[vec![1], vec![]], stored.map(|s| s.1));
     let value = w.input(&name, Type::tensor(dtype, Shape::from_concrete(&shape)))?;
     names.push(name);
@@ -103,7 +103,7 @@ impl Parameters {
         let stored = |name: &str| source.stored.and_then(|s| s(name));
         let found = stored(&scale);
         let scale_dtype = match scheme.kind {
-            ScaleKind::Float => found.as_ref().and_then(|f| f.0).filter(is_scale).unwrap_or(DType::F32),
+            ScaleKind::Float => found.as_ref().and_then(|f| f.0).filter(|d| is_scale(*d)).unwrap_or(DType::F32),
             ScaleKind::Power => DType::F8E8M0,
             ScaleKind::TwoLevel { .. } => DType::F8E4M3FN,
         };
@@ -126,7 +126,7 @@ impl Parameters {
     }
 }
 
-fn is_scale(dtype: &DType) -> bool {
+fn is_scale(dtype: DType) -> bool {
     matches!(dtype, DType::F32 | DType::F16 | DType::BF16 | DType::F8E8M0)
 }
 

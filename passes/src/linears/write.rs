@@ -39,8 +39,8 @@ impl<'g> Writer<'g> {
         self.metadata.clone_from(&node.provenance.metadata);
     }
 
-    fn free(&mut self, name: String) -> String {
-        let mut free = name.clone();
+    fn free(&mut self, name: &str) -> String {
+        let mut free = name.to_owned();
         let mut n = 0;
         while !self.names.insert(free.clone()) {
             n += 1;
@@ -51,7 +51,7 @@ impl<'g> Writer<'g> {
 
     /// A node of one result, which has its name.
     pub fn node(&mut self, what: &str, op: Op, inputs: &[ValueId]) -> Result<ValueId> {
-        let name = self.free(format!("{}.{what}", self.base));
+        let name = self.free(&format!("{}.{what}", self.base));
         let inputs: Vec<Option<ValueId>> = inputs.iter().copied().map(Some).collect();
         let id = self.graph.add_node(name.clone(), op, &inputs, [name])?;
         self.graph.node_meta_mut(id).1.metadata.clone_from(&self.metadata);
@@ -78,7 +78,7 @@ impl<'g> Writer<'g> {
     /// An f32. Names of constants have a `/`: without a record of parameters, names of modules with dots are those.
     pub fn number(&mut self, number: f32) -> ValueId {
         self.shared(Shared::Number(F32::new(number)), |_| {
-            (format!("quantise/f32_{number}"), Tensor::from_f32(&[], &[number]))
+            (format!("quantise/f32_{number:e}"), Tensor::from_f32(&[], &[number]))
         })
     }
 
@@ -103,7 +103,7 @@ impl<'g> Writer<'g> {
             return *value;
         }
         let (name, tensor) = make(&key);
-        let name = self.free(name);
+        let name = self.free(&name);
         let value = self.graph.add_const(name, tensor);
         self.shared.insert(key, value);
         value
@@ -134,7 +134,7 @@ impl<'g> Writer<'g> {
     /// Frees the name of a weight for the quantised one; the weight itself goes once nobody reads it.
     pub fn retire(&mut self, weight: ValueId) {
         let name = self.graph.value(weight).name.clone();
-        let other = self.free(format!("{name}.unquantised"));
+        let other = self.free(&format!("{name}.unquantised"));
         self.names.remove(&name);
         self.graph.rename_value(weight, other);
     }
