@@ -169,7 +169,7 @@ pub struct NodeDoc {
     pub results: Vec<ValueDoc>,
     /// Where it came from.
     #[serde(default, skip_serializing_if = "is_default")]
-    pub provenance: Provenance,
+    pub provenance: Arc<Provenance>,
     /// Number of its body.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<usize>,
@@ -212,7 +212,7 @@ impl Document {
             graph.info = ModelInfo { opsets: std::mem::take(&mut graph.info.opsets), ..ModelInfo::default() };
             for line in &mut graph.lines {
                 if let Line::Node(node) = line {
-                    node.provenance = Provenance::default();
+                    node.provenance = Arc::default();
                 }
             }
         }

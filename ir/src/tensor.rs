@@ -72,12 +72,23 @@ impl fmt::Debug for Data {
 
 /// A row-major tensor with a concrete shape; little-endian bytes, 4-bit elements packed low nibble first.
 ///
-/// Invariant: `data` is exactly as long as `dtype` and `shape` say (checked by the constructors).
-#[derive(Debug, Clone)]
-pub struct Tensor {
+/// Invariant: the data are exactly as long as dtype and shape say (checked by the constructors).
+///
+/// A pointer and no more: a graph has a value for each of its nodes, and few are constants.
+#[derive(Clone)]
+pub struct Tensor(Arc<Parts>);
+
+struct Parts {
     dtype: DType,
     shape: Vec<usize>,
     data: Data,
+}
+
+impl fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Parts { dtype, shape, data } = &*self.0;
+        f.debug_struct("Tensor").field("dtype", dtype).field("shape", shape).field("data", data).finish()
+    }
 }
 
 impl Tensor {
@@ -97,7 +108,7 @@ impl Tensor {
                 format!("a tensor {dtype}{shape:?} takes {want} bytes, found {found}"),
             ));
         }
-        Ok(Self { dtype, shape, data })
+        Ok(Self(Arc::new(Parts { dtype, shape, data })))
     }
 
     /// A tensor that owns its bytes.
@@ -115,7 +126,7 @@ impl Tensor {
     pub fn from_f32(shape: &[usize], values: &[f32]) -> Self {
         assert_eq!(shape.iter().product::<usize>(), values.len(), "shape and values disagree");
         let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        Self { dtype: DType::F32, shape: shape.to_vec(), data: Data::Inline(Arc::new(bytes)) }
+        Self(Arc::new(Parts { dtype: DType::F32, shape: shape.to_vec(), data: Data::Inline(Arc::new(bytes)) }))
     }
 
     /// An i64 tensor.
@@ -125,22 +136,22 @@ impl Tensor {
     pub fn from_i64(shape: &[usize], values: &[i64]) -> Self {
         assert_eq!(shape.iter().product::<usize>(), values.len(), "shape and values disagree");
         let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        Self { dtype: DType::I64, shape: shape.to_vec(), data: Data::Inline(Arc::new(bytes)) }
+        Self(Arc::new(Parts { dtype: DType::I64, shape: shape.to_vec(), data: Data::Inline(Arc::new(bytes)) }))
     }
 
     /// Element type.
     pub fn dtype(&self) -> DType {
-        self.dtype
+        self.0.dtype
     }
 
     /// Sizes, outermost first; empty for a scalar.
     pub fn shape(&self) -> &[usize] {
-        &self.shape
+        &self.0.shape
     }
 
     /// Number of elements.
     pub fn len(&self) -> usize {
-        self.shape.iter().product()
+        self.0.shape.iter().product()
     }
 
     /// True if some dimension is 0.
@@ -150,12 +161,12 @@ impl Tensor {
 
     /// Where the bytes are.
     pub fn data(&self) -> &Data {
-        &self.data
+        &self.0.data
     }
 
     /// The bytes; for an external region this is where the file's pages are touched.
     pub fn bytes(&self) -> &[u8] {
-        &self.data
+        &self.0.data
     }
 
     /// The same bytes under another shape of as many elements.
@@ -163,7 +174,7 @@ impl Tensor {
     /// # Errors
     /// `Shape` if the numbers of bytes differ.
     pub fn reshaped(&self, shape: Vec<usize>) -> Result<Self> {
-        Self::new(self.dtype, shape, self.data.clone())
+        Self::new(self.0.dtype, shape, self.0.data.clone())
     }
 }
 

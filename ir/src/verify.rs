@@ -35,21 +35,11 @@ impl Graph {
     ///
     /// # Errors
     /// As [`Graph::verify`].
-    pub fn verify_changed(&self, mut facts: Facts, first_new: usize, touched: BTreeSet<NodeId>) -> Result<()> {
+    pub fn verify_changed(&self, facts: Facts, first_new: usize, touched: BTreeSet<NodeId>) -> Result<()> {
         verify_structure(self, 0, &mut HashSet::new())?;
-        self.topo_order()?;
-        let readers = |id: NodeId| self.node(id).outputs.iter().flat_map(|v| self.uses(*v)).map(|(user, _)| user);
-        let mut changed = touched;
-        for (id, _) in self.nodes_from(first_new) {
-            facts.infer_again(self, id, &mut |results| compare_results(self, id, results))?;
-            changed.extend(readers(id).filter(|user| user.index() < first_new));
-        }
-        while let Some(id) = changed.pop_first() {
-            if facts.infer_again(self, id, &mut |results| compare_results(self, id, results))? {
-                changed.extend(readers(id));
-            }
-        }
-        Ok(())
+        let (acyclic, types) =
+            both(self, || self.order_from_outputs(), || check_changed_types(self, facts, first_new, touched));
+        acyclic.and(types)
     }
 
     /// As [`Graph::verify`], of a graph whose types [`infer`](infer::infer) has just stored: they are what inferring once
@@ -65,6 +55,14 @@ impl Graph {
 /// Names that were met: a graph has one a value, and the standard hasher would take as long as all other checks.
 type Names<'g> = HashSet<&'g str, foldhash::fast::RandomState>;
 
+/// Fewer nodes are checked faster than another thread wakes up.
+const WORTH_A_THREAD: usize = 10_000;
+
+/// Two checks of one graph, side by side where it is large.
+fn both<A: Send, B: Send>(graph: &Graph, a: impl FnOnce() -> A + Send, b: impl FnOnce() -> B + Send) -> (A, B) {
+    if graph.node_count() < WORTH_A_THREAD { (a(), b()) } else { rayon::join(a, b) }
+}
+
 fn bad(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::Structure, message)
 }
@@ -77,8 +75,8 @@ fn verify(graph: &Graph, depth: usize, done: &mut HashSet<*const Graph>) -> Resu
 
 /// All but the types of results.
 fn verify_structure(graph: &Graph, depth: usize, done: &mut HashSet<*const Graph>) -> Result<()> {
-    graph.check_links()?;
-    check_values(graph)?;
+    let (links, values) = both(graph, || graph.check_links(), || check_values(graph));
+    links.and(values)?;
     check_ports(graph)?;
     for (_, node) in graph.nodes() {
         check_arity(node)?;
@@ -209,6 +207,21 @@ fn check_body(graph: &Graph, node: &Node, body: &Graph, depth: usize, done: &mut
         let inner = e.to_string();
         Error::new(e.kind, format!("its body: {inner}"))
     })
+}
+
+/// Infers the nodes from `first_new` on and those of `changed`, and what reads contents that then are others.
+fn check_changed_types(graph: &Graph, mut facts: Facts, first_new: usize, mut changed: BTreeSet<NodeId>) -> Result<()> {
+    let readers = |id: NodeId| graph.node(id).outputs.iter().flat_map(|v| graph.uses(*v)).map(|(user, _)| user);
+    for (id, _) in graph.nodes_from(first_new) {
+        facts.infer_again(graph, id, &mut |results| compare_results(graph, id, results))?;
+        changed.extend(readers(id).filter(|user| user.index() < first_new));
+    }
+    while let Some(id) = changed.pop_first() {
+        if facts.infer_again(graph, id, &mut |results| compare_results(graph, id, results))? {
+            changed.extend(readers(id));
+        }
+    }
+    Ok(())
 }
 
 /// Infers every node again from the types of its operands, and compares with the types of its results.

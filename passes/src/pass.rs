@@ -6,9 +6,11 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     rc::Rc,
     slice,
+    sync::Arc,
 };
 
 use normfuse_ir::{Descriptor, FusedNorm, Graph, NodeId, Op, Scheme, ValueId, fused::Prologue};
+use rayon::prelude::*;
 
 use crate::{
     Observer, Options, anchor,
@@ -54,6 +56,12 @@ pub(crate) struct Patch {
 
 /// By something large, of which the standard hasher would take as long as all the rest of a site.
 pub(crate) type Memo<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
+
+/// What `f` says of each, in their order. Few are done faster than another thread wakes up.
+fn side_by_side<T: Sync, R: Send>(all: &[T], f: impl Fn(&T) -> R + Sync + Send) -> Vec<R> {
+    const WORTH_A_THREAD: usize = 100;
+    if all.len() < WORTH_A_THREAD { all.iter().map(f).collect() } else { all.par_iter().map(f).collect() }
+}
 
 /// Saturation under some of the rules, with a memory: a region that repeats in every layer is solved once.
 struct Solver {
@@ -170,20 +178,22 @@ impl<'o> Pass<'o> {
         let mut norms = Vec::new();
         let anchors = anchor::norms(graph, self.order.nodes())?;
         self.observer.anchors(Kind::Norm, anchors.len());
-        for anchor in anchors {
+        let regions = side_by_side(&anchors, |a| region::around_norm(graph, &self.order, a.node));
+        for (anchor, region) in anchors.into_iter().zip(regions) {
             self.observer.trying(&anchor.name);
             self.places.extend(graph.node(anchor.node).provenance.place().map(|p| (anchor.node, p)));
             self.anchor_names.insert(anchor.node, anchor.name);
-            norms.extend(self.norms_at(graph, anchor.node));
+            norms.extend(self.norms_at(graph, anchor.node, &region));
         }
         self.observer.solved(self.solver.memo.len(), self.anchor_names.len());
         let mut quants = Vec::new();
         let mut misses = Vec::new();
         let anchors = anchor::quantisers(graph, self.order.nodes());
         self.observer.anchors(Kind::Quant, anchors.len());
-        for anchor in anchors {
+        let tried = side_by_side(&anchors, |a| quant::find(graph, &self.order, a.node));
+        for (anchor, tried) in anchors.into_iter().zip(tried) {
             self.observer.trying(&anchor.name);
-            match quant::find(graph, &self.order, anchor.node) {
+            match tried {
                 Ok(q) => quants.push(q),
                 Err(miss) => misses.push((anchor.node, miss)),
             }
@@ -222,21 +232,20 @@ impl<'o> Pass<'o> {
     }
 
     /// The norms of an anchor: several where several weights scale one normalised row.
-    fn norms_at(&mut self, graph: &Graph, anchor: NodeId) -> Vec<Norm> {
-        let region = region::around_norm(graph, &self.order, anchor);
+    fn norms_at(&mut self, graph: &Graph, anchor: NodeId, region: &Region) -> Vec<Norm> {
         let order = &self.order;
-        let own = |s: &Solution| norms::of(graph, order, &region, s);
+        let own = |s: &Solution| norms::of(graph, order, region, s);
         let centred = diagnose::centred_row(graph, anchor).is_some();
-        let mut found = own(&self.solver.solve(&region));
+        let mut found = own(&self.solver.solve(region));
         if !found.is_empty() && !centred {
             if self.options.explain {
                 for norm in &mut found {
-                    norm.path = self.solver.prove(graph, &region, norm);
+                    norm.path = self.solver.prove(graph, region, norm);
                 }
             }
             return found;
         }
-        let known = self.all_on.as_mut().is_some_and(|s| !own(&s.solve(&region)).is_empty());
+        let known = self.all_on.as_mut().is_some_and(|s| !own(&s.solve(region)).is_empty());
         let (outcome, refusal) = if known && !centred {
             self.report.summary.norms += 1;
             (Outcome::Rejected, self.switched_off("rms_norm", anchor))
@@ -379,7 +388,7 @@ impl<'o> Pass<'o> {
         let (op, provenance, _) = graph.node_meta_mut(applied.node);
         let op = op.clone();
         let rules: BTreeSet<&String> = d.norms.iter().flat_map(|n| &found.norms[*n].rules).collect();
-        provenance.rules = rules.into_iter().cloned().collect();
+        Arc::make_mut(provenance).rules = rules.into_iter().cloned().collect();
         let mut seen = BTreeSet::new();
         let mut told: BTreeSet<NodeId> = BTreeSet::new();
         for (k, part) in d.candidate.parts.iter().enumerate() {

@@ -13,7 +13,7 @@ pub struct Order {
     /// All nodes, in order.
     nodes: Vec<NodeId>,
     /// By node.
-    position: Vec<usize>,
+    position: Vec<u32>,
     /// By node: the fusion that it vanishes into.
     owner: Vec<Option<u32>>,
     /// Operands of each fusion.
@@ -28,39 +28,10 @@ impl Order {
     /// # Errors
     /// The graph has a cycle.
     pub fn new(graph: &Graph) -> Result<Self> {
-        let all = graph.topo_order()?;
-        // Producers first, from the outputs in their order: no matter in which order nodes were added.
-        let mut position = vec![usize::MAX; graph.node_bound()];
-        let mut nodes = Vec::with_capacity(all.len());
-        let mut place = |n: NodeId, position: &mut Vec<usize>| {
-            position[n.index()] = nodes.len();
-            nodes.push(n);
-        };
-        let mut stack: Vec<(NodeId, bool)> = Vec::new();
-        let push = |stack: &mut Vec<(NodeId, bool)>, v: ValueId| {
-            stack.extend(graph.producer(v).map(|(n, _)| (n, false)));
-        };
-        for output in graph.outputs().iter().rev() {
-            push(&mut stack, output.value);
-        }
-        while let Some((id, ready)) = stack.pop() {
-            if position[id.index()] != usize::MAX {
-                continue;
-            }
-            if ready {
-                place(id, &mut position);
-                continue;
-            }
-            stack.push((id, true));
-            for v in graph.node(id).inputs.iter().rev().flatten() {
-                push(&mut stack, *v);
-            }
-        }
-        // What no output needs comes last.
-        for id in all {
-            if position[id.index()] == usize::MAX {
-                place(id, &mut position);
-            }
+        let nodes = graph.order_from_outputs()?;
+        let mut position = vec![u32::MAX; graph.node_bound()];
+        for (at, n) in nodes.iter().enumerate() {
+            position[n.index()] = at as u32;
         }
         let owner = vec![None; graph.node_bound()];
         Ok(Self { nodes, position, owner, fusions: Vec::new(), spans: BTreeMap::new() })
@@ -73,7 +44,7 @@ impl Order {
 
     /// Where a node stands.
     pub fn position(&self, id: NodeId) -> usize {
-        self.position.get(id.index()).copied().unwrap_or(usize::MAX)
+        self.position.get(id.index()).filter(|p| **p != u32::MAX).map_or(usize::MAX, |p| *p as usize)
     }
 
     /// Nodes in order.

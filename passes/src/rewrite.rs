@@ -170,7 +170,7 @@ pub fn apply(
         }
     }
     let (_, provenance, slot) = graph.node_meta_mut(node);
-    provenance.replaced = replaced.iter().map(|(_, name)| name.clone()).collect();
+    Arc::make_mut(provenance).replaced = replaced.iter().map(|(_, name)| name.clone()).collect();
     *slot = Some(body);
     Ok(Applied { node, replaced, bytes_saved, moved: own_moves, shape_readers })
 }

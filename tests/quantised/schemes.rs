@@ -87,6 +87,7 @@ fn quantise(graph: &mut Graph, config: &Value) -> normfuse::ir::Result<Quantised
     linears::quantise(graph, Source { scheme: &scheme, stored: None })
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "what is made in the call reads better")]
 fn args(bits: u32, kind: &str, strategy: &str, dynamic: Value) -> Value {
     json!({"num_bits": bits, "type": kind, "strategy": strategy, "dynamic": dynamic, "symmetric": true})
 }
@@ -96,6 +97,7 @@ fn grouped(mut args: Value, size: usize) -> Value {
     args
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "what is made in the call reads better")]
 fn compressed(weights: Value, activations: Value) -> Value {
     json!({"quant_method": "compressed-tensors", "ignore": ["lm_head"],
         "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights, "input_activations": activations}}})

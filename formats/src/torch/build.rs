@@ -229,7 +229,7 @@ impl<'p> Builder<'p> {
         };
         let id = self.graph.add_node(title, op, inputs, names).map_err(named)?;
         self.facts.infer_new(&mut self.graph, id).map_err(named)?;
-        self.graph.node_meta_mut(id).1.metadata.clone_from(&self.metadata);
+        Arc::make_mut(self.graph.node_meta_mut(id).1).metadata.clone_from(&self.metadata);
         Ok(id)
     }
 

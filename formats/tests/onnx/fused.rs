@@ -68,6 +68,7 @@ fn three_norms() -> Graph {
         let op = Op::FusedNorm(Arc::new(norm(eps)));
         let id = g.add_node(format!("{layer}.norm"), op, &[Some(x), Some(w)], [format!("{layer}.y")]).unwrap();
         let (_, provenance, slot) = g.node_meta_mut(id);
+        let provenance = Arc::make_mut(provenance);
         provenance.replaced = vec![format!("{layer}/sq"), format!("{layer}/\"ms\"")];
         provenance.rules = vec!["rms_norm".into()];
         *slot = Some(Arc::new(body(eps, layer)));
@@ -195,7 +196,7 @@ fn quantiser(high: f32) -> Graph {
     let s = g.add_input("s", Type::tensor(DType::F32, Shape::from_concrete(&[])));
     let id = g.add_node("quantize/q", Op::Quantize(scheme), &[Some(v), Some(s)], ["q"]).unwrap();
     let (_, provenance, slot) = g.node_meta_mut(id);
-    provenance.replaced = vec!["m".into(), "c".into(), "q".into()];
+    Arc::make_mut(provenance).replaced = vec!["m".into(), "c".into(), "q".into()];
     *slot = Some(Arc::new(b));
     let q = g.node(id).outputs[0];
     *g.type_mut(q) = Type::tensor(DType::F8E4M3FN, Shape::from_concrete(&[2, 4]));

@@ -62,7 +62,7 @@ impl Writer<'_> {
                 op: node.op.clone(),
                 inputs: Vec::new(),
                 results: node.outputs.iter().map(|v| value_doc(graph, *v)).collect(),
-                provenance: node.provenance.clone(),
+                provenance: Arc::clone(&node.provenance),
                 body: node.body.as_ref().map(|b| self.body(b)),
                 at: None,
             })));

@@ -24,6 +24,7 @@ impl Clone for Graph {
             inputs: self.inputs.clone(),
             outputs: self.outputs.clone(),
             leaf_uses: roomy(&self.leaf_uses),
+            makers: roomy(&self.makers),
             reads: roomy(&self.reads),
             results: roomy(&self.results),
         }

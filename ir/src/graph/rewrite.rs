@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Def, Graph, NodeId, ValueId, ix};
+use super::{Def, Graph, NOBODY, NodeId, ValueId, ix};
 use crate::{Error, ErrorKind, Op, Result, Shape, Tensor};
 
 impl Graph {
@@ -107,6 +107,7 @@ impl Graph {
         }
         for v in node.outputs {
             self.values[v.index()] = None;
+            self.makers[v.index()] = NOBODY;
         }
         self.live -= 1;
         Ok(())

@@ -11,7 +11,7 @@ use super::{
     print::FILL_BUDGET,
 };
 use crate::{
-    DType, Dim, Opaque, Provenance, Result, Shape, Tensor, Type,
+    DType, Dim, Opaque, Result, Shape, Tensor, Type,
     document::{
         ConstDoc, Document, FileId, GraphDoc, InputDoc, Line, NodeDoc, OutputDoc, Payload, ValueDoc,
         json::{decode_base64, strict},
@@ -433,7 +433,7 @@ impl Parser<'_> {
             op,
             inputs,
             results: Vec::new(),
-            provenance: Provenance::default(),
+            provenance: std::sync::Arc::default(),
             body: None,
             at: Some((start.line, start.column)),
         };

@@ -310,7 +310,7 @@ impl Printer {
         if let Some(label) = n.body.and_then(|b| self.labels.get(b)) {
             let _ = write!(self.out, " body {label}");
         }
-        if n.provenance != crate::Provenance::default() {
+        if *n.provenance != crate::Provenance::default() {
             self.put(" from ");
             self.attrs(&value(&n.provenance));
         }

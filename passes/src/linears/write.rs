@@ -1,9 +1,12 @@
 //! Nodes and constants of a rewritten layer: names that nothing else has, constants that are there once.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use normfuse_ir::{
-    DType, Error, ErrorKind, Graph, NodeId, Op, Result, Tensor, Type, ValueId, op::BinaryOp, scheme::F32,
+    DType, Error, ErrorKind, Graph, NodeId, Op, Provenance, Result, Tensor, Type, ValueId, op::BinaryOp, scheme::F32,
 };
 
 /// Constants that many layers read.
@@ -21,7 +24,7 @@ pub struct Writer<'g> {
     names: HashSet<String, foldhash::fast::FixedState>,
     shared: HashMap<Shared, ValueId, foldhash::fast::FixedState>,
     base: String,
-    metadata: Vec<(String, String)>,
+    provenance: Arc<Provenance>,
 }
 
 impl<'g> Writer<'g> {
@@ -29,14 +32,14 @@ impl<'g> Writer<'g> {
     pub fn new(graph: &'g mut Graph) -> Self {
         let values = graph.values().map(|(_, v)| v.name.clone());
         let names = values.chain(graph.nodes().map(|(_, n)| n.name.clone())).collect();
-        Self { graph, names, shared: HashMap::default(), base: String::new(), metadata: Vec::new() }
+        Self { graph, names, shared: HashMap::default(), base: String::new(), provenance: Arc::default() }
     }
 
     /// From here on, nodes are named after this one and are at its place in the source.
     pub fn at(&mut self, node: NodeId) {
         let node = self.graph.node(node);
         self.base.clone_from(&self.graph.value(node.outputs[0]).name);
-        self.metadata.clone_from(&node.provenance.metadata);
+        self.provenance.clone_from(&node.provenance);
     }
 
     fn free(&mut self, name: &str) -> String {
@@ -54,7 +57,7 @@ impl<'g> Writer<'g> {
         let name = self.free(&format!("{}.{what}", self.base));
         let inputs: Vec<Option<ValueId>> = inputs.iter().copied().map(Some).collect();
         let id = self.graph.add_node(name.clone(), op, &inputs, [name])?;
-        self.graph.node_meta_mut(id).1.metadata.clone_from(&self.metadata);
+        self.graph.node_meta_mut(id).1.clone_from(&self.provenance);
         Ok(self.graph.node(id).outputs[0])
     }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use normfuse_ir::{
-    DType, Descriptor, Dim, Graph, NodeId, Op, Opaque, Tensor, Type, ValueId,
+    DType, Descriptor, Dim, Graph, NodeId, Op, Opaque, Provenance, Tensor, Type, ValueId,
     infer::{self, Inferred, Operand},
     op::{Dialect, ForeignAttr, ForeignOp},
 };
@@ -260,7 +260,10 @@ impl<'m> Builder<'m> {
         }
         self.infer(id);
         let (_, provenance, body) = self.graph.node_meta_mut(id);
-        *provenance = fields::provenance(node.doc_string(), &node.metadata_props);
+        let from = fields::provenance(node.doc_string(), &node.metadata_props);
+        if from != Provenance::default() {
+            *provenance = Arc::new(from);
+        }
         let fused = mapped.body.is_some();
         *body = mapped.body;
         if fused {
