@@ -306,6 +306,8 @@ fn a_layer_that_cannot_be_quantised_so_is_named() {
     let read =
         MODEL.replace("output %down\n", "%other = abs(%model.mlp.up_proj.weight)\noutput %down\noutput %other\n");
     refused(&read, &["node `model.mlp.up_proj`", "read by `other` too"]);
+    let unknown = MODEL.replace("mul(%act, %up)", "\"my\".\"Gate\"(%act, %up)");
+    refused(&unknown, &["node `model.mlp.down_proj`", "a shape that is known"]);
     let none = "graph \"g\"\ninput %x: bf16[2, 32]\ninput %w: bf16[32, 4]\n%y = matmul(%x, %w)\noutput %y\n";
     refused(none, &["no product with a parameter `MODULE.weight`"]);
 }

@@ -129,7 +129,13 @@ struct Rows {
 
 impl Rows {
     fn cut(w: &mut Writer<'_>, product: &Product, columns: usize, per: ActivationPer) -> Result<Self> {
-        let (rank, mut values) = (product.rank, product.x);
+        let Some(rank) = product.rank.filter(|r| *r > 0) else {
+            return Err(Error::new(
+                ErrorKind::Shape,
+                "expected what it reads to have a shape that is known, found none",
+            ));
+        };
+        let mut values = product.x;
         let block = match per {
             ActivationPer::Tensor => 0,
             ActivationPer::Token => columns,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use normfuse_ir::{DType, Def, Graph, Node, NodeId, Op, ValueId};
+use normfuse_ir::{DType, Def, Graph, Node, NodeId, Op, Shape, ValueId};
 
 /// Key under which torch's exporter of ONNX lists a node's classes, outermost first.
 const ONNX_CLASSES: &str = "pkg.torch.onnx.class_hierarchy";
@@ -35,8 +35,8 @@ pub struct Product {
     pub node: NodeId,
     /// What it reads.
     pub x: ValueId,
-    /// Dimensions of that.
-    pub rank: usize,
+    /// Dimensions of that, where they are known.
+    pub rank: Option<usize>,
     /// Dtype of operands and result.
     pub dtype: DType,
     /// What it makes.
@@ -80,8 +80,11 @@ fn product(graph: &Graph, id: NodeId, node: &Node) -> Option<(ValueId, Product)>
         return None;
     }
     let ty = &graph.value(x).ty;
-    let dtype = ty.dtype.filter(|d| matches!(d, DType::F32 | DType::F16 | DType::BF16))?;
-    let rank = ty.shape.as_ref()?.rank();
+    let dtype = graph.value(weight).ty.dtype.filter(|d| matches!(d, DType::F32 | DType::F16 | DType::BF16))?;
+    if ty.dtype.is_some_and(|d| d != dtype) {
+        return None;
+    }
+    let rank = ty.shape.as_ref().map(Shape::rank);
     let result = *node.outputs.first()?;
     Some((weight, Product { node: id, x, rank, dtype, result, bias: node.input(2) }))
 }
@@ -98,7 +101,7 @@ fn linear(graph: &Graph, weight: ValueId, node: &Node, product: Product) -> Opti
     let value = graph.value(weight);
     let module = value.name.strip_suffix(".weight")?.to_owned();
     let [rows, columns] = *value.ty.shape.as_ref()?.as_concrete()? else { return None };
-    if rows == 0 || columns == 0 || value.ty.dtype != Some(product.dtype) {
+    if rows == 0 || columns == 0 {
         return None;
     }
     let (parameter, class) = (value.name.clone(), class(node));

@@ -31,9 +31,6 @@ use self::{
     write::Writer,
 };
 
-/// The class of torch's own linear layer.
-pub const TORCH_LINEAR: &str = "torch.nn.modules.linear.Linear";
-
 /// A parameter's element type, if the IR has it, and its shape.
 pub type Lookup<'a> = dyn Fn(&str) -> Option<(Option<DType>, Vec<usize>)> + 'a;
 
@@ -65,7 +62,7 @@ pub struct Quantised {
 ///
 /// # Errors
 /// The graph is not legal, it has no layer that is chosen, or one cannot be quantised so: its rows have no known size or
-/// one that its groups do not divide, or something other than the layer reads its weight.
+/// one that its groups do not divide, or something other than the layer reads its weight. The graph is then of no use.
 pub fn quantise(graph: &mut Graph, source: Source<'_>) -> Result<Quantised> {
     infer::infer(graph)?;
     let mut done = Quantised::default();
