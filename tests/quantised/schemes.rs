@@ -285,6 +285,33 @@ fn targets_choose_layers_by_name_class_and_expression() {
     assert!(e.contains("5 linear layers, `model.mlp.up_proj` the first, and none that is named"), "{e}");
 }
 
+/// torch's exporter of ONNX stores weights transposed and without a name; the module is in the node's metadata.
+#[test]
+fn a_weight_that_an_exporter_transposed_is_known_by_its_place() {
+    let turned = |class: &str| {
+        let place = format!(
+            "{{metadata=[[pkg.torch.onnx.class_hierarchy, \"['a.M', '{class}', 'aten.linear.default']\"], \
+             [pkg.torch.onnx.name_scopes, \"['', 'mlp', 'mlp.up_proj', 'linear']\"]]}}"
+        );
+        let text = format!(
+            "graph \"g\"\ninput %x: bf16[tokens, 256]\ninput %val_1: bf16[256, 128]\n\
+             %y = matmul(%x, %val_1) from {place}\noutput %y\n"
+        );
+        let mut graph = text::parse(&text, &mut |_| unreachable!("no weights")).unwrap();
+        let weight = graph.inputs()[1];
+        graph.set_consts([(weight, numbered(&[256, 128], 9, 0.0, 0.125))]);
+        graph
+    };
+    let config = json!({"quant_method": "fp8", "weight_block_size": [128, 128]});
+    let source = turned("torch.nn.modules.linear.Linear");
+    let mut quantised = source.clone();
+    let done = quantise(&mut quantised, &config).unwrap();
+    assert_eq!(done.parameters[0].1, ["mlp.up_proj.weight", "mlp.up_proj.weight_scale_inv"]);
+    let found = cosine(&numbers(&run(&source, 0.0)[0]), &numbers(&run(&quantised, 0.0)[0]));
+    assert!((0.995..1.0).contains(&found), "cosine {found}");
+    assert!(quantise(&mut turned("a.Router"), &config).is_err());
+}
+
 #[test]
 fn a_layer_that_cannot_be_quantised_so_is_named() {
     let config = json!({"quant_method": "mxfp4", "modules_to_not_convert": ["router"]});

@@ -6,6 +6,10 @@ use normfuse_ir::{DType, Def, Graph, Node, NodeId, Op, Shape, ValueId};
 
 /// Key under which torch's exporter of ONNX lists a node's classes, outermost first.
 const ONNX_CLASSES: &str = "pkg.torch.onnx.class_hierarchy";
+/// The same for its modules, and the call's own name at the end.
+const ONNX_SCOPES: &str = "pkg.torch.onnx.name_scopes";
+/// The class of torch's own linear layer.
+const TORCH_LINEAR: &str = "torch.nn.modules.linear.Linear";
 
 /// A layer.
 #[derive(Debug, Clone)]
@@ -18,6 +22,8 @@ pub struct Linear {
     pub parameter: String,
     /// Its weight, `[rows, columns]`.
     pub weight: ValueId,
+    /// The graph has it as `[columns, rows]`: an exporter transposed it and left it no name.
+    pub turned: bool,
     /// N.
     pub rows: usize,
     /// K.
@@ -70,7 +76,7 @@ fn product(graph: &Graph, id: NodeId, node: &Node) -> Option<(ValueId, Product)>
     let (x, right) = (node.input(0)?, node.input(1)?);
     let weight =
         match &node.op {
-            Op::MatMul => transposed(graph, right)?,
+            Op::MatMul => transposed(graph, right).unwrap_or(right),
             Op::Gemm { alpha, beta, trans_a: false, trans_b } if alpha.get() == 1.0 && beta.get() == 1.0 => {
                 if *trans_b { right } else { transposed(graph, right)? }
             }
@@ -99,13 +105,23 @@ fn transposed(graph: &Graph, value: ValueId) -> Option<ValueId> {
 
 fn linear(graph: &Graph, weight: ValueId, node: &Node, product: Product) -> Option<Linear> {
     let value = graph.value(weight);
-    let module = value.name.strip_suffix(".weight")?.to_owned();
-    let [rows, columns] = *value.ty.shape.as_ref()?.as_concrete()? else { return None };
+    let (parameter, class) = (value.name.clone(), class(node));
+    let turned = matches!(node.op, Op::MatMul) && node.input(1) == Some(weight);
+    let module = if turned {
+        // It has no name of its own, so the layer must be known for one.
+        module(node).filter(|_| class.as_deref() == Some(TORCH_LINEAR))?
+    } else {
+        parameter.strip_suffix(".weight")?.to_owned()
+    };
+    let [mut rows, mut columns] = *value.ty.shape.as_ref()?.as_concrete()? else { return None };
     if rows == 0 || columns == 0 {
         return None;
     }
-    let (parameter, class) = (value.name.clone(), class(node));
-    Some(Linear { module, class, parameter, weight, rows, columns, products: vec![product], other_reader: None })
+    if turned {
+        std::mem::swap(&mut rows, &mut columns);
+    }
+    let products = vec![product];
+    Some(Linear { module, class, parameter, weight, turned, rows, columns, products, other_reader: None })
 }
 
 /// The class of the module that a node was called in.
@@ -113,9 +129,19 @@ fn class(node: &Node) -> Option<String> {
     if let Some(class) = node.provenance.class() {
         return Some(class.to_owned());
     }
-    // `['a.Model', 'torch.nn.modules.linear.Linear', 'aten.linear.default']`
-    let (_, list) = node.provenance.metadata.iter().find(|(key, _)| key == ONNX_CLASSES)?;
-    list.split('\'').skip(1).step_by(2).filter(|c| !c.starts_with("aten.")).last().map(str::to_owned)
+    listed(node, ONNX_CLASSES).rfind(|c| !c.starts_with("aten.")).map(str::to_owned)
+}
+
+/// The module that torch's exporter of ONNX says a node is in: the last of its scopes but for the call itself.
+fn module(node: &Node) -> Option<String> {
+    listed(node, ONNX_SCOPES).rev().nth(1).map(str::to_owned)
+}
+
+/// The entries of a list in Python's spelling: `['a.Model', 'torch.nn.modules.linear.Linear', 'aten.linear.default']`.
+fn listed<'n>(node: &'n Node, key: &str) -> impl DoubleEndedIterator<Item = &'n str> {
+    let list = node.provenance.metadata.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
+    let parts: Vec<&str> = list.unwrap_or_default().split('\'').collect();
+    (1..parts.len()).step_by(2).map(|i| parts[i]).collect::<Vec<_>>().into_iter()
 }
 
 /// A reader of the weight that is none of the layer's products, or a transposition for one.

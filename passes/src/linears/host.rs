@@ -16,15 +16,16 @@ pub struct Made {
     pub global: Option<Tensor>,
 }
 
-/// Quantises a weight `[N, K]`: the largest magnitude of what shares a scale becomes the largest code; powers of two are
+/// Quantises a weight `[N, K]`, or `[K, N]` if it is turned: the largest magnitude of what shares a scale becomes the largest code; powers of two are
 /// OCP's.
 ///
 /// # Errors
 /// A weight that is no matrix of floats.
-pub fn quantise(weight: &Tensor, scheme: &WeightScheme) -> Result<Made> {
-    let wide = cast(weight, DType::F32)?;
+pub fn quantise(weight: &Tensor, turned: bool, scheme: &WeightScheme) -> Result<Made> {
+    let upright = if turned { one(&Op::Transpose { perm: None }, weight)? } else { weight.clone() };
+    let wide = cast(&upright, DType::F32)?;
     let values: Vec<f32> = wide.bytes().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-    let [n, k] = *weight.shape() else {
+    let [n, k] = *upright.shape() else {
         return Err(normfuse_ir::Error::new(normfuse_ir::ErrorKind::Shape, "a weight is a matrix"));
     };
     let max = scheme.element.max_finite().unwrap_or(1.0);

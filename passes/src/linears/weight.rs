@@ -89,7 +89,7 @@ impl Parameters {
         if source.stored.is_none()
             && let Some(tensor) = w.graph.value(linear.weight).stored().cloned()
         {
-            let made = host::quantise(&tensor, scheme)?;
+            let made = host::quantise(&tensor, linear.turned, scheme)?;
             let (scale_dtype, scale_rank) = (made.scale.dtype(), made.scale.shape().len());
             let mut put = |name: &str, tensor: Tensor| w.constant(name, tensor);
             return Ok(Self {
