@@ -10,6 +10,7 @@ pub mod map;
 pub mod nf;
 pub mod onnx;
 pub mod parameters;
+pub mod quant_config;
 mod reject;
 mod safetensors;
 pub mod tensors;

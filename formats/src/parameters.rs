@@ -10,7 +10,7 @@
 //!   other names (`val_109`, `onnx::MatMul_702`, `/model/norm/Constant_output_0`);
 //! - a constant or input of any other name and type that a tensor of the checkpoint has, too.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use normfuse_ir::{DType, Def, Graph, Value, ValueId};
 use serde::{Deserialize, Serialize};
@@ -76,6 +76,32 @@ pub fn record(graph: &mut Graph, parameters: &[Parameter]) {
     graph.info.metadata.push((RECORD.into(), json));
 }
 
+/// Notes in the record, if the graph has one, which parameters are in the place of others: by the old name the new ones. One
+/// that keeps its name keeps what the record says of it.
+///
+/// # Errors
+/// As [`recorded`].
+pub fn replace(graph: &mut Graph, changes: &[(String, Vec<String>)]) -> Result<()> {
+    if let Some(old) = recorded(graph)? {
+        let changes: BTreeMap<&str, &[String]> =
+            changes.iter().map(|(old, new)| (old.as_str(), new.as_slice())).collect();
+        let mut new = Vec::with_capacity(old.len());
+        for parameter in old {
+            match changes.get(parameter.name.as_str()) {
+                None => new.push(parameter),
+                Some(names) => {
+                    let (kept, added): (Vec<_>, Vec<_>) = names.iter().partition(|n| **n == parameter.name);
+                    new.extend(kept.into_iter().map(|_| parameter.clone()));
+                    new.extend(added.into_iter().map(Parameter::named));
+                }
+            }
+        }
+        record(graph, &new);
+        note_without_data(graph);
+    }
+    Ok(())
+}
+
 /// Parameters that are inputs of the graph, in its order: whoever runs it gives them.
 ///
 /// # Errors
@@ -126,6 +152,18 @@ mod tests {
         for no in ["weight", "val_109", "onnx::MatMul_702", "/model/norm/Constant_output_0", "a..b", ".a", "a. b", ""] {
             assert!(!is_path(no), "{no}");
         }
+    }
+
+    #[test]
+    fn parameters_in_the_place_of_others_are_in_the_record() {
+        let mut g = Graph::new("g");
+        let tied = Parameter { tied: vec!["b.w".into()], ..Parameter::named("a.w") };
+        record(&mut g, &[tied.clone(), Parameter::named("c.w"), Parameter::named("d.w")]);
+        let changes = [("a.w", ["a.w", "a.s"]), ("c.w", ["c.packed", "c.s"])];
+        let changes = changes.map(|(old, new)| (old.to_owned(), new.map(String::from).to_vec()));
+        replace(&mut g, &changes).unwrap();
+        let names = ["a.s", "c.packed", "c.s", "d.w"].map(Parameter::named);
+        assert_eq!(recorded(&g).unwrap().unwrap(), [vec![tied], names.to_vec()].concat());
     }
 
     #[test]

@@ -77,6 +77,15 @@ impl Provenance {
     /// Key in [`Provenance::metadata`] of the file and line that called it, without its folder.
     pub const SOURCE: &str = "torch.source";
 
+    /// Key in [`Provenance::metadata`] of that module's class, where it is not what the node suggests: of a product with a
+    /// parameter in a module that is no plain linear layer.
+    pub const CLASS: &str = "torch.class";
+
+    /// The class of the module that the node was part of, where it is noted.
+    pub fn class(&self) -> Option<&str> {
+        self.metadata_of(Self::CLASS)
+    }
+
     /// The module that the node was part of, where the source format says so.
     pub fn module(&self) -> Option<&str> {
         self.metadata_of(Self::MODULE)

@@ -13,6 +13,7 @@ pub mod fused;
 pub mod graph;
 pub mod infer;
 pub mod json;
+pub mod linear;
 pub mod num;
 pub mod op;
 pub mod scheme;

@@ -14,6 +14,7 @@
 //! - [`select`]: the cheapest legal choice among fusions, by the [`cost`] on a device;
 //! - [`candidate`]: which values are operands and ports, what is replaced, what stands in the way;
 //! - [`rewrite`]: the patch, applied at once or not at all; [`body`] keeps the replaced subgraph;
+//! - [`linears`]: before all that, on request: linear layers become quantised ones;
 //! - [`diagnose`]: the first failing precondition of what was not recognised; [`report`] is what users read.
 //!
 //! A host takes the rewritten graph ([`run`]) or a list of edits to its own IR ([`edits()`]), hears of progress
@@ -29,6 +30,7 @@ mod consts;
 pub mod cost;
 pub mod diagnose;
 pub mod edits;
+pub mod linears;
 pub mod norms;
 mod observe;
 mod opaque;

@@ -212,14 +212,18 @@ pub struct Random {
     pub weights_seed: Option<u64>,
 }
 
-/// Where the weights of a model are that has none, or others.
+/// Where the weights of a model are that has none, or others, and how they are quantised.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Checkpoint {
     /// Bind the model's parameters by name: FILE.safetensors, or the FILE.safetensors.index.json of a checkpoint in parts
     #[arg(long, value_name = "FILE")]
     pub weights: Option<PathBuf>,
-    /// What names in the model have in front of those in the checkpoint, as a wrapper around it leaves them
-    #[arg(long, value_name = "PREFIX", requires = "weights")]
+    /// Quantise linear layers as the model's config.json says (its `quantization_config`), with the weights and scales of
+    /// the checkpoint
+    #[arg(long, value_name = "FILE")]
+    pub quant_config: Option<PathBuf>,
+    /// What names in the model have in front of those in the checkpoint and the config, as a wrapper around it leaves them
+    #[arg(long, value_name = "PREFIX")]
     pub weights_prefix: Option<String>,
     /// A parameter that the checkpoint has under another name, as it does for tied weights (may be repeated)
     #[arg(long, value_name = "NAME=OTHER", requires = "weights")]

@@ -33,7 +33,7 @@ pub fn main(args: &args::Compile) -> Result<()> {
     let switches = switches::read(&args.switches)?;
     let mut progress = Progress::new();
     progress.step("reading");
-    let (source, bound) = weights::open(&args.model, &args.weights, Of::Model)?;
+    let weights::Opened { graph: source, bound, quantised } = weights::open(&args.model, &args.weights, Of::Model)?;
     let target = args.output.as_deref().map(|out| target(args, out, &source)).transpose()?;
     progress.step("fusing");
     let mut graph = source.clone();
@@ -59,7 +59,8 @@ pub fn main(args: &args::Compile) -> Result<()> {
         normfuse::save(&graph, out, *format, &WriteOptions { copy_weights: args.copy_weights })?;
     }
     drop(progress);
-    let document = Document::new(&args.model, &report, &switches.settings, bound.as_ref(), verification.as_ref());
+    let from = report::Origin { quantised: quantised.as_ref(), weights: bound.as_ref() };
+    let document = Document::new(&args.model, &report, &switches.settings, from, verification.as_ref());
     match args.report {
         args::ReportForm::Text => output::print(&document.text())?,
         args::ReportForm::Json => output::print(&document.json())?,
@@ -103,9 +104,7 @@ fn target<'a>(args: &args::Compile, out: &'a Path, source: &Graph) -> Result<(&'
     if args.model.canonicalize().is_ok_and(|model| model == there) {
         return Err(Failure::Usage(format!("{} is the model itself: write to another file", out.display())));
     }
-    if args.weights.weights.as_ref().is_some_and(|w| w.canonicalize().is_ok_and(|w| w == there)) {
-        return Err(Failure::Usage(format!("{} is the checkpoint itself: write to another file", out.display())));
-    }
+    weights::check_output(out, &there, &args.weights)?;
     let is_data = source.values().filter_map(|(_, v)| v.stored()).any(|t| match t.data() {
         Data::External(r) => r.data.origin() == Some(there.as_path()),
         Data::Inline(_) => false,

@@ -23,7 +23,7 @@ pub fn main(args: &args::Explain) -> Result<()> {
     let options = passes::Options { explain: true, ..switches::options(&switches::read(&args.switches)?) };
     let mut progress = Progress::new();
     progress.step("reading");
-    let (source, bound) = weights::open(&args.model, &args.weights, Of::Model)?;
+    let weights::Opened { graph: source, bound, .. } = weights::open(&args.model, &args.weights, Of::Model)?;
     if let Some(name) = &args.node {
         check_name(&source, name)?;
     }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use normfuse::{
     formats::parameters,
     ir::{
-        DType, Graph, NodeId, Op, Shape, Tensor, ValueId,
+        DType, Graph, Node, NodeId, Op, Shape, Tensor, ValueId,
         fused::InPort,
         op::{BinaryOp, UnaryOp},
         tensor::byte_len,
@@ -135,6 +135,8 @@ fn used(
         (Op::Gemm { trans_a, .. }, 0) => matrix(from_end(if *trans_a { 2 } else { 1 })),
         (Op::Gemm { trans_b, .. }, 1) => matrix(from_end(if *trans_b { 1 } else { 2 })),
         (Op::Gemm { .. }, 2) | (Op::Binary(BinaryOp::Add | BinaryOp::Sub), _) => (Some(Role::Offset), None),
+        (Op::DequantizeLinear { .. }, 1) => (Some(Role::Factor), None),
+        (Op::Gather { .. }, 0) if all_scales(graph, node) => (Some(Role::Factor), None),
         (Op::DequantizeLinear { .. }, 0) | (Op::Cast { .. } | Op::Unary(UnaryOp::Identity), _) => {
             (None, Some(axes.to_vec()))
         }
@@ -168,6 +170,13 @@ fn used(
         }
         _ => (None, None),
     }
+}
+
+/// True if what a node makes is read as scales of codes and as nothing else.
+fn all_scales(graph: &Graph, node: &Node) -> bool {
+    let is_scale =
+        |(user, port): (NodeId, usize)| port == 1 && matches!(graph.node(user).op, Op::DequantizeLinear { .. });
+    node.outputs.iter().all(|v| graph.is_read(*v) && graph.uses(*v).all(is_scale))
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::{fmt::Write, path::Path};
 use normfuse::{
     Format,
     formats::checkpoint::Bound,
-    passes::{Kind, Outcome, Report, RuleUse, Site, Summary, switches::Setting},
+    passes::{Kind, Outcome, Report, RuleUse, Site, Summary, linears::Quantised, switches::Setting},
 };
 use serde::Serialize;
 
@@ -25,6 +25,15 @@ pub struct Verification {
     pub skipped: Option<String>,
 }
 
+/// What the compiled graph was made of beside the model: where its weights came from and how they are quantised.
+#[derive(Debug, Clone, Copy)]
+pub struct Origin<'a> {
+    /// With `--quant-config`.
+    pub quantised: Option<&'a Quantised>,
+    /// With `--weights`.
+    pub weights: Option<&'a Bound>,
+}
+
 /// The report; field order is the order of the JSON object's keys.
 #[derive(Serialize)]
 pub struct Document<'a> {
@@ -37,6 +46,8 @@ pub struct Document<'a> {
     switches: &'a [Setting],
     notes: &'a [String],
     #[serde(skip_serializing_if = "Option::is_none")]
+    quantised: Option<&'a Quantised>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     weights: Option<&'a Bound>,
     #[serde(skip_serializing_if = "Option::is_none")]
     verify: Option<&'a Verification>,
@@ -48,7 +59,7 @@ impl<'a> Document<'a> {
         model: &Path,
         report: &'a Report,
         switches: &'a [Setting],
-        weights: Option<&'a Bound>,
+        from: Origin<'a>,
         verify: Option<&'a Verification>,
     ) -> Self {
         Self {
@@ -60,7 +71,8 @@ impl<'a> Document<'a> {
             rules: &report.rules,
             switches,
             notes: &report.notes,
-            weights,
+            quantised: from.quantised,
+            weights: from.weights,
             verify,
         }
     }
@@ -98,6 +110,7 @@ impl<'a> Document<'a> {
             let n = s.fused.sibling_norm;
             rows.insert(1, row("siblings", format!("{n} fused op{} of several norms", if n == 1 { "" } else { "s" })));
         }
+        rows.extend(self.quantised.map(linear_row));
         rows.extend(self.weight_rows());
         if let Some(v) = self.verify {
             let whole = v.skipped.as_ref().map_or_else(
@@ -152,11 +165,7 @@ impl<'a> Document<'a> {
         for (what, names) in
             [("from the model", &b.kept), ("inputs", &b.open), ("read by nothing", &b.unread), ("extra", &b.extra)]
         {
-            match names.as_slice() {
-                [] => {}
-                some if some.len() <= LISTED => _ = write!(text, "; {what}: {}", some.join(", ")),
-                [first, rest @ ..] => _ = write!(text, "; {what}: {first} and {} more", rest.len()),
-            }
+            list(&mut text, what, names);
         }
         rows.push(row("checkpoint", text));
         rows
@@ -164,6 +173,24 @@ impl<'a> Document<'a> {
 
     fn fused_quantisers(&self) -> usize {
         self.sites.iter().filter(|s| s.kind == Kind::NormQuant).map(|s| s.schemes.len()).sum()
+    }
+}
+
+/// What the config made of the linear layers.
+fn linear_row(q: &Quantised) -> Vec<String> {
+    let schemes: Vec<String> = q.schemes.iter().map(|(scheme, n)| format!("{n} to {scheme}")).collect();
+    let n: usize = q.schemes.values().sum();
+    let mut text = format!("{n} quantised ({}), by {} quantisers", schemes.join("; "), q.quantisers);
+    list(&mut text, "as they are", &q.left);
+    row("linears", text)
+}
+
+/// Adds the names, or the first and how many more.
+fn list(text: &mut String, what: &str, names: &[String]) {
+    match names {
+        [] => {}
+        some if some.len() <= LISTED => _ = write!(text, "; {what}: {}", some.join(", ")),
+        [first, rest @ ..] => _ = write!(text, "; {what}: {first} and {} more", rest.len()),
     }
 }
 

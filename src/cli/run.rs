@@ -47,7 +47,7 @@ pub fn made_up(graph: &Graph, random: &args::Random) -> Result<BTreeMap<String, 
 
 /// Reads a graph with its weights and infers its types, so that what does not fit is found before anything runs.
 pub fn open(path: &Path, weights: &args::Checkpoint, of: Of) -> Result<Graph> {
-    let (mut graph, _) = weights::open(path, weights, of)?;
+    let mut graph = weights::open(path, weights, of)?.graph;
     normfuse::ir::infer::infer(&mut graph).map_err(Failure::of_graph(path))?;
     graph.verify().map_err(Failure::of_graph(path))?;
     Ok(graph)

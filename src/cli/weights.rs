@@ -1,4 +1,5 @@
-//! `--weights`: the model's parameters from a checkpoint, and what the report says of them.
+//! `--weights` and `--quant-config`: the model's parameters from a checkpoint, quantised as its config says, and what the
+//! report says of them.
 
 use std::{collections::BTreeSet, path::Path};
 
@@ -7,36 +8,98 @@ use normfuse::{
         FormatError,
         checkpoint::{self, Bound, Checkpoint, Rules},
         parameters::{self, Parameter},
+        quant_config::QuantConfig,
     },
     ir::Graph,
-    passes::Site,
+    passes::{
+        Site,
+        linears::{self, Quantised, Source},
+    },
 };
 
-use super::{args, failure::Result};
+use super::{
+    args,
+    failure::{Failure, Result},
+};
 
-/// Which of two graphs is bound: the model, or what a compilation of it wrote.
+/// Which of two graphs is opened: the model, or what a compilation of it wrote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Of {
     Model,
     Compiled,
 }
 
-/// Reads a graph and binds its parameters, if a checkpoint is given.
+/// A graph with its weights.
+pub struct Opened {
+    pub graph: Graph,
+    /// What the checkpoint gave it, if there is one.
+    pub bound: Option<Bound>,
+    /// What the config made of its linear layers, if there is one.
+    pub quantised: Option<Quantised>,
+}
+
+/// Reads a graph, quantises its linear layers if a config is given, and binds its parameters if a checkpoint is given. What
+/// was compiled is quantised already.
 ///
 /// # Errors
-/// As [`normfuse::open`], and everything in which model and checkpoint do not fit.
-pub fn open(path: &Path, args: &args::Checkpoint, of: Of) -> Result<(Graph, Option<Bound>)> {
+/// As [`normfuse::open`], what the config says and is not known, and everything in which model and checkpoint do not fit.
+pub fn open(path: &Path, args: &args::Checkpoint, of: Of) -> Result<Opened> {
+    if args.weights_prefix.is_some() && args.weights.is_none() && args.quant_config.is_none() {
+        return Err(Failure::Usage(
+            "--weights-prefix needs names to put it in front of: give --weights or --quant-config".into(),
+        ));
+    }
+    let config = args.quant_config.as_deref().filter(|_| of == Of::Model).map(QuantConfig::read).transpose()?;
     let mut graph = normfuse::open(path)?;
-    let Some(file) = &args.weights else { return Ok((graph, None)) };
+    let checkpoint = args.weights.as_deref().map(Checkpoint::open).transpose()?;
+    let prefix = args.weights_prefix.clone().unwrap_or_default();
+    let quantised = config.map(|c| quantise(&mut graph, &c, checkpoint.as_ref(), &prefix));
+    let quantised = quantised.transpose().map_err(|e| e.in_file(path))?;
+    let Some(checkpoint) = checkpoint else { return Ok(Opened { graph, bound: None, quantised }) };
     let rules = Rules {
-        prefix: args.weights_prefix.clone().unwrap_or_default(),
+        prefix,
         tied: args.tied.iter().map(|t| (t.name.clone(), t.stored.clone())).collect(),
         allow_extra: args.allow_extra.clone(),
         allow_missing: args.allow_missing.clone(),
         compiled: of == Of::Compiled,
     };
-    let bound = checkpoint::bind(&mut graph, &Checkpoint::open(file)?, &rules)?;
-    Ok((graph, Some(bound)))
+    let bound = Some(checkpoint::bind(&mut graph, &checkpoint, &rules)?);
+    Ok(Opened { graph, bound, quantised })
+}
+
+/// Rewrites the linear layers that the config names, before anything is bound: their new parameters are bound like any
+/// other, so what the checkpoint lacks of them is in its list of errors.
+fn quantise(
+    graph: &mut Graph,
+    config: &QuantConfig,
+    checkpoint: Option<&Checkpoint>,
+    prefix: &str,
+) -> Result<Quantised, FormatError> {
+    let own = |name: &str| name.strip_prefix(prefix).unwrap_or(name).to_owned();
+    let scheme = |module: &str, class: Option<&str>| config.scheme_of(&own(module), class);
+    let find = |name: &str| {
+        let stored = checkpoint?.get(&own(name))?;
+        Some((stored.dtype, stored.shape.clone()))
+    };
+    let stored: Option<&dyn Fn(&str) -> _> = if checkpoint.is_some() { Some(&find) } else { None };
+    let done = linears::quantise(graph, Source { scheme: &scheme, stored })?;
+    parameters::replace(graph, &done.parameters)?;
+    Ok(done)
+}
+
+/// Refuses an output that would be written over what is read.
+///
+/// # Errors
+/// The file is the checkpoint or the config.
+pub fn check_output(out: &Path, there: &Path, args: &args::Checkpoint) -> Result<()> {
+    let is =
+        |file: &Option<std::path::PathBuf>| file.as_ref().is_some_and(|f| f.canonicalize().is_ok_and(|f| f == there));
+    let what = match args {
+        a if is(&a.weights) => "the checkpoint",
+        a if is(&a.quant_config) => "the config",
+        _ => return Ok(()),
+    };
+    Err(Failure::Usage(format!("{} is {what} itself: write to another file", out.display())))
 }
 
 /// With a checkpoint, every weight that a fused op reads has data: a norm whose weight is nobody's computes with

@@ -186,6 +186,7 @@ impl<'a> Binder<'a> {
             }
             return Ok(None);
         };
+        let stored = &stored.as_codes(self.graph.value(value).ty.dtype);
         if !self.fits(value, &p.name, stored) {
             return Ok(None);
         }

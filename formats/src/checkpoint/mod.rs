@@ -129,6 +129,23 @@ impl Checkpoint {
     }
 }
 
+impl Stored {
+    /// The same bytes as the codes that they are: files have elements of 4 bits two to a byte along the last axis, and
+    /// powers of two by their bytes, as `U8`.
+    pub(crate) fn as_codes(&self, wanted: Option<DType>) -> Self {
+        let mut codes = self.clone();
+        if self.dtype == Some(DType::U8) && matches!(wanted, Some(DType::F4E2M1 | DType::F8E8M0)) {
+            codes.dtype = wanted;
+            if wanted == Some(DType::F4E2M1)
+                && let Some(last) = codes.shape.last_mut()
+            {
+                *last *= 2;
+            }
+        }
+        codes
+    }
+}
+
 impl std::fmt::Display for Stored {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.dtype {

@@ -194,7 +194,7 @@ impl<'p> Importer<'p, '_> {
         if self.is_integer(node)? || is_assertion(&node.target) {
             return Ok(());
         }
-        self.b.begin(node.label(), node.metadata.metadata());
+        self.b.begin(node.label(), node.metadata.metadata(&node.target));
         let mut call = Call::new(&mut self.b, node);
         match ops::map(&mut call) {
             Ok(outcome) => self.enter(node, outcome),

@@ -9,6 +9,9 @@ use serde::{
     de::{IgnoredAny, MapAccess, Visitor},
 };
 
+/// The class of a layer that is nothing but a product with its weight.
+const LINEAR: &str = "torch.nn.modules.linear.Linear";
+
 /// A node's place; empty parts are not known.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Place {
@@ -16,13 +19,21 @@ pub struct Place {
     pub module: String,
     /// `modeling_deepseek_v3.py:123`.
     pub source: String,
+    /// Class of the module: `transformers.models.deepseek_v3.modeling_deepseek_v3.DeepseekV3TopkRouter`.
+    pub class: String,
 }
 
 impl Place {
-    /// As key-value metadata of a node.
-    pub fn metadata(&self) -> Vec<(String, String)> {
-        let pairs = [(Provenance::MODULE, &self.module), (Provenance::SOURCE, &self.source)];
-        pairs.into_iter().filter(|(_, v)| !v.is_empty()).map(|(k, v)| (k.into(), v.clone())).collect()
+    /// As key-value metadata of a node that calls this ATen op.
+    pub fn metadata(&self, target: &str) -> Vec<(String, String)> {
+        let pairs =
+            [(Provenance::MODULE, &self.module), (Provenance::SOURCE, &self.source), (Provenance::CLASS, &self.class)];
+        // A product is taken for a linear layer unless its class says that it is none.
+        let product =
+            ["linear", "mm", "addmm", "matmul"].iter().any(|op| target.ends_with(&format!("aten.{op}.default")));
+        let told = if product && self.class != LINEAR { 3 } else { 2 };
+        let pairs = pairs.into_iter().take(told);
+        pairs.filter(|(_, v)| !v.is_empty()).map(|(k, v)| (k.into(), v.clone())).collect()
     }
 }
 
@@ -40,8 +51,8 @@ impl<'de> Deserialize<'de> for Place {
                 let mut place = Place::default();
                 while let Some(key) = map.next_key::<Key>()? {
                     match key {
-                        Key::Module => place.module = map.next_value::<Read<true>>()?.0,
-                        Key::Source => place.source = map.next_value::<Read<false>>()?.0,
+                        Key::Module => [place.module, place.class] = map.next_value::<Read<true>>()?.0,
+                        Key::Source => [place.source, _] = map.next_value::<Read<false>>()?.0,
                         Key::Other => drop(map.next_value::<IgnoredAny>()?),
                     }
                 }
@@ -63,7 +74,7 @@ enum Key {
 }
 
 /// What is kept of a long text; the text itself is never held.
-struct Read<const MODULE: bool>(String);
+struct Read<const MODULE: bool>([String; 2]);
 
 impl<'de, const MODULE: bool> Deserialize<'de> for Read<MODULE> {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
@@ -76,18 +87,19 @@ impl<'de, const MODULE: bool> Deserialize<'de> for Read<MODULE> {
             }
 
             fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-                Ok(Read(if MODULE { module(text) } else { source(text) }))
+                Ok(Read(if MODULE { module(text) } else { [source(text), String::new()] }))
             }
         }
         d.deserialize_str(Text)
     }
 }
 
-/// The innermost module of a stack: `key,path,class` for each, outermost first, with `;` between.
-fn module(stack: &str) -> String {
+/// The innermost module of a stack and its class: `key,path,class` for each, outermost first, with `;` between.
+fn module(stack: &str) -> [String; 2] {
     let last = stack.rsplit(';').next().unwrap_or_default();
-    let path = last.split_once(',').and_then(|(_, rest)| rest.rsplit_once(',')).map(|(path, _)| path);
-    path.filter(|p| !p.starts_with('_')).unwrap_or_default().to_owned()
+    let both = last.split_once(',').and_then(|(_, rest)| rest.rsplit_once(','));
+    let (path, class) = both.filter(|(path, _)| !path.starts_with('_')).unwrap_or_default();
+    [path.to_owned(), class.to_owned()]
 }
 
 /// The innermost frame of a trace that is not torch's own, as `file:line`.
@@ -112,6 +124,19 @@ fn source(trace: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn products_say_the_class_of_what_is_no_linear_layer() {
+        let place = |class: &str| {
+            let json = format!(r#"{{"nn_module_stack": "L__x,model.gate,{class}"}}"#);
+            serde_json::from_str::<Place>(&json).unwrap()
+        };
+        let class = |p: &Place, target: &str| p.metadata(target).into_iter().find(|(k, _)| k == Provenance::CLASS);
+        let router = place("b.Router");
+        assert_eq!(class(&router, "torch.ops.aten.linear.default").unwrap().1, "b.Router");
+        assert_eq!(class(&router, "torch.ops.aten.abs.default"), None);
+        assert_eq!(class(&place(LINEAR), "torch.ops.aten.linear.default"), None);
+    }
 
     #[test]
     fn a_place_has_the_module_and_the_line_and_no_folder() {

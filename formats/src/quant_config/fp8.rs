@@ -1,0 +1,85 @@
+//! `fp8`, as DeepSeek-V3 ships it: weights e4m3 in blocks with a scale each (`weight_scale_inv`), what a layer reads in
+//! groups as wide as a block, or with one scale of the checkpoint (`input_scale`).
+//!
+//! A group's scale is that of DeepSeek's `act_quant`: `max(amax, 1e-4) / 448`, with `scale_fmt: ue8m0` the power of two
+//! above it, and codes are `x / scale`.
+
+use normfuse_ir::{
+    DType,
+    linear::{Activation, ActivationPer, LinearScheme, ScaleKind, ScaleRule, WeightPer, WeightScheme},
+};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{Group, Pattern, object, unknown};
+use crate::error::Result;
+
+/// `act_quant`'s floor on the largest magnitude.
+const FLOOR: f32 = 1e-4;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Config {
+    #[serde(rename = "quant_method")]
+    _method: String,
+    #[serde(default)]
+    activation_scheme: Scheme,
+    fmt: Option<String>,
+    scale_fmt: Option<String>,
+    weight_block_size: Option<[usize; 2]>,
+    modules_to_not_convert: Option<Vec<String>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+enum Scheme {
+    #[default]
+    Dynamic,
+    Static,
+}
+
+/// The one group, and the layers that are in none.
+pub fn read(config: Value) -> Result<(Vec<Group>, Vec<Pattern>)> {
+    let config: Config = object(config, "fp8")?;
+    if let Some(fmt) = config.fmt.filter(|f| f != "e4m3") {
+        return Err(unknown("fmt", "`e4m3`", format!("`{fmt}`")));
+    }
+    let Some([rows, columns]) = config.weight_block_size.filter(|b| b.iter().all(|n| *n > 0)) else {
+        return Err(unknown("weight_block_size", "the rows and columns of a block, as in [128, 128]", "none"));
+    };
+    let element = DType::F8E4M3FN;
+    let rule = match config.scale_fmt.as_deref() {
+        None | Some("float") => ScaleRule::FloorOnAmax(FLOOR.into()),
+        Some("ue8m0") => ScaleRule::PowerAbove(FLOOR.into()),
+        Some(other) => return Err(unknown("scale_fmt", "`ue8m0` or `float`", format!("`{other}`"))),
+    };
+    let activation = match config.activation_scheme {
+        Scheme::Dynamic => Activation::Dynamic { element, per: ActivationPer::Group(columns), rule },
+        Scheme::Static => Activation::Static { element, scale: "input_scale".into(), divide: true },
+    };
+    let weight = WeightScheme {
+        element,
+        codes: "weight".into(),
+        cut: None,
+        scale: "weight_scale_inv".into(),
+        per: WeightPer::Block(rows, columns),
+        kind: ScaleKind::Float,
+    };
+    let scheme = LinearScheme { weight, activation: Some(activation) };
+    Ok((vec![Group { targets: linears(), scheme }], skipped(config.modules_to_not_convert)?))
+}
+
+/// All of torch's linear layers.
+pub fn linears() -> Vec<Pattern> {
+    vec![Pattern::Class("Linear".into())]
+}
+
+/// `modules_to_not_convert`, and the head, which these methods never convert.
+///
+/// # Errors
+/// An entry that is no expression.
+pub fn skipped(listed: Option<Vec<String>>) -> Result<Vec<Pattern>> {
+    let head = ["lm_head".to_owned()];
+    let all = head.into_iter().chain(listed.into_iter().flatten());
+    all.map(|entry| Pattern::module("modules_to_not_convert", &entry)).collect()
+}
