@@ -8,5 +8,6 @@
 compile_error!("normfuse-runtime views tensors in place and so needs a little-endian target");
 
 pub mod cpu;
+pub mod cuda;
 
 pub use cpu::Plan;

@@ -1,0 +1,137 @@
+// Rows: how threads share them, the canonical sum, reductions over a row and over groups of it.
+#pragma once
+#include "num.cuh"
+
+// Elements in a vector: what is added in order before the tree begins.
+constexpr int VECTOR = 8;
+
+constexpr int vectors_of(int n) { return (n + VECTOR - 1) / VECTOR; }
+constexpr int power_of_two_from(int n) {
+    int p = 1;
+    while (p < n) p *= 2;
+    return p;
+}
+
+// THREADS threads (a power of two) share a row of N elements; thread t has the vectors t, t + THREADS, ...
+template <int N_, int THREADS_> struct Row {
+    static constexpr int N = N_, THREADS = THREADS_;
+    static constexpr int VECTORS = vectors_of(N);
+    // Vectors of a thread: a power of two, so that they are the high bits of the tree.
+    static constexpr int DEPTH = power_of_two_from(VECTORS) > THREADS ? power_of_two_from(VECTORS) / THREADS : 1;
+    // Those of them that some thread has.
+    static constexpr int USED = (VECTORS + THREADS - 1) / THREADS;
+    static constexpr int WARPS = THREADS > 32 ? THREADS / 32 : 1;
+    static constexpr int LANES = THREADS > 32 ? 32 : THREADS;
+};
+
+// The 8 elements of a vector as they lie in memory.
+template <class T> struct alignas(sizeof(typename T::Raw) * VECTOR) Vector {
+    typename T::Raw v[VECTOR];
+    __device__ __forceinline__ float operator[](int i) const { return load<T>(v[i]); }
+    __device__ __forceinline__ void set(int i, float x) { v[i] = store<T>(x); }
+};
+
+// 16 bytes at a time.
+template <int BYTES> struct Words;
+template <> struct Words<8> {
+    uint2 w;
+};
+template <> struct Words<16> {
+    uint4 w;
+};
+template <> struct Words<32> {
+    uint4 w[2];
+};
+
+template <class T> __device__ __forceinline__ Vector<T> zero_vector() {
+    Vector<T> r;
+#pragma unroll
+    for (int i = 0; i < VECTOR; ++i) r.v[i] = 0;
+    return r;
+}
+
+// Vector `index` of the row at `row`; what is past the end of the row is 0.
+template <class T, int N, bool ALIGNED> __device__ __forceinline__ Vector<T> read(const typename T::Raw* row, int index) {
+    Vector<T> r = zero_vector<T>();
+    if constexpr (ALIGNED && N % VECTOR == 0) {
+        if (index < vectors_of(N)) {
+            typedef Words<sizeof(r)> W;
+            *reinterpret_cast<W*>(&r) = *reinterpret_cast<const W*>(row + (i64)index * VECTOR);
+        }
+    } else {
+#pragma unroll
+        for (int i = 0; i < VECTOR; ++i) {
+            const int at = index * VECTOR + i;
+            if (at < N) r.v[i] = row[at];
+        }
+    }
+    return r;
+}
+
+template <class T, int N, bool ALIGNED>
+__device__ __forceinline__ void write(typename T::Raw* row, int index, const Vector<T>& v) {
+    if constexpr (ALIGNED && N % VECTOR == 0) {
+        if (index < vectors_of(N)) {
+            typedef Words<sizeof(v)> W;
+            *reinterpret_cast<W*>(row + (i64)index * VECTOR) = *reinterpret_cast<const W*>(&v);
+        }
+    } else {
+#pragma unroll
+        for (int i = 0; i < VECTOR; ++i) {
+            const int at = index * VECTOR + i;
+            if (at < N) row[at] = v.v[i];
+        }
+    }
+}
+
+// Of partial sums in registers, the highest index bit first.
+template <int DEPTH> __device__ __forceinline__ float tree(float (&partial)[DEPTH]) {
+#pragma unroll
+    for (int half = DEPTH / 2; half > 0; half /= 2) {
+#pragma unroll
+        for (int i = 0; i < half; ++i) partial[i] = partial[i] + partial[i + half];
+    }
+    return partial[0];
+}
+
+// The canonical sum over the threads of a row: warps first, which are the higher bits of the index, then lanes. All
+// threads of the row get it. `shared` has WARPS * 32 floats for the row. Every thread of the block takes part.
+template <class R> __device__ __forceinline__ float sum_of_threads(float partial, float* shared, int thread) {
+    if constexpr (R::WARPS > 1) {
+        shared[thread] = partial;
+        __syncthreads();
+        float column[R::WARPS];
+#pragma unroll
+        for (int w = 0; w < R::WARPS; ++w) column[w] = shared[w * 32 + (thread & 31)];
+        partial = tree(column);
+    }
+#pragma unroll
+    for (int lane = R::LANES / 2; lane > 0; lane /= 2) partial = partial + __shfl_xor_sync(0xffffffff, partial, lane);
+    return partial;
+}
+
+// The largest of magnitudes as bits: NaN is larger than infinity. Over LANES neighbouring threads.
+template <int LANES> __device__ __forceinline__ u32 largest_of_lanes(u32 bits) {
+    if constexpr (LANES == 32) {
+        return __reduce_max_sync(0xffffffff, bits);
+    } else {
+#pragma unroll
+        for (int lane = LANES / 2; lane > 0; lane /= 2) {
+            const u32 other = __shfl_xor_sync(0xffffffff, bits, lane);
+            bits = bits > other ? bits : other;
+        }
+        return bits;
+    }
+}
+
+// Over all threads of a row. `shared` has WARPS words for the row.
+template <class R> __device__ __forceinline__ u32 largest_of_row(u32 bits, u32* shared, int thread) {
+    bits = largest_of_lanes<R::LANES>(bits);
+    if constexpr (R::WARPS > 1) {
+        if ((thread & 31) == 0) shared[thread / 32] = bits;
+        __syncthreads();
+#pragma unroll
+        for (int w = 0; w < R::WARPS; ++w) bits = bits > shared[w] ? bits : shared[w];
+    }
+    return bits;
+}

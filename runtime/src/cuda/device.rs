@@ -1,0 +1,168 @@
+//! A GPU: its context, a stream, memory.
+
+use std::sync::Arc;
+
+use cudarc::driver::{
+    CudaContext, CudaStream, DriverError, result,
+    sys::{self, CUdevice_attribute as Attribute},
+};
+use normfuse_ir::{Error, ErrorKind, Result};
+
+/// An opened GPU. Several may be open at once; nothing is global but the driver's own context of the device.
+#[derive(Debug, Clone)]
+pub struct Device {
+    context: Arc<CudaContext>,
+    stream: Arc<CudaStream>,
+    arch: String,
+    name: String,
+}
+
+/// An error of the driver's, with the call that it came from.
+pub(super) fn failed(call: &str, error: DriverError) -> Error {
+    let name = error.error_name().ok().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let what = error.error_string().ok().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
+    Error::new(ErrorKind::Unsupported, format!("{call} failed: {name}: {what}"))
+}
+
+impl Device {
+    /// Opens the GPU of a number, with a stream of its own.
+    ///
+    /// # Errors
+    /// `Unsupported` if there is no driver or no such GPU.
+    pub fn open(ordinal: usize) -> Result<Self> {
+        // SAFETY: it opens and closes the driver's library, whose constructors are safe to run.
+        if !unsafe { sys::is_culib_present() } {
+            let message = "no CUDA driver: the loader finds no libcuda.so";
+            return Err(Error::new(ErrorKind::Unsupported, message).hint("run on the CPU, or install NVIDIA's driver"));
+        }
+        let context = CudaContext::new(ordinal).map_err(|e| failed(&format!("opening GPU {ordinal}"), e))?;
+        let stream = context.new_stream().map_err(|e| failed("cuStreamCreate", e))?;
+        let (major, minor) = context.compute_capability().map_err(|e| failed("cuDeviceGetAttribute", e))?;
+        let name = context.name().map_err(|e| failed("cuDeviceGetName", e))?;
+        Ok(Self { context, stream, arch: format!("sm_{major}{minor}"), name })
+    }
+
+    /// The GPU's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The architecture to compile for, such as `sm_90`.
+    pub fn arch(&self) -> &str {
+        &self.arch
+    }
+
+    /// The stream that everything here runs on.
+    pub fn stream(&self) -> &Arc<CudaStream> {
+        &self.stream
+    }
+
+    /// Bytes of the cache that all multiprocessors share.
+    ///
+    /// # Errors
+    /// `Unsupported` with what the driver says.
+    pub fn l2_bytes(&self) -> Result<usize> {
+        let bytes = self.context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE);
+        bytes.map(|n| n.max(0) as usize).map_err(|e| failed("cuDeviceGetAttribute", e))
+    }
+
+    /// Makes the GPU the calling thread's.
+    pub(super) fn bind(&self) -> Result<()> {
+        self.context.bind_to_thread().map_err(|e| failed("cuCtxSetCurrent", e))
+    }
+
+    /// Waits for all that was put on the stream.
+    ///
+    /// # Errors
+    /// `Unsupported` with what went wrong in a kernel.
+    pub fn wait(&self) -> Result<()> {
+        self.stream.synchronize().map_err(|e| failed("cuStreamSynchronize", e))
+    }
+
+    /// Memory of the GPU, with the bytes that were there before.
+    ///
+    /// # Errors
+    /// `Unsupported` if there is not as much.
+    pub fn alloc(&self, len: usize) -> Result<Buffer> {
+        self.bind()?;
+        // SAFETY: the context is current; nothing reads the memory before something writes it but copies to the host.
+        let address = unsafe { result::malloc_sync(len.max(1)) };
+        let address = address.map_err(|e| failed(&format!("allocating {len} bytes on the GPU"), e))?;
+        Ok(Buffer { device: self.clone(), address, len })
+    }
+
+    /// Memory of the GPU with these bytes.
+    ///
+    /// # Errors
+    /// As [`Device::alloc`].
+    pub fn upload(&self, bytes: &[u8]) -> Result<Buffer> {
+        let buffer = self.alloc(bytes.len())?;
+        if !bytes.is_empty() {
+            // SAFETY: the buffer is as long as the bytes, and nobody else has it yet.
+            unsafe { result::memcpy_htod_sync(buffer.address, bytes) }.map_err(|e| failed("cuMemcpyHtoD", e))?;
+        }
+        Ok(buffer)
+    }
+}
+
+/// Memory of a GPU, given back when it is dropped.
+#[derive(Debug)]
+pub struct Buffer {
+    device: Device,
+    address: sys::CUdeviceptr,
+    len: usize,
+}
+
+impl Buffer {
+    /// Where it begins.
+    pub fn address(&self) -> u64 {
+        self.address
+    }
+
+    /// Bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// True if it has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Writes one byte everywhere.
+    ///
+    /// # Errors
+    /// `Unsupported` with what the driver says.
+    pub fn fill(&mut self, byte: u8) -> Result<()> {
+        self.device.bind()?;
+        // SAFETY: the buffer has as many bytes, and this is the only reference.
+        let done = unsafe { result::memset_d8_async(self.address, byte, self.len, self.device.stream.cu_stream()) };
+        done.map_err(|e| failed("cuMemsetD8Async", e))
+    }
+
+    /// The bytes, once all that was put on the stream is done.
+    ///
+    /// # Errors
+    /// `Unsupported` with what the driver says, or what went wrong in a kernel.
+    pub fn download(&self) -> Result<Vec<u8>> {
+        self.device.wait()?;
+        let mut bytes = vec![0u8; self.len];
+        if self.len > 0 {
+            self.device.bind()?;
+            // SAFETY: both have as many bytes.
+            let done = unsafe { result::memcpy_dtoh_sync(&mut bytes, self.address) };
+            done.map_err(|e| failed("cuMemcpyDtoH", e))?;
+        }
+        Ok(bytes)
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if self.device.bind().is_ok() {
+            // SAFETY: it was allocated by this driver and is given back once; the driver waits for kernels that use it.
+            // There is nothing to be done about a failure.
+            let _ = unsafe { result::free_sync(self.address) };
+        }
+    }
+}

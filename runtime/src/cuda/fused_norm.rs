@@ -1,0 +1,197 @@
+//! A fused norm on a GPU: from a descriptor to a loaded kernel, and from tensors to tensors.
+
+use normfuse_ir::{
+    DType, Error, ErrorKind, FusedNorm, Result, Tensor,
+    fused::{InPort, OutPort, Prologue, Source},
+    scheme::ScaleLayout,
+};
+
+use super::{
+    device::{Buffer, Device},
+    kernel::Kernel,
+    nvrtc::Compiler,
+    shape::LaunchShape,
+    source::{self, Params},
+    supports::supports,
+};
+
+/// Rows and results must begin at such multiples for the vectorised kernels.
+const ALIGNMENT: u64 = 16;
+
+/// A fused norm, compiled for one launch shape and loaded.
+#[derive(Debug, Clone)]
+pub struct FusedNormKernel {
+    norm: FusedNorm,
+    shape: LaunchShape,
+    kernel: Kernel,
+}
+
+impl FusedNormKernel {
+    /// Compiles and loads the kernel of a descriptor.
+    ///
+    /// # Errors
+    /// `Unsupported` for a descriptor that [`supports`] refuses, or with what the compiler or the driver says.
+    pub fn new(device: &Device, compiler: Compiler, norm: &FusedNorm, shape: LaunchShape) -> Result<Self> {
+        supports(norm).map_err(|why| Error::new(ErrorKind::Unsupported, why))?;
+        let compiled = compiler.compile(&source::write(norm, &shape), device.arch())?;
+        Ok(Self { norm: norm.clone(), shape, kernel: Kernel::load(device, &compiled.cubin)? })
+    }
+
+    /// The launch shape that it was compiled for.
+    pub fn shape(&self) -> &LaunchShape {
+        &self.shape
+    }
+
+    /// Puts it on a stream of its GPU. Rows of no elements, and no rows at all, launch nothing.
+    ///
+    /// # Errors
+    /// `Value` if pointers or strides are not as aligned as the launch shape says, `Shape` if there are too many rows;
+    /// `Unsupported` with what the driver says.
+    ///
+    /// # Safety
+    /// As of [`Kernel::launch`]: operands and results in port order, rows of the descriptor's widths, strides in elements.
+    pub unsafe fn launch(&self, stream: cudarc::driver::sys::CUstream, params: &Params, early: bool) -> Result<()> {
+        let blocks = self.shape.blocks(&params.rows);
+        if blocks == 0 {
+            return Ok(());
+        }
+        if params.rows.contains(&0) {
+            let message = "siblings with rows of their own: expected rows for each, found none for one";
+            return Err(Error::new(ErrorKind::Shape, message));
+        }
+        if self.shape.aligned && !self.aligned(params) {
+            let message = format!("expected rows and results at multiples of {ALIGNMENT} bytes, found others");
+            return Err(Error::new(ErrorKind::Value, message).hint("compile the kernel for unaligned rows"));
+        }
+        let blocks = i32::try_from(blocks)
+            .map_err(|_| Error::new(ErrorKind::Shape, format!("expected at most 2^31 blocks, found {blocks}")))?;
+        // SAFETY: the words are in the order of the text's parameter; the caller answers for what they point to.
+        unsafe { self.kernel.launch(stream, blocks.unsigned_abs(), self.shape.block, &params.words(), early) }
+    }
+
+    /// True if what is read and written a vector at a time is aligned: rows of whole vectors, and what belongs to them.
+    fn aligned(&self, params: &Params) -> bool {
+        let vectors = |k: usize| self.norm.siblings[k].width.is_multiple_of(8);
+        let operands = self.norm.in_ports().into_iter().zip(params.strides.iter().zip(&params.inputs));
+        let mut operands = operands.filter(|(port, _)| match port {
+            InPort::X | InPort::Residual => vectors(0),
+            InPort::Rows(k) | InPort::Weight(k) => vectors(*k),
+            InPort::Scale(..) | InPort::ZeroPoint(..) => false,
+        });
+        let mut results = self.norm.out_ports().into_iter().zip(&params.outputs).filter(|(port, _)| match port {
+            OutPort::Sum => vectors(0),
+            OutPort::Normed(k) | OutPort::Q(k, _) => vectors(*k),
+            OutPort::Scale(..) | OutPort::ZeroPoint(..) => false,
+        });
+        operands.all(|(port, (stride, address))| {
+            let bytes = self.norm.rows_dtype(port).map_or(0, |d| d.bits() as u64 / 8);
+            address.is_multiple_of(ALIGNMENT) && (stride * bytes).is_multiple_of(ALIGNMENT)
+        }) && results.all(|(_, address)| address.is_multiple_of(ALIGNMENT))
+    }
+
+    /// Uploads operands, runs, and gives the results back: in the descriptor's port order, scales in row-major order or as
+    /// flat arrays in the order of their layout. For tests, and for hosts whose tensors are not on the GPU.
+    ///
+    /// # Errors
+    /// Operands that are missing or do not fit, by port; `Unsupported` with what the driver says.
+    pub fn run(&self, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>> {
+        let device = self.kernel.device();
+        let mut params = Params::default();
+        let mut buffers = Vec::new();
+        let mut leads: Vec<Vec<usize>> = Vec::new();
+        for (i, port) in self.norm.in_ports().into_iter().enumerate() {
+            let missing = || Error::new(ErrorKind::Structure, "this operand is missing").at_port(port.to_string());
+            let tensor = inputs.get(i).copied().flatten().ok_or_else(missing)?;
+            self.expect(port, tensor).map_err(|e| e.at_port(port.to_string()))?;
+            let width = tensor.shape().last().copied().unwrap_or(1);
+            params.strides.push(if self.norm.rows_dtype(port).is_some() { width as u64 } else { 0 });
+            if matches!(port, InPort::X | InPort::Rows(_)) {
+                leads.push(tensor.shape()[..tensor.shape().len() - 1].to_vec());
+            }
+            let buffer = device.upload(tensor.bytes())?;
+            params.inputs.push(buffer.address());
+            buffers.push(buffer);
+        }
+        params.rows = leads.iter().map(|lead| lead.iter().product::<usize>() as u64).collect();
+        let mut results: Vec<(DType, Vec<usize>, Buffer)> = Vec::new();
+        for port in self.norm.out_ports() {
+            let (dtype, shape) = self.result(port, &leads)?;
+            let bytes = normfuse_ir::tensor::byte_len(dtype, &shape)?;
+            let buffer = device.alloc(bytes)?;
+            params.outputs.push(buffer.address());
+            results.push((dtype, shape, buffer));
+        }
+        // SAFETY: the buffers have the sizes of their tensors and live until the results are downloaded, which waits.
+        unsafe { self.launch(device.stream().cu_stream(), &params, false) }?;
+        results.iter().map(|(dtype, shape, b)| Tensor::from_bytes(*dtype, shape.clone(), b.download()?)).collect()
+    }
+
+    fn expect(&self, port: InPort, tensor: &Tensor) -> Result<()> {
+        let norm = &self.norm;
+        let bad = |kind, message: String| Err(Error::new(kind, message));
+        let dtype = |d: DType| match tensor.dtype() {
+            found if found == d => Ok(()),
+            found => bad(ErrorKind::DType, format!("expected {d}, found {found}")),
+        };
+        let width = |k: usize| norm.siblings[k].width as usize;
+        let one_or_row = |k: usize, channels: bool| match tensor.len() {
+            n if n == if channels { width(k) } else { 1 } => Ok(()),
+            n => bad(ErrorKind::Shape, format!("expected {} elements, found {n}", if channels { width(k) } else { 1 })),
+        };
+        match port {
+            InPort::X | InPort::Residual | InPort::Rows(_) => {
+                let k = if let InPort::Rows(k) = port { k } else { 0 };
+                dtype(norm.rows_dtype(port).unwrap_or(norm.siblings[k].input))?;
+                if tensor.shape().last() != Some(&width(k)) {
+                    return bad(ErrorKind::Shape, format!("expected rows of {}, found {:?}", width(k), tensor.shape()));
+                }
+                Ok(())
+            }
+            InPort::Weight(k) => {
+                dtype(norm.siblings[k].weight.map_or(DType::F32, |w| w.dtype))?;
+                one_or_row(k, true)
+            }
+            InPort::Scale(k, e) => {
+                let scheme = &norm.siblings[k].epilogues[e];
+                dtype(scheme.given.unwrap_or(DType::F32))?;
+                one_or_row(k, scheme.granularity == normfuse_ir::Granularity::Channel)
+            }
+            InPort::ZeroPoint(k, e) => {
+                let scheme = &norm.siblings[k].epilogues[e];
+                dtype(scheme.element)?;
+                one_or_row(k, scheme.granularity == normfuse_ir::Granularity::Channel)
+            }
+        }
+    }
+
+    /// Dtype and shape of a result.
+    fn result(&self, port: OutPort, leads: &[Vec<usize>]) -> Result<(DType, Vec<usize>)> {
+        let norm = &self.norm;
+        let lead = |k: usize| &leads[if norm.source == Source::Shared { 0 } else { k }];
+        let rows = |k: usize, width: usize| [&lead(k)[..], &[width]].concat();
+        let none = || Error::new(ErrorKind::Structure, format!("the descriptor has no result {port}"));
+        Ok(match port {
+            OutPort::Sum => match norm.prologue {
+                Prologue::ResidualAdd(add) => (add.emitted(), rows(0, norm.siblings[0].width as usize)),
+                Prologue::None => return Err(none()),
+            },
+            OutPort::Normed(k) => (norm.siblings[k].output, rows(k, norm.siblings[k].width as usize)),
+            OutPort::Q(k, e) => {
+                let scheme = &norm.siblings[k].epilogues[e];
+                (scheme.q_dtype(), rows(k, scheme.q_width(norm.siblings[k].width) as usize))
+            }
+            OutPort::Scale(k, e) => {
+                let scheme = &norm.siblings[k].epilogues[e];
+                let a_row = scheme.scales_per_row(norm.siblings[k].width).ok_or_else(none)? as usize;
+                let dtype = scheme.scale.as_ref().map(|s| s.dtype).ok_or_else(none)?;
+                let count: usize = lead(k).iter().product();
+                match scheme.layout {
+                    ScaleLayout::RowMajor => (dtype, rows(k, a_row)),
+                    ScaleLayout::ColumnMajor => (dtype, vec![a_row * count]),
+                    ScaleLayout::TmaAligned => (dtype, vec![a_row * count.next_multiple_of(4)]),
+                }
+            }
+            OutPort::ZeroPoint(..) => return Err(none()),
+        })
+    }
+}

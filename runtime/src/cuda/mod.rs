@@ -1,0 +1,22 @@
+//! The CUDA backend: fused norms as kernels that are written for their descriptor.
+//!
+//! Everything builds and starts where there is no CUDA: its libraries are loaded when a [`Device`] is opened, and what is
+//! missing is an error that says where it was looked for. A kernel is text ([`source`]), compiled by NVRTC ([`nvrtc`]) for
+//! the exact widths, dtypes and launch shape ([`LaunchShape`]), and run with the bits of `normfuse_ir::eval`, for every
+//! number of rows and every launch shape. What no kernel exists for is refused by [`supports`], never run in another way.
+
+mod device;
+mod fused_norm;
+mod kernel;
+mod nvrtc;
+mod shape;
+mod source;
+mod supports;
+
+pub use device::{Buffer, Device};
+pub use fused_norm::FusedNormKernel;
+pub use kernel::Kernel;
+pub use nvrtc::{Compiled, Compiler};
+pub use shape::{LaunchShape, Threads};
+pub use source::{Params, write as source};
+pub use supports::supports;

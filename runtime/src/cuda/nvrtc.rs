@@ -1,0 +1,245 @@
+//! Compiling CUDA C++ through NVRTC, which needs no GPU and no compiler, only its own library.
+
+use std::{
+    env,
+    ffi::{CStr, CString, c_char, c_int},
+    fs,
+    path::{Path, PathBuf},
+    ptr,
+    sync::OnceLock,
+};
+
+use cudarc::nvrtc::sys;
+use normfuse_ir::{Error, ErrorKind, Result};
+
+use super::source::HEADERS;
+
+/// The variable that names the library, or a folder that has it.
+const VARIABLE: &str = "NORMFUSE_NVRTC";
+
+/// What keeps the bits: no contraction of products and sums, no flushing of denormals, IEEE division and roots.
+const OPTIONS: [&str; 7] = [
+    "--std=c++17",
+    "--fmad=false",
+    "--ftz=false",
+    "--prec-div=true",
+    "--prec-sqrt=true",
+    "--device-as-default-execution-space",
+    "--ptxas-options=-v",
+];
+
+/// A compiled kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Compiled {
+    /// Machine code for one architecture.
+    pub cubin: Vec<u8>,
+    /// What the assembler says: registers, shared memory, spills.
+    pub log: String,
+}
+
+impl Compiled {
+    /// Registers a thread, as the log says.
+    pub fn registers(&self) -> Option<u32> {
+        self.number_before(" registers")
+    }
+
+    /// Bytes of registers that went to memory, as the log says: stores and loads.
+    pub fn spills(&self) -> Option<u32> {
+        Some(self.number_before(" bytes spill stores")? + self.number_before(" bytes spill loads")?)
+    }
+
+    fn number_before(&self, what: &str) -> Option<u32> {
+        let before = &self.log[..self.log.find(what)?];
+        before.rsplit(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+    }
+}
+
+/// NVRTC, loaded.
+#[derive(Debug, Clone, Copy)]
+pub struct Compiler(());
+
+impl Compiler {
+    /// Loads the library: from where `NORMFUSE_NVRTC` says, else by the loader's path, else from `CUDA_HOME`, `CUDA_PATH`,
+    /// `/usr/local/cuda` or the packages of a Python environment.
+    ///
+    /// # Errors
+    /// `Unsupported` with every place that was looked at.
+    pub fn load() -> Result<Self> {
+        static LOADED: OnceLock<std::result::Result<(), String>> = OnceLock::new();
+        let loaded = LOADED.get_or_init(load);
+        let missing = |places: &String| {
+            let message = format!("NVRTC is needed to compile kernels; looked for libnvrtc.so in {places}");
+            Error::new(ErrorKind::Unsupported, message)
+                .hint(format!("`pip install nvidia-cuda-nvrtc`, or name the library in {VARIABLE}"))
+        };
+        loaded.as_ref().map(|()| Self(())).map_err(missing)
+    }
+
+    /// Major and minor version.
+    ///
+    /// # Errors
+    /// `Unsupported` if the library does not say.
+    pub fn version(self) -> Result<(i32, i32)> {
+        let (mut major, mut minor) = (0, 0);
+        // SAFETY: the library is loaded, and both pointers are to integers that live past the call.
+        check(unsafe { sys::nvrtcVersion(&raw mut major, &raw mut minor) }, "nvrtcVersion")?;
+        Ok((major, minor))
+    }
+
+    /// Machine code of a text for an architecture such as `sm_90`. Deterministic for one version of the library.
+    ///
+    /// # Errors
+    /// `Unsupported` with the compiler's messages.
+    pub fn compile(self, text: &str, arch: &str) -> Result<Compiled> {
+        let c = |s: &str| CString::new(s).map_err(|_| Error::new(ErrorKind::Value, "a kernel's text has a zero byte"));
+        let source = c(text)?;
+        let (mut names, mut texts) = (Vec::new(), Vec::new());
+        for (name, text) in HEADERS {
+            names.push(c(name)?);
+            texts.push(c(text)?);
+        }
+        let pointers = |all: &[CString]| all.iter().map(|s| s.as_ptr()).collect::<Vec<*const c_char>>();
+        let (name_pointers, text_pointers) = (pointers(&names), pointers(&texts));
+        let mut program = Program(ptr::null_mut());
+        // SAFETY: all strings end with a zero and live past the call, which copies them; counts are those of the arrays.
+        let created = unsafe {
+            sys::nvrtcCreateProgram(
+                &raw mut program.0,
+                source.as_ptr(),
+                c"fused_norm.cu".as_ptr(),
+                HEADERS.len() as c_int,
+                text_pointers.as_ptr(),
+                name_pointers.as_ptr(),
+            )
+        };
+        check(created, "nvrtcCreateProgram")?;
+        let mut options = vec![c(&format!("--gpu-architecture={arch}"))?];
+        for option in OPTIONS {
+            options.push(c(option)?);
+        }
+        let option_pointers = pointers(&options);
+        // SAFETY: the program was created above, and the options live past the call.
+        let compiled = unsafe { sys::nvrtcCompileProgram(program.0, options.len() as c_int, option_pointers.as_ptr()) };
+        let log = program.log()?;
+        if compiled != sys::nvrtcResult::NVRTC_SUCCESS {
+            let message = format!("a kernel does not compile for {arch}:\n{}", log.trim());
+            return Err(Error::new(ErrorKind::Unsupported, message));
+        }
+        Ok(Compiled { cubin: program.cubin()?, log })
+    }
+}
+
+/// A program of the library's, which is destroyed when it is dropped.
+struct Program(sys::nvrtcProgram);
+
+impl Program {
+    fn log(&self) -> Result<String> {
+        let mut size = 0;
+        // SAFETY: the program exists, and the pointer is to a size that lives past the call.
+        check(unsafe { sys::nvrtcGetProgramLogSize(self.0, &raw mut size) }, "nvrtcGetProgramLogSize")?;
+        let mut bytes = vec![0u8; size.max(1)];
+        // SAFETY: the buffer has as many bytes as the library asked for.
+        check(unsafe { sys::nvrtcGetProgramLog(self.0, bytes.as_mut_ptr().cast()) }, "nvrtcGetProgramLog")?;
+        let text = CStr::from_bytes_until_nul(&bytes).map(CStr::to_string_lossy).unwrap_or_default();
+        Ok(text.into_owned())
+    }
+
+    fn cubin(&self) -> Result<Vec<u8>> {
+        let mut size = 0;
+        // SAFETY: as above.
+        check(unsafe { sys::nvrtcGetCUBINSize(self.0, &raw mut size) }, "nvrtcGetCUBINSize")?;
+        let mut bytes = vec![0u8; size];
+        // SAFETY: as above.
+        check(unsafe { sys::nvrtcGetCUBIN(self.0, bytes.as_mut_ptr().cast()) }, "nvrtcGetCUBIN")?;
+        Ok(bytes)
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        if !self.0.is_null() {
+            // SAFETY: the program exists and is not used again. There is nothing to be done about a failure.
+            let _ = unsafe { sys::nvrtcDestroyProgram(&raw mut self.0) };
+        }
+    }
+}
+
+fn check(result: sys::nvrtcResult, call: &str) -> Result<()> {
+    if result == sys::nvrtcResult::NVRTC_SUCCESS {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Unsupported, format!("{call} failed: {result:?}")))
+}
+
+/// Loads the library for good. Once it is, the bindings find it by its name, wherever it was.
+fn load() -> std::result::Result<(), String> {
+    let mut places = Vec::new();
+    let mut tried = |path: &Path| {
+        places.push(path.display().to_string());
+        newest(path).is_some_and(|file| keep(&file))
+    };
+    let named = env::var_os(VARIABLE).map(PathBuf::from);
+    if let Some(path) = &named {
+        if !tried(path) {
+            return Err(format!("{} (as {VARIABLE} says)", path.display()));
+        }
+    } else {
+        // SAFETY: it opens and closes a library of a known name, whose constructors are safe to run.
+        let by_loader = unsafe { sys::is_culib_present() };
+        if !by_loader && !folders().iter().any(|folder| tried(folder)) {
+            return Err(format!("the loader's path, {}", places.join(", ")));
+        }
+    }
+    // SAFETY: as above.
+    if unsafe { sys::is_culib_present() } {
+        Ok(())
+    } else {
+        Err(format!("{} (a version that is unknown here)", places.join(", ")))
+    }
+}
+
+/// The library itself, or the newest one in a folder.
+fn newest(path: &Path) -> Option<PathBuf> {
+    if path.is_file() {
+        return Some(path.to_owned());
+    }
+    let name = |p: &PathBuf| p.file_name().and_then(|n| n.to_str()).map(str::to_owned).unwrap_or_default();
+    let mut found: Vec<PathBuf> = fs::read_dir(path).ok()?.filter_map(|e| Some(e.ok()?.path())).collect();
+    found.retain(|p| name(p).starts_with("libnvrtc.so"));
+    found.sort_by_key(|p| (name(p).len(), name(p)));
+    found.pop()
+}
+
+fn keep(file: &Path) -> bool {
+    // SAFETY: the file is NVIDIA's library by its name, whose constructors are safe to run.
+    unsafe { libloading::Library::new(file) }.map(std::mem::forget).is_ok()
+}
+
+/// Folders that may have the library, besides those of the loader.
+fn folders() -> Vec<PathBuf> {
+    let mut all = Vec::new();
+    let homes = ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(env::var_os).map(PathBuf::from);
+    for home in homes.chain([PathBuf::from("/usr/local/cuda")]) {
+        all.extend(["lib64", "lib", "targets/x86_64-linux/lib"].map(|sub| home.join(sub)));
+    }
+    let environments = ["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().filter_map(env::var_os).map(PathBuf::from);
+    let system = ["/usr/local", "/usr"].map(PathBuf::from);
+    for root in environments.chain(system) {
+        for python in children(&root.join("lib"), "python3") {
+            for site in ["site-packages", "dist-packages"] {
+                let nvidia = python.join(site).join("nvidia");
+                all.extend(["cu13", "cu12", "cuda_nvrtc"].map(|sub| nvidia.join(sub).join("lib")));
+            }
+        }
+    }
+    all.retain(|folder| folder.is_dir());
+    all
+}
+
+fn children(folder: &Path, prefix: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut all: Vec<PathBuf> =
+        entries.filter(|e| e.file_name().to_string_lossy().starts_with(prefix)).map(|e| e.path()).collect();
+    all.sort();
+    all
+}

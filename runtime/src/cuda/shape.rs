@@ -1,0 +1,55 @@
+//! How a launch is laid out: threads a row, rows a block.
+
+use normfuse_ir::FusedNorm;
+
+use super::source::jobs;
+
+/// Most threads that share a row, and that a block has.
+pub const MAX_THREADS: u32 = 1024;
+/// Elements in a vector: a thread reads one at a time.
+const VECTOR: u64 = 8;
+
+/// The threads of one job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Threads {
+    /// Threads that share a row: a power of two.
+    pub threads: u32,
+}
+
+/// A launch shape. Bits do not depend on it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct LaunchShape {
+    /// Threads a block.
+    pub block: u32,
+    /// One a job.
+    pub jobs: Vec<Threads>,
+    /// True if all rows and results begin at multiples of 16 bytes, and rows are as far apart.
+    pub aligned: bool,
+}
+
+impl LaunchShape {
+    /// The rows of a job that a block takes.
+    pub fn rows(&self, job: usize) -> u32 {
+        self.block / self.jobs[job].threads
+    }
+
+    /// Blocks for these rows of each job.
+    pub fn blocks(&self, rows: &[u64]) -> u64 {
+        rows.iter().enumerate().map(|(j, n)| n.div_ceil(u64::from(self.rows(j)))).sum()
+    }
+
+    /// What suits a number of rows: with many of them, few threads a row, so that each has several vectors in flight;
+    /// with few, many threads, so that a row is done soon.
+    pub fn choose(norm: &FusedNorm, rows: u64, aligned: bool) -> Self {
+        let widest = |siblings: &Vec<usize>| siblings.iter().map(|k| norm.siblings[*k].width).max().unwrap_or(1);
+        let threads = |width: u64| {
+            let vectors = width.div_ceil(VECTOR);
+            let each = if rows >= 1024 { 8 } else { 2 };
+            let wanted = vectors.div_ceil(each).next_power_of_two().max(vectors.div_ceil(16).next_power_of_two());
+            wanted.clamp(32, u64::from(MAX_THREADS)) as u32
+        };
+        let jobs: Vec<Threads> = jobs(norm).iter().map(|s| Threads { threads: threads(widest(s)) }).collect();
+        let block = jobs.iter().map(|j| j.threads).max().unwrap_or(32).max(if rows >= 1024 { 128 } else { 32 });
+        Self { block, jobs, aligned }
+    }
+}

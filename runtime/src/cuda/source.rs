@@ -1,0 +1,336 @@
+//! CUDA C++ for one descriptor: which pieces of `kernels/norm.cuh`, in which order, on which operands.
+//!
+//! The text depends on the descriptor, the launch shape and nothing else, so that a compiled kernel can be found again.
+
+use std::fmt::Write;
+
+use normfuse_ir::{
+    DType, FusedNorm, Granularity, Scheme,
+    fused::{InPort, OutPort, Prologue, Root, Sibling, Source},
+    scheme::{Apply, Encode, F32, Origin, Packing, ScaleLayout, Step, ZeroPoint},
+};
+
+use super::shape::LaunchShape;
+
+/// The name of the kernel in the text.
+pub const ENTRY: &str = "fused_norm";
+
+/// The files that the text includes, by the names that it includes them by.
+pub const HEADERS: [(&str, &str); 3] = [
+    ("num.cuh", include_str!("../../kernels/num.cuh")),
+    ("row.cuh", include_str!("../../kernels/row.cuh")),
+    ("norm.cuh", include_str!("../../kernels/norm.cuh")),
+];
+
+/// The kernel's one parameter, all of 8 bytes: pointers of the operands, their row strides in elements (0 where an
+/// operand is no rows), pointers of the results, and per job its number of rows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Params {
+    /// Device addresses of operands, in port order.
+    pub inputs: Vec<u64>,
+    /// Elements from one row of an operand to the next.
+    pub strides: Vec<u64>,
+    /// Device addresses of results, in port order.
+    pub outputs: Vec<u64>,
+    /// Rows of each job: one where siblings share their rows, else one a sibling.
+    pub rows: Vec<u64>,
+}
+
+impl Params {
+    /// As the kernel reads them.
+    pub fn words(&self) -> Vec<u64> {
+        [&self.inputs[..], &self.strides, &self.outputs, &self.rows].concat()
+    }
+}
+
+/// Siblings that read the same rows.
+pub fn jobs(norm: &FusedNorm) -> Vec<Vec<usize>> {
+    match norm.source {
+        Source::Shared => vec![(0..norm.siblings.len()).collect()],
+        Source::Separate => (0..norm.siblings.len()).map(|k| vec![k]).collect(),
+    }
+}
+
+/// The text of the kernel.
+pub fn write(norm: &FusedNorm, shape: &LaunchShape) -> String {
+    let mut out = String::from("#include \"norm.cuh\"\n\n");
+    for (k, sibling) in norm.siblings.iter().enumerate() {
+        out += &sibling_traits(k, sibling);
+        for (e, scheme) in sibling.epilogues.iter().enumerate() {
+            out += &scheme_traits(&format!("Quant{k}_{e}"), scheme);
+        }
+    }
+    let (inputs, outputs, jobs) = (norm.in_ports(), norm.out_ports(), jobs(norm));
+    let _ = write!(
+        out,
+        "struct Params {{\n    const void* in[{n}];\n    i64 stride[{n}];\n    void* out[{}];\n    i64 rows[{}];\n}};\n\n",
+        outputs.len(),
+        jobs.len(),
+        n = inputs.len(),
+    );
+    let kernel = Kernel { norm, shape, inputs, outputs };
+    for (j, siblings) in jobs.iter().enumerate() {
+        out += &kernel.job(j, siblings);
+    }
+    out += &kernel.entry(&jobs);
+    out
+}
+
+struct Kernel<'a> {
+    norm: &'a FusedNorm,
+    shape: &'a LaunchShape,
+    inputs: Vec<InPort>,
+    outputs: Vec<OutPort>,
+}
+
+impl Kernel<'_> {
+    fn input(&self, port: InPort) -> Option<usize> {
+        self.inputs.iter().position(|p| *p == port)
+    }
+
+    fn in_pointer(&self, port: InPort) -> String {
+        self.input(port).map_or_else(|| "nullptr".into(), |i| format!("p.in[{i}]"))
+    }
+
+    fn out_pointer(&self, port: OutPort) -> String {
+        self.outputs.iter().position(|p| *p == port).map_or_else(|| "nullptr".into(), |i| format!("p.out[{i}]"))
+    }
+
+    /// Reads rows of a dtype into a new array.
+    fn read(&self, name: &str, dtype: DType, port: InPort) -> String {
+        let at = self.input(port).unwrap_or_default();
+        let (ty, aligned) = (type_name(dtype), self.shape.aligned);
+        format!(
+            "    Vector<{ty}> {name}[R::USED];\n    read_row<{ty}, R, {aligned}>({name}, p.in[{at}], p.stride[{at}], at);\n"
+        )
+    }
+
+    /// What the threads of one job do.
+    fn job(&self, j: usize, siblings: &[usize]) -> String {
+        let aligned = self.shape.aligned;
+        let first = &self.norm.siblings[siblings[0]];
+        let (threads, rows) = (self.shape.jobs[j].threads, self.shape.rows(j));
+        let mut out = format!(
+            "__device__ __forceinline__ void job{j}(const Params& p, i64 block) {{\n    typedef Row<{}, {threads}> R;\n",
+            first.width
+        );
+        let _ = write!(
+            out,
+            "    const int local = threadIdx.x / R::THREADS;\n    const i64 own = block * {rows} + local;\n    \
+             const Place at = {{(int)(threadIdx.x % R::THREADS), own < p.rows[{j}] ? own : p.rows[{j}] - 1, p.rows[{j}], \
+             own < p.rows[{j}]}};\n"
+        );
+        let read = first.input;
+        match self.norm.prologue {
+            Prologue::None => {
+                let port = if self.norm.source == Source::Shared { InPort::X } else { InPort::Rows(siblings[0]) };
+                out += &self.read("h", read, port);
+            }
+            Prologue::ResidualAdd(add) => {
+                out += &self.read("x", add.dtype, InPort::X);
+                out += &self.read("residual", add.residual(), InPort::Residual);
+                let (a, b, sum) = (type_name(add.dtype), type_name(add.residual()), type_name(add.sum()));
+                let _ =
+                    write!(out, "    Vector<{sum}> h[R::USED];\n    add_rows<{a}, {b}, {sum}, R>(h, x, residual);\n");
+                if self.norm.emit_sum {
+                    let to = type_name(add.emitted());
+                    let _ = writeln!(
+                        out,
+                        "    write_row<{to}, {sum}, R, {aligned}>({}, h, at);",
+                        self.out_pointer(OutPort::Sum)
+                    );
+                }
+            }
+        }
+        for k in siblings {
+            out += &self.sibling(*k, type_name(read), rows);
+        }
+        out + "}\n\n"
+    }
+
+    fn sibling(&self, k: usize, read: &str, rows: u32) -> String {
+        let aligned = self.shape.aligned;
+        let s = &self.norm.siblings[k];
+        let (compute, squares, y) = (type_name(s.compute), type_name(s.squares()), type_name(s.output));
+        let mut out = format!("    {{\n        __shared__ float partials[{rows}][R::WARPS * 32];\n");
+        let _ = writeln!(
+            out,
+            "        const float sum = sum_of_squares<{compute}, {squares}, {read}, R>(h, partials[local], at);"
+        );
+        let _ = write!(
+            out,
+            "        Vector<{y}> y[R::USED];\n        normalise<Norm{k}, {read}, R, {aligned}>(y, h, sum, {}, at);\n",
+            self.in_pointer(InPort::Weight(k))
+        );
+        if s.emit_normed {
+            let _ = writeln!(
+                out,
+                "        write_row<{y}, {y}, R, {aligned}>({}, y, at);",
+                self.out_pointer(OutPort::Normed(k))
+            );
+        }
+        for e in 0..s.epilogues.len() {
+            let _ = write!(
+                out,
+                "        {{\n            __shared__ u32 extremes[{rows}][R::WARPS];\n            \
+                 quantise<Quant{k}_{e}, {y}, R, {aligned}>(y, {}, {}, {}, {}, extremes[local], at);\n        }}\n",
+                self.out_pointer(OutPort::Q(k, e)),
+                self.out_pointer(OutPort::Scale(k, e)),
+                self.in_pointer(InPort::Scale(k, e)),
+                self.in_pointer(InPort::ZeroPoint(k, e)),
+            );
+        }
+        out + "    }\n"
+    }
+
+    /// Blocks in order: those of the first job, then those of the second, and so on.
+    fn entry(&self, jobs: &[Vec<usize>]) -> String {
+        let mut out = format!(
+            "extern \"C\" __global__ void __launch_bounds__({}) {ENTRY}(const __grid_constant__ Params p) {{\n    i64 block = blockIdx.x;\n",
+            self.shape.block
+        );
+        for j in 0..jobs.len() {
+            if j + 1 == jobs.len() {
+                let _ = writeln!(out, "    job{j}(p, block);");
+            } else {
+                let rows = self.shape.rows(j);
+                let _ = write!(
+                    out,
+                    "    const i64 blocks{j} = (p.rows[{j}] + {}) / {rows};\n    if (block < blocks{j}) {{\n        \
+                     job{j}(p, block);\n        return;\n    }}\n    block -= blocks{j};\n",
+                    rows - 1
+                );
+            }
+        }
+        out + "}\n"
+    }
+}
+
+fn type_name(dtype: DType) -> &'static str {
+    match dtype {
+        DType::F16 => "F16",
+        DType::BF16 => "BF16",
+        DType::F8E4M3FN => "E4M3FN",
+        DType::F8E4M3FNUZ => "E4M3FNUZ",
+        DType::F8E5M2 => "E5M2",
+        DType::F8E5M2FNUZ => "E5M2FNUZ",
+        DType::F4E2M1 => "E2M1",
+        DType::F8E8M0 => "E8M0",
+        DType::I8 => "I8",
+        DType::U8 => "U8",
+        // `supports` lets no other one through.
+        _ => "F32",
+    }
+}
+
+fn number(v: F32) -> String {
+    format!("__uint_as_float({:#010x}u)", v.get().to_bits())
+}
+
+fn sibling_traits(k: usize, s: &Sibling) -> String {
+    let root = match s.root {
+        Root::ReciprocalSqrt => "RECIPROCAL_SQRT",
+        Root::Rsqrt => "RSQRT",
+        Root::DivideBySqrt => "DIVIDE_BY_SQRT",
+    };
+    format!(
+        "struct Norm{k} {{\n    typedef {} Compute;\n    typedef {} Normed;\n    typedef {} Product;\n    typedef {} Weight;\n    \
+         typedef {} Output;\n    static constexpr Root ROOT = {root};\n    static constexpr bool WEIGHTED = {}, PLUS_ONE = {};\n    \
+         static __device__ __forceinline__ float eps() {{ return {}; }}\n}};\n",
+        type_name(s.compute),
+        type_name(s.normed),
+        type_name(s.product()),
+        type_name(s.weight.map_or(DType::F32, |w| w.dtype)),
+        type_name(s.output),
+        s.weight.is_some(),
+        s.weight.is_some_and(|w| w.plus_one),
+        number(s.eps),
+    )
+}
+
+fn scheme_traits(name: &str, s: &Scheme) -> String {
+    let granularity = match s.granularity {
+        Granularity::Tensor => "TENSOR",
+        Granularity::Token => "TOKEN",
+        Granularity::Group(_) => "GROUP",
+        Granularity::Channel => "CHANNEL",
+    };
+    let group = if let Granularity::Group(g) = s.granularity { g } else { 1 };
+    let encode = match s.encode {
+        Encode::Cast => "CAST",
+        Encode::Saturate => "SATURATE",
+        Encode::Compare => "COMPARE",
+    };
+    let layout = match s.layout {
+        ScaleLayout::RowMajor => "ROW_MAJOR",
+        ScaleLayout::ColumnMajor => "COLUMN_MAJOR",
+        ScaleLayout::TmaAligned => "TMA_ALIGNED",
+    };
+    let scale = match &s.scale {
+        // One computation, where both are the same.
+        Some(scale) if scale.steps == s.factor => "    return factor;\n".into(),
+        Some(scale) => chain(&scale.steps, s.compute, "origin"),
+        None => "    return factor;\n".into(),
+    };
+    format!(
+        "struct {name} {{\n    typedef {} Element;\n    typedef {} Compute;\n    typedef {} Given;\n    typedef {} Scale;\n    \
+         static constexpr Granularity GRANULARITY = {granularity};\n    static constexpr int GROUP_SIZE = {group};\n    \
+         static constexpr Origin ORIGIN = {};\n    static constexpr Encode ENCODE = {encode};\n    \
+         static constexpr Packing PACKING = {};\n    static constexpr Layout LAYOUT = {layout};\n    \
+         static constexpr bool DIVIDE = {}, HAS_GIVEN = {}, HAS_SCALE = {}, ZERO = {};\n    \
+         static __device__ __forceinline__ float factor(float origin, float given) {{\n{}    }}\n    \
+         static __device__ __forceinline__ float scale(float origin, float given, float factor) {{\n{scale}    }}\n    \
+         static __device__ __forceinline__ float post(float origin) {{\n    const float given = 0.0f;\n{}    }}\n}};\n",
+        type_name(s.element),
+        type_name(s.compute),
+        type_name(s.given.unwrap_or(DType::F32)),
+        type_name(s.scale.as_ref().map_or(DType::F32, |s| s.dtype)),
+        if s.origin == Origin::Given { "GIVEN" } else { "AMAX" },
+        if s.element.bits() == 4 && s.packing != Packing::Codes { "NIBBLES" } else { "BYTES" },
+        s.apply == Apply::Divide,
+        s.given.is_some(),
+        s.scale.is_some(),
+        s.zero_point == ZeroPoint::Given,
+        chain(&s.factor, s.compute, "origin"),
+        chain(&s.post, s.compute, "origin"),
+    )
+}
+
+/// A chain of steps as statements, after [`normfuse_ir::scheme::run`].
+fn chain(steps: &[Step], compute: DType, from: &str) -> String {
+    let mut at = compute;
+    let mut out = format!("    float x = rnd<{}>({from});\n", type_name(compute));
+    for step in steps {
+        let value = match *step {
+            Step::Max(c) => format!("max_nan(x, {})", number(c)),
+            Step::Min(c) => format!("min_nan(x, {})", number(c)),
+            Step::Add(c) => format!("x + {}", number(c)),
+            Step::Mul(c) => format!("x * {}", number(c)),
+            Step::Div(c) => format!("x / {}", number(c)),
+            Step::Over(c) => format!("{} / x", number(c)),
+            Step::Power(c) => format!("pow_f({}, x)", number(c)),
+            Step::Log => "log_f(x)".into(),
+            Step::Log2 => "log2_f(x)".into(),
+            Step::Exp2 => "exp2_f(x)".into(),
+            Step::Floor => "floorf(x)".into(),
+            Step::Ceil => "ceilf(x)".into(),
+            Step::Round => "rintf(x)".into(),
+            Step::MulGiven => "x * given".into(),
+            Step::DivGiven => "x / given".into(),
+            Step::GivenOver => "given / x".into(),
+            Step::GivenOverOrZero => "x == 0.0f ? 0.0f : given / x".into(),
+            Step::IfZero(c) => format!("x == 0.0f ? {} : x", number(c)),
+            Step::Cast { to, .. } if to.is_arithmetic_float() => {
+                at = to;
+                "x".into()
+            }
+            Step::Cast { to, saturate } => {
+                let ty = type_name(to);
+                let _ = writeln!(out, "    x = {ty}::decode({ty}::encode(x, {saturate}));");
+                continue;
+            }
+        };
+        let _ = writeln!(out, "    x = rnd<{}>({value});", type_name(at));
+    }
+    out + "    return x;\n"
+}

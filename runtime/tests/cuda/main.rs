@@ -1,0 +1,18 @@
+//! The CUDA backend against the CPU's, bit for bit. Compiling needs NVRTC and no GPU; running needs a GPU. What is missing
+//! skips its tests, and says so on standard error.
+
+#[allow(dead_code, reason = "the CPU's tests use all of it")]
+#[path = "../cpu/check.rs"]
+mod check;
+#[allow(dead_code, reason = "the CPU's tests use all of it")]
+#[path = "../cpu/schemes.rs"]
+mod schemes;
+
+mod compile;
+mod matrix;
+mod variants;
+
+/// What is there, or none, and the reason is printed.
+fn or_skip<T>(found: normfuse_ir::Result<T>) -> Option<T> {
+    found.inspect_err(|e| eprintln!("skipped: {e}")).ok()
+}

@@ -1,0 +1,161 @@
+//! Descriptors x widths x rows x launch shapes on a GPU, against the CPU runtime, which the evaluator checks.
+
+use std::{env, fs};
+
+use normfuse_ir::{FusedNorm, Result, Tensor, body::bits_equal, fused::OutPort, scheme::ScaleLayout};
+use normfuse_runtime::{
+    cpu,
+    cuda::{Compiler, Device, FusedNormKernel, LaunchShape, Threads},
+};
+use rayon::prelude::*;
+
+use crate::{or_skip, variants};
+
+/// Widths: of heads, of latents, of models; powers of two and not; multiples of 8 and not.
+const WIDTHS: [u64; 14] = [1, 7, 16, 33, 64, 128, 512, 576, 1536, 2048, 4096, 7168, 16384, 65536];
+
+struct Case {
+    norm: FusedNorm,
+    shape: LaunchShape,
+    rows: Vec<usize>,
+}
+
+fn cases() -> Vec<Case> {
+    let mut all = Vec::new();
+    for width in WIDTHS {
+        for norm in variants::of_width(width) {
+            let rows: &[usize] = if width > 4096 { &[1, 19] } else { &[1, 7, 40] };
+            for (many, aligned) in [(1, true), (4096, true), (1, false)] {
+                if !aligned && width % 3 != 1 {
+                    continue;
+                }
+                let aligned = aligned && width % 8 == 0;
+                let shape = LaunchShape::choose(&norm, many, aligned);
+                all.push(Case { norm: norm.clone(), shape, rows: rows.to_vec() });
+            }
+        }
+    }
+    for norm in variants::random(256, 300, 7) {
+        let shape = LaunchShape::choose(&norm, 4096, true);
+        all.push(Case { norm, shape, rows: vec![15, 31] });
+    }
+    all
+}
+
+/// The scales of a row-major tensor in the order of another layout; where nothing is written, the tensor says nothing.
+fn laid_out(scales: &Tensor, found: &Tensor, layout: ScaleLayout) -> Option<(Tensor, Tensor)> {
+    let (rows, groups) = (scales.shape()[0], scales.shape()[1]);
+    let size = scales.dtype().bits() / 8;
+    let height = match layout {
+        ScaleLayout::RowMajor => return None,
+        ScaleLayout::ColumnMajor => rows,
+        ScaleLayout::TmaAligned => rows.next_multiple_of(4),
+    };
+    let mut bytes = Vec::new();
+    for row in 0..rows {
+        for group in 0..groups {
+            let at = (group * height + row) * size;
+            bytes.extend_from_slice(&found.bytes()[at..at + size]);
+        }
+    }
+    Some((scales.clone(), Tensor::from_bytes(scales.dtype(), scales.shape().to_vec(), bytes).unwrap()))
+}
+
+/// The same with scales in row-major order, as the CPU writes them.
+fn row_major(norm: &FusedNorm) -> FusedNorm {
+    let mut norm = norm.clone();
+    for scheme in norm.siblings.iter_mut().flat_map(|s| &mut s.epilogues) {
+        scheme.layout = ScaleLayout::RowMajor;
+    }
+    norm
+}
+
+/// The first difference between what a kernel and what the CPU gives.
+fn difference(norm: &FusedNorm, kernel: &FusedNormKernel, rows: usize, seed: u64) -> Result<Option<String>> {
+    let operands = variants::operands(norm, rows, seed);
+    let inputs: Vec<Option<&Tensor>> = operands.iter().map(Some).collect();
+    let want = cpu::fused_norm(&row_major(norm), &inputs)?;
+    let found = kernel.run(&inputs)?;
+    for ((port, want), found) in norm.out_ports().into_iter().zip(want).zip(found) {
+        let layout = match port {
+            OutPort::Scale(k, e) => norm.siblings[k].epilogues[e].layout,
+            _ => ScaleLayout::RowMajor,
+        };
+        let (want, found) = laid_out(&want, &found, layout).unwrap_or((want, found));
+        if let Some(mismatch) = bits_equal(&want, &found) {
+            return Ok(Some(format!("{port}: {mismatch}")));
+        }
+    }
+    Ok(None)
+}
+
+#[test]
+fn the_gpu_has_the_bits_of_the_cpu() {
+    let Some(device) = or_skip(Device::open(0)) else { return };
+    let Some(compiler) = or_skip(Compiler::load()) else { return };
+    let cases = cases();
+    let results: Vec<(usize, Vec<String>)> = cases
+        .par_iter()
+        .enumerate()
+        .map(|(i, case)| {
+            let kernel = match FusedNormKernel::new(&device, compiler, &case.norm, case.shape.clone()) {
+                Ok(kernel) => kernel,
+                Err(e) => return (0, vec![format!("{:?} {:?}: {e}", case.norm, case.shape)]),
+            };
+            let mut bad = Vec::new();
+            for (j, rows) in case.rows.iter().enumerate() {
+                match difference(&case.norm, &kernel, *rows, (i * 3 + j) as u64) {
+                    Ok(None) => {}
+                    Ok(Some(d)) => bad.push(format!("{rows} rows, {:?}\n  {:?}\n  {d}", case.shape, case.norm)),
+                    Err(e) => bad.push(format!("{rows} rows, {:?}\n  {:?}\n  {e}", case.shape, case.norm)),
+                }
+            }
+            (case.rows.len(), bad)
+        })
+        .collect();
+    let cells: usize = results.iter().map(|(n, _)| n).sum();
+    let bad: Vec<String> = results.into_iter().flat_map(|(_, bad)| bad).collect();
+    let line = format!("{}: {} kernels, {cells} cells, {} differ", device.name(), cases.len(), bad.len());
+    eprintln!("{line}");
+    if let Some(folder) = env::var_os("OUT") {
+        fs::write(std::path::Path::new(&folder).join("matrix.txt"), format!("{line}\n{}\n", bad.join("\n"))).unwrap();
+    }
+    assert!(bad.is_empty(), "{} of {cells} cells differ; the first:\n{}", bad.len(), bad[0]);
+    assert!(cells >= 2000, "{cells}");
+}
+
+/// A row has the same bits wherever it stands, among however many, by whichever launch shape.
+#[test]
+fn a_row_does_not_depend_on_its_batch_or_launch() {
+    let Some(device) = or_skip(Device::open(0)) else { return };
+    let Some(compiler) = or_skip(Compiler::load()) else { return };
+    let norm = variants::quantised(7168, vec![crate::schemes::linear(normfuse_ir::Granularity::Group(128))]);
+    let one = variants::operands(&norm, 1, 0);
+    let mut first: Option<Vec<Tensor>> = None;
+    for threads in [32, 64, 128, 256, 512, 1024] {
+        let shape = LaunchShape { block: threads.max(128), jobs: vec![Threads { threads }], aligned: true };
+        let kernel = FusedNormKernel::new(&device, compiler, &norm, shape).unwrap();
+        for batch in [1, 7, 128, 16_384] {
+            let row = one[0].bytes();
+            let x = Tensor::from_bytes(one[0].dtype(), vec![batch, 7168], row.repeat(batch)).unwrap();
+            let found = kernel.run(&[Some(&x), Some(&one[1])]).unwrap();
+            let expected = first.get_or_insert_with(|| found.clone());
+            for (want, found) in expected.iter().zip(&found) {
+                let own = found.bytes().chunks(want.bytes().len());
+                assert!(own.clone().all(|row| row == want.bytes()), "{threads} threads, {batch} rows");
+                assert_eq!(own.len(), batch);
+            }
+        }
+    }
+}
+
+#[test]
+fn no_rows_are_no_launch() {
+    let Some(device) = or_skip(Device::open(0)) else { return };
+    let Some(compiler) = or_skip(Compiler::load()) else { return };
+    let norm = variants::quantised(64, vec![crate::schemes::linear(normfuse_ir::Granularity::Token)]);
+    let kernel = FusedNormKernel::new(&device, compiler, &norm, LaunchShape::choose(&norm, 1, true)).unwrap();
+    let operands = variants::operands(&norm, 0, 0);
+    let found = kernel.run(&[Some(&operands[0]), Some(&operands[1])]).unwrap();
+    assert!(found.iter().all(|t| t.bytes().is_empty()));
+}

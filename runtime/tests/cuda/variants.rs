@@ -1,0 +1,144 @@
+//! Descriptors to try: every prologue, rounding, epilogue, layout and combination that has a kernel of its own.
+
+use normfuse_ir::{
+    DType, FusedNorm, Granularity, Scheme, Tensor,
+    body::hostile::{self, Rng, Row, WeightKind},
+    fused::{InPort, Prologue, ResidualAdd, Root, Sibling, Source, Weight},
+    scheme::{F32, ScaleLayout, Step},
+};
+use normfuse_runtime::cuda::supports;
+
+use crate::{check::Noise, schemes};
+
+const NARROW: [DType; 3] = [DType::BF16, DType::F16, DType::F32];
+
+pub fn sibling(width: u64, input: DType) -> Sibling {
+    Sibling {
+        width,
+        input,
+        compute: DType::F32,
+        squares: None,
+        eps: F32::new(1e-6),
+        root: Root::Rsqrt,
+        normed: input,
+        weight: Some(Weight { dtype: input, plus_one: false, product: None }),
+        output: input,
+        emit_normed: true,
+        epilogues: vec![],
+    }
+}
+
+pub fn norm(siblings: Vec<Sibling>) -> FusedNorm {
+    FusedNorm { prologue: Prologue::None, source: Source::Shared, emit_sum: false, siblings }
+}
+
+/// A norm that is quantised and nothing else.
+pub fn quantised(width: u64, schemes: Vec<Scheme>) -> FusedNorm {
+    norm(vec![Sibling { emit_normed: false, epilogues: schemes, ..sibling(width, DType::BF16) }])
+}
+
+/// Everything but quantisers: meanings, roots, dtypes, adds.
+fn plain(width: u64) -> Vec<FusedNorm> {
+    let mut all = Vec::new();
+    let f32_weight = |plus_one| Some(Weight { dtype: DType::F32, plus_one, product: None });
+    for input in NARROW {
+        let a = sibling(width, input);
+        let b = Sibling { normed: DType::F32, weight: f32_weight(false), ..a.clone() };
+        let c = Sibling { weight: f32_weight(true), ..b.clone() };
+        let e = Sibling { weight: None, ..b.clone() };
+        let narrow = Sibling { compute: input, squares: Some(DType::F32).filter(|d| *d != input), ..a.clone() };
+        let product = Weight { dtype: DType::F32, plus_one: false, product: Some(DType::F32).filter(|d| *d != input) };
+        let wide = Sibling { weight: Some(product), output: DType::F32, ..a.clone() };
+        for s in [a, b, c, e, narrow, wide] {
+            all.push(norm(vec![s]));
+        }
+        for root in [Root::ReciprocalSqrt, Root::DivideBySqrt] {
+            all.push(norm(vec![Sibling { root, ..sibling(width, input) }]));
+        }
+    }
+    let adds = [
+        ResidualAdd::of(DType::BF16),
+        ResidualAdd::of(DType::F32),
+        ResidualAdd::new([DType::BF16, DType::F32], DType::F32, DType::BF16),
+        ResidualAdd::new([DType::BF16, DType::BF16], DType::F32, DType::F32),
+    ];
+    for add in adds {
+        let s = Sibling { normed: DType::BF16, output: DType::BF16, ..sibling(width, add.sum()) };
+        all.push(FusedNorm { prologue: Prologue::ResidualAdd(add), emit_sum: true, ..norm(vec![s]) });
+    }
+    all
+}
+
+/// The quantisers in use, in every layout of their scales, alone and together.
+fn quantisers(width: u64) -> Vec<FusedNorm> {
+    let mut all: Vec<FusedNorm> = schemes::in_use().into_iter().map(|s| quantised(width, vec![s])).collect();
+    let dynamic = |g| Scheme::dynamic(DType::F8E4M3FN, g, vec![Step::Max(1e-10.into()), Step::Div(448.0.into())]);
+    for group in [8, 16, 64, 128, 256] {
+        for layout in [ScaleLayout::RowMajor, ScaleLayout::ColumnMajor, ScaleLayout::TmaAligned] {
+            all.push(quantised(width, vec![Scheme { layout, ..dynamic(Granularity::Group(group)) }]));
+        }
+    }
+    let several = vec![dynamic(Granularity::Token), dynamic(Granularity::Group(32)), schemes::in_use()[9].clone()];
+    all.push(quantised(width, several.clone()));
+    let add = ResidualAdd::of(DType::BF16);
+    for scheme in several {
+        let one = quantised(width, vec![scheme]);
+        all.push(FusedNorm { prologue: Prologue::ResidualAdd(add), emit_sum: true, ..one });
+    }
+    all
+}
+
+/// Several norms in one op.
+fn siblings(width: u64) -> Vec<FusedNorm> {
+    let quant = schemes::linear(Granularity::Token);
+    let other = Sibling { eps: F32::new(1e-5), root: Root::DivideBySqrt, ..sibling(width, DType::BF16) };
+    let first = Sibling { epilogues: vec![quant], emit_normed: false, ..sibling(width, DType::BF16) };
+    let shared = norm(vec![first.clone(), other.clone()]);
+    let narrower = Sibling { width: (width / 3).max(1), ..other };
+    let separate = FusedNorm { source: Source::Separate, ..norm(vec![first, narrower]) };
+    vec![shared, separate]
+}
+
+/// All of a width that have a kernel, in an order that does not change.
+pub fn of_width(width: u64) -> Vec<FusedNorm> {
+    let mut all = [plain(width), quantisers(width), siblings(width)].concat();
+    all.retain(|n| supports(n).is_ok());
+    all
+}
+
+/// Any quantiser that has a kernel.
+pub fn random(width: u64, count: usize, seed: u64) -> Vec<FusedNorm> {
+    let mut noise = Noise::new(seed);
+    let any = std::iter::repeat_with(|| quantised(width, vec![schemes::random(&mut noise)]));
+    any.filter(|n| supports(n).is_ok()).take(count).collect()
+}
+
+/// Operands for a descriptor: rows of every hostile kind in turn.
+pub fn operands(norm: &FusedNorm, rows: usize, seed: u64) -> Vec<Tensor> {
+    let mut rng = Rng::new(seed);
+    let mut operand = |port: InPort| match port {
+        InPort::X | InPort::Residual | InPort::Rows(_) => {
+            let k = if let InPort::Rows(k) = port { k } else { 0 };
+            let shape = [rows, norm.siblings[k].width as usize];
+            let kinds: Vec<Row> = (0..Row::ALL.len()).map(|i| Row::ALL[(i + seed as usize) % Row::ALL.len()]).collect();
+            hostile::rows(norm.rows_dtype(port).unwrap(), &shape, &kinds, &mut rng).unwrap()
+        }
+        InPort::Weight(k) => {
+            let s = &norm.siblings[k];
+            let weight = s.weight.unwrap();
+            let kind = WeightKind::ALL[seed as usize % 3];
+            let shape = [s.width as usize];
+            hostile::weight(weight.dtype, &shape, kind, (1.0, weight.plus_one), &mut rng).unwrap()
+        }
+        InPort::Scale(k, e) | InPort::ZeroPoint(k, e) => {
+            let s = &norm.siblings[k];
+            let scheme = &s.epilogues[e];
+            let n = if scheme.granularity == Granularity::Channel { s.width as usize } else { 1 };
+            match (port, scheme.given) {
+                (InPort::Scale(..), Some(dtype)) => schemes::given_scale(dtype, n, seed),
+                _ => schemes::given_zero(scheme.element, n, seed),
+            }
+        }
+    };
+    norm.in_ports().into_iter().map(&mut operand).collect()
+}
