@@ -176,7 +176,7 @@ fn used(
 fn all_scales(graph: &Graph, node: &Node) -> bool {
     let is_scale =
         |(user, port): (NodeId, usize)| port == 1 && matches!(graph.node(user).op, Op::DequantizeLinear { .. });
-    node.outputs.iter().all(|v| graph.is_read(*v) && graph.uses(*v).all(is_scale))
+    node.outputs.iter().all(|v| !graph.is_output(*v) && graph.uses(*v).next().is_some() && graph.uses(*v).all(is_scale))
 }
 
 #[cfg(test)]

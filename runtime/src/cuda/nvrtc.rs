@@ -33,7 +33,8 @@ const OPTIONS: [&str; 7] = [
 pub struct Compiled {
     /// Machine code for one architecture.
     pub cubin: Vec<u8>,
-    /// What the assembler says: registers, shared memory, spills.
+    /// What the assembler says: registers, shared memory, spills. NVRTC 13.0 sometimes says nothing where several threads
+    /// compile at the same time.
     pub log: String,
 }
 

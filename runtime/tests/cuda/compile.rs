@@ -1,7 +1,6 @@
 //! Every kernel compiles, for Hopper and for Blackwell, and nothing of a row goes to memory.
 
 use normfuse_runtime::cuda::{Compiler, LaunchShape, source};
-use rayon::prelude::*;
 
 use crate::{or_skip, variants};
 
@@ -20,8 +19,9 @@ fn kernels_compile_without_spills() {
             texts.push((arch, source(norm, &shape), format!("{norm:?} {shape:?}")));
         }
     }
+    // One after another: NVRTC 13.0 now and then gives no log to one of two that compile at the same time.
     let bad: Vec<String> = texts
-        .par_iter()
+        .iter()
         .filter_map(|(arch, text, what)| match compiler.compile(text, arch) {
             Ok(c) if c.spills() == Some(0) => None,
             Ok(c) => Some(format!("{what}\n{}", c.log)),
