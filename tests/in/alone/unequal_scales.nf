@@ -1,7 +1,7 @@
 # Two quantisers whose scales differ in the last bit: two of them.
 graph "unequal_scales"
 opset "" 20
-input %x: f32[rows, 64]
+input %x: f32[seq, 64]
 const %s0: f32[] = 0.05
 const %s1: f32[] = 0x3d4cccce
 const %hi: f32[] = 448.0

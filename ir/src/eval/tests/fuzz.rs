@@ -150,7 +150,7 @@ fn ops(rng: &mut Rng) -> Vec<Op> {
 fn no_operand_makes_an_op_panic() {
     let mut rng = Rng::new(1);
     let mut worked = vec![0; ops(&mut rng).len()];
-    for _ in 0..1500 {
+    for _ in 0..4000 {
         for (i, op) in ops(&mut rng).iter().enumerate() {
             let (min, max) = op.arity();
             let n = min + rng.below(max.unwrap_or(min + 2) - min + 1);
