@@ -201,19 +201,24 @@ fn load() -> std::result::Result<(), String> {
 
 /// The library itself, or the newest one in a folder.
 fn newest(path: &Path) -> Option<PathBuf> {
-    if path.is_file() {
-        return Some(path.to_owned());
-    }
-    let name = |p: &PathBuf| p.file_name().and_then(|n| n.to_str()).map(str::to_owned).unwrap_or_default();
-    let mut found: Vec<PathBuf> = fs::read_dir(path).ok()?.filter_map(|e| Some(e.ok()?.path())).collect();
-    found.retain(|p| name(p).starts_with("libnvrtc.so"));
-    found.sort_by_key(|p| (name(p).len(), name(p)));
+    if path.is_file() { Some(path.to_owned()) } else { newest_of(path, "libnvrtc.so") }
+}
+
+fn newest_of(folder: &Path, prefix: &str) -> Option<PathBuf> {
+    let mut found = children(folder, prefix);
+    found.sort_by_key(|p| p.as_os_str().len());
     found.pop()
 }
 
+/// Loads a library for good, after the one that it opens by name: that is beside it, where the loader may not look.
 fn keep(file: &Path) -> bool {
-    // SAFETY: the file is NVIDIA's library by its name, whose constructors are safe to run.
-    unsafe { libloading::Library::new(file) }.map(std::mem::forget).is_ok()
+    // SAFETY: the files are NVIDIA's libraries by their names, whose constructors are safe to run.
+    let open = |file: &Path| unsafe { libloading::Library::new(file) }.map(std::mem::forget).is_ok();
+    if let Some(builtins) = file.parent().and_then(|folder| newest_of(folder, "libnvrtc-builtins.so")) {
+        // An old version has none, and a new one that lacks it says so when it compiles.
+        let _ = open(&builtins);
+    }
+    open(file)
 }
 
 /// Folders that may have the library, besides those of the loader.

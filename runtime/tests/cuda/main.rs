@@ -8,11 +8,13 @@ mod check;
 #[path = "../cpu/schemes.rs"]
 mod schemes;
 
+use std::io::{self, Write};
+
 mod compile;
 mod matrix;
 mod variants;
 
-/// What is there, or none, and the reason is printed.
+/// What is there, or none, and the reason is said, past the harness, which would keep it to itself.
 fn or_skip<T>(found: normfuse_ir::Result<T>) -> Option<T> {
-    found.inspect_err(|e| eprintln!("skipped: {e}")).ok()
+    found.inspect_err(|e| _ = writeln!(io::stderr(), "skipped: {e}")).ok()
 }
