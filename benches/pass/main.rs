@@ -68,13 +68,14 @@ impl Observer for Regions {
 }
 
 /// One line of the table: the pass in all, how much of it are inference and the verifier (which runs twice), and memory.
-/// Small graphs go through several times, and the fastest counts, as the first also pays for cold caches.
+/// Each goes through several times, and the fastest counts, as the first also pays for cold caches and for memory that
+/// the system has not handed out yet.
 fn line(name: &str, source: Graph) {
     let nodes = source.node_count();
     let part = |ms: f64| ms * 2e3 / nodes as f64;
     let mut regions = Regions::default();
     let mut best: Option<(f64, f64)> = None;
-    for _ in 0..(200_000 / nodes).clamp(1, 20) {
+    for _ in 0..(200_000 / nodes).clamp(3, 20) {
         let mut graph = source.clone();
         let run = || passes::run_with(&mut graph, &options(), &mut regions).expect("it is legal");
         let (_, wall, cpu) = timed(run);
