@@ -313,7 +313,7 @@ impl<'o> Pass<'o> {
     ) -> normfuse_ir::Result<()> {
         let candidates = decided.iter().map(|d| &d.candidate).chain(&alone.candidates);
         let operands = candidates.flat_map(|c| &c.operands).map(|(_, v)| *v);
-        let mut moved = Moved { now: BTreeMap::new(), operands: operands.collect() };
+        let mut moved = Moved { now: Memo::default(), operands: operands.collect() };
         // Said while the nodes that they name are there.
         let mut left_out: BTreeMap<NodeId, Site> = BTreeMap::new();
         for (anchor, refusal) in decided.iter().flat_map(|d| &d.candidate.left_out) {
@@ -361,7 +361,7 @@ impl<'o> Pass<'o> {
         // What was kept for a patch that then was refused.
         let there = moved.now.values().filter(|v| graph.try_value(**v).is_some());
         let views = there.filter_map(|v| graph.producer(*v)).map(|(n, _)| n);
-        let views: Vec<NodeId> = views.filter(|n| matches!(graph.node(*n).op, Op::Reshape { .. })).collect();
+        let views: BTreeSet<NodeId> = views.filter(|n| matches!(graph.node(*n).op, Op::Reshape { .. })).collect();
         graph.remove_dead(views);
         Ok(())
     }

@@ -1,9 +1,6 @@
 //! Putting a candidate into the graph: one fused node, every reader of a port moved over, dead code gone.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{borrow::Cow, collections::HashSet, sync::Arc};
 
 use normfuse_ir::{
     DType, Descriptor, Dim, Graph, NodeId, Op, Shape, Type, ValueId,
@@ -14,6 +11,7 @@ use crate::{
     bodies::{Bodies, Cut},
     body::{self, PortValue},
     candidate::{Candidate, Refusal, asks_for_row_sizes},
+    pass::Memo,
     region::typed,
     views::{self, Names, is_view},
 };
@@ -38,10 +36,10 @@ pub struct Applied {
 #[derive(Debug, Default)]
 pub struct Moved {
     /// What readers of a value read now.
-    pub now: BTreeMap<ValueId, ValueId>,
+    pub now: Memo<ValueId, ValueId>,
     /// Operands of all candidates: a patch keeps those of a later one, though all that reads them in the source may be
     /// inside of both (a cast that changes nothing, between two norms).
-    pub operands: BTreeSet<ValueId>,
+    pub operands: HashSet<ValueId, foldhash::fast::RandomState>,
 }
 
 /// The type of a port in a shape.
@@ -81,7 +79,7 @@ pub fn apply(
     let anchor = c.parts[0].anchor;
     let rule = c.rule();
     let refuse = |precondition, hint: &str| Refusal { rule, precondition, node: Some(anchor), hint: hint.to_owned() };
-    let c = &as_it_is(graph, moved, c).map_err(|(precondition, hint)| refuse(precondition, hint))?;
+    let c = &*as_it_is(graph, moved, c).map_err(|(precondition, hint)| refuse(precondition, hint))?;
     let body_ports: Vec<PortValue> = c
         .ports
         .iter()
@@ -176,7 +174,18 @@ pub fn apply(
 }
 
 /// The candidate in terms of what earlier patches made of the graph.
-fn as_it_is(graph: &Graph, moved: &Moved, c: &Candidate) -> Result<Candidate, (&'static str, &'static str)> {
+fn as_it_is<'c>(
+    graph: &Graph,
+    moved: &Moved,
+    c: &'c Candidate,
+) -> Result<Cow<'c, Candidate>, (&'static str, &'static str)> {
+    let untouched = |v: &ValueId| !moved.now.contains_key(v) && graph.try_value(*v).is_some();
+    if c.operands.iter().all(|(_, v)| untouched(v))
+        && c.replaced.iter().all(|n| graph.try_node(*n).is_some())
+        && c.ports.iter().flat_map(|(_, values, _)| values).all(|v| graph.try_value(*v).is_some())
+    {
+        return Ok(Cow::Borrowed(c));
+    }
     let mut now = c.clone();
     for (_, v) in &mut now.operands {
         while let Some(new) = moved.now.get(v) {
@@ -193,7 +202,7 @@ fn as_it_is(graph: &Graph, moved: &Moved, c: &Candidate) -> Result<Candidate, (&
     for (_, values, _) in &mut now.ports {
         values.retain(|v| graph.try_value(*v).is_some());
     }
-    Ok(now)
+    Ok(Cow::Owned(now))
 }
 
 /// True if every value that stays and has another shape than its port can be made from it.
