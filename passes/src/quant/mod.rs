@@ -142,6 +142,14 @@ pub fn find(graph: &Graph, order: &Order, anchor: NodeId) -> Result<Quant, Miss>
                 q.scheme.origin = Origin::Given;
                 if q.scheme.granularity != Granularity::Channel {
                     q.scheme.granularity = Granularity::Tensor;
+                    let found = q.given.and_then(|g| typed(graph, g)).map(|(_, s)| s);
+                    if found.is_none_or(|s| !s.is_single()) {
+                        let found = found.map_or_else(|| "an open shape".to_owned(), ToString::to_string);
+                        let hint =
+                            format!("a given scale is one number, or one a channel of QuantizeLinear; found {found}");
+                        let rule = crate::rules::quantiser_rule(&q);
+                        return Err(Miss::Nearest(Refusal { rule, precondition: "scheme", node: Some(anchor), hint }));
+                    }
                 }
             }
             Base::Amax(width) => {
