@@ -2,6 +2,15 @@
 #pragma once
 #include "num.cuh"
 
+// What every kernel does first: where it was launched early (programmatic dependent launch), the kernel after it may come in, and
+// it waits for what the kernel before it writes. Otherwise both are nothing.
+__device__ __forceinline__ void begin() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;");
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 // Elements in a vector: what is added in order before the tree begins.
 constexpr int VECTOR = 8;
 

@@ -186,7 +186,7 @@ impl Kernel<'_> {
     /// Blocks in order: those of the first job, then those of the second, and so on.
     fn entry(&self, jobs: &[Vec<usize>]) -> String {
         let mut out = format!(
-            "extern \"C\" __global__ void __launch_bounds__({}) {ENTRY}(const __grid_constant__ Params p) {{\n    i64 block = blockIdx.x;\n",
+            "extern \"C\" __global__ void __launch_bounds__({}) {ENTRY}(const __grid_constant__ Params p) {{\n    begin();\n    i64 block = blockIdx.x;\n",
             self.shape.block
         );
         for j in 0..jobs.len() {

@@ -1,0 +1,77 @@
+//! The limit: a kernel that reads bf16, writes FP8, and does nothing else.
+
+use normfuse_runtime::cuda::{Compiler, Device, Kernel};
+use rayon::prelude::*;
+
+use crate::{
+    Outcome,
+    timer::{Arena, Timer},
+};
+
+/// A cast kernel: threads a block, and vectors of 8 elements a thread.
+pub struct Cast {
+    threads: u32,
+    vectors: u32,
+    kernel: Kernel,
+}
+
+/// Bytes a vector: 8 elements of 2 bytes in, 8 of 1 byte out.
+const VECTOR_BYTES: u64 = 24;
+
+impl Cast {
+    pub fn all(device: &Device, compiler: Compiler) -> Outcome<Vec<Self>> {
+        let shapes: Vec<(u32, u32)> =
+            [64, 128, 256, 512].into_iter().flat_map(|t| [1, 2, 4, 8].map(|v| (t, v))).collect();
+        let made: normfuse_ir::Result<Vec<Self>> = shapes
+            .into_par_iter()
+            .map(|(threads, vectors)| {
+                let compiled = compiler.compile(&text(threads, vectors), device.arch())?;
+                Ok(Self { threads, vectors, kernel: Kernel::load(device, &compiled.cubin)? })
+            })
+            .collect();
+        Ok(made?)
+    }
+
+    /// Microseconds of the fastest for as many bytes.
+    pub fn best(all: &[Self], timer: &Timer, arena: &Arena, bytes: u64, early: bool) -> Outcome<f64> {
+        let count = bytes.div_ceil(VECTOR_BYTES);
+        let mut best = f64::INFINITY;
+        for cast in all {
+            let blocks = count.div_ceil(u64::from(cast.threads * cast.vectors)) as u32;
+            let sets = arena.sets(&[count * 16, count * 8]);
+            let us = timer.replay(sets.len(), |i, stream| {
+                let words = [sets[i][0], sets[i][1], count];
+                // SAFETY: the arena has as many bytes at both addresses.
+                Ok(unsafe { cast.kernel.launch(stream, blocks, cast.threads, &words, early) }?)
+            })?;
+            best = best.min(us);
+        }
+        Ok(best)
+    }
+}
+
+fn text(threads: u32, vectors: u32) -> String {
+    format!(
+        r#"#include "norm.cuh"
+struct Params {{ const uint4* in; uint2* out; i64 count; }};
+extern "C" __global__ void __launch_bounds__({threads}) fused_norm(const __grid_constant__ Params p) {{
+    begin();
+    const i64 first = (i64)blockIdx.x * {threads} * {vectors} + threadIdx.x;
+    Vector<BF16> v[{vectors}];
+#pragma unroll
+    for (int j = 0; j < {vectors}; ++j) {{
+        if (first + j * {threads} < p.count) *reinterpret_cast<uint4*>(&v[j]) = p.in[first + j * {threads}];
+    }}
+#pragma unroll
+    for (int j = 0; j < {vectors}; ++j) {{
+        u32 pairs[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) pairs[i] = two_saturated<int>(v[j][2 * i], v[j][2 * i + 1]);
+        if (first + j * {threads} < p.count) {{
+            p.out[first + j * {threads}] = make_uint2(pairs[0] | pairs[1] << 16, pairs[2] | pairs[3] << 16);
+        }}
+    }}
+}}
+"#
+    )
+}
