@@ -1,0 +1,19 @@
+# Nor is one that is given for each block of 64.
+graph "given_scale_a_block"
+opset "" 21
+input %x: bf16[batch, 256]
+input %s: bf16[batch, 4]
+const %w: bf16[256] = fill(1.25)
+const %eps: f32[] = 1e-6
+const %two: f32[] = 2.0
+%y_x32 = cast(%x) {to=f32}
+%y_sq = pow(%y_x32, %two)
+%y_ms = reduce_mean(%y_sq) {axes=[-1]}
+%y_ve = add(%y_ms, %eps)
+%y_rt = sqrt(%y_ve)
+%y_r = reciprocal(%y_rt)
+%y_n = mul(%y_x32, %y_r)
+%y_nc = cast(%y_n) {to=bf16}
+%y = mul(%w, %y_nc)
+%q = quantize_linear(%y, %s) {axis=-1, block_size=64, to=i8, saturate=true}
+output %q
