@@ -34,7 +34,7 @@ use std::path::Path;
 pub use normfuse_formats as formats;
 pub use normfuse_ir as ir;
 pub use normfuse_passes as passes;
-pub use normfuse_runtime::cpu;
+pub use normfuse_runtime::{cpu, cuda};
 
 use formats::{FormatError, dot, json, nf, onnx, torch};
 use ir::Graph;

@@ -223,3 +223,12 @@ fn an_unmet_requirement_lists_the_sites_that_missed_it() {
     assert_eq!(few.matches("(norm_quant): fused by quant_group").count(), 4, "{two}");
     assert!(!two.contains("norm>=1"));
 }
+
+/// `NORMFUSE_NVRTC` names a library: it is no switch, and no misspelt one.
+#[test]
+fn a_variable_of_the_runtime_is_not_taken_for_a_switch() {
+    let (done, _) = compile(&[("NORMFUSE_NVRTC", "/nowhere")], &[]);
+    assert_eq!(done.stderr, "");
+    let (done, _) = compile(&[("NORMFUSE_NVRT", "/nowhere")], &[]);
+    assert!(done.stderr.contains("NORMFUSE_NVRT is no switch"), "{}", done.stderr);
+}

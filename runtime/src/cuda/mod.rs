@@ -16,7 +16,7 @@ mod supports;
 pub use device::{Buffer, Device};
 pub use fused_norm::FusedNormKernel;
 pub use kernel::Kernel;
-pub use nvrtc::{Compiled, Compiler};
+pub use nvrtc::{Compiled, Compiler, VARIABLE as NVRTC_VARIABLE};
 pub use shape::{LaunchShape, Threads};
 pub use source::{Params, write as source};
 pub use supports::supports;

@@ -15,7 +15,7 @@ use normfuse_ir::{Error, ErrorKind, Result};
 use super::source::HEADERS;
 
 /// The variable that names the library, or a folder that has it.
-const VARIABLE: &str = "NORMFUSE_NVRTC";
+pub const VARIABLE: &str = "NORMFUSE_NVRTC";
 
 /// What keeps the bits: no contraction of products and sums, no flushing of denormals, IEEE division and roots.
 const OPTIONS: [&str; 7] = [

@@ -1,6 +1,6 @@
 # A scale that is given for each row is not one number: no static scheme says it.
 graph "given_scale_a_row"
-opset "" 20
+opset "" 21
 input %x: bf16[batch, 256]
 input %s: bf16[batch]
 const %w: bf16[256] = fill(1.25)
