@@ -167,6 +167,24 @@ pub struct Sibling {
 }
 
 impl Sibling {
+    /// RMSNorm as most models have it: rows of `width` elements of a dtype, statistics in f32 with an eps of 1e-6, the row
+    /// times `rsqrt`, rounded, then times a weight of the same dtype; the normed value is the only output.
+    pub fn plain(width: u64, dtype: DType) -> Self {
+        Self {
+            width,
+            input: dtype,
+            compute: DType::F32,
+            squares: None,
+            eps: F32::new(1e-6),
+            root: Root::Rsqrt,
+            normed: dtype,
+            weight: Some(Weight { dtype, plus_one: false, product: None }),
+            output: dtype,
+            emit_normed: true,
+            epilogues: Vec::new(),
+        }
+    }
+
     /// Dtype to which the squares are rounded.
     pub fn squares(&self) -> DType {
         self.squares.unwrap_or(self.compute)
@@ -269,6 +287,11 @@ pub enum OutPort {
 }
 
 impl FusedNorm {
+    /// Norms that all read one operand, with nothing before them.
+    pub fn of(siblings: Vec<Sibling>) -> Self {
+        Self { prologue: Prologue::None, source: Source::Shared, emit_sum: false, siblings }
+    }
+
     /// Operands in their fixed order: rows (X, Residual, or one per sibling), then per sibling its weight and the
     /// given scales of its epilogues.
     pub fn in_ports(&self) -> Vec<InPort> {
@@ -328,6 +351,33 @@ impl FusedNorm {
         ports
     }
 
+    /// Dtype of a result; `None` for one that the op does not have.
+    pub fn result_dtype(&self, port: OutPort) -> Option<DType> {
+        let scheme = |k: usize, e: usize| self.siblings.get(k)?.epilogues.get(e);
+        match (port, self.prologue) {
+            (OutPort::Sum, Prologue::ResidualAdd(add)) => Some(add.emitted()),
+            (OutPort::Sum, Prologue::None) => None,
+            (OutPort::Normed(k), _) => self.siblings.get(k).map(|s| s.output),
+            (OutPort::Q(k, e), _) => scheme(k, e).map(Scheme::q_dtype),
+            (OutPort::Scale(k, e), _) => scheme(k, e)?.scale.as_ref().map(|s| s.dtype),
+            (OutPort::ZeroPoint(k, e), _) => scheme(k, e).map(|_| DType::U8),
+        }
+    }
+
+    /// Elements of a result that one row makes; `None` for one that the op does not have, or that is of the whole tensor.
+    pub fn result_width(&self, port: OutPort) -> Option<u64> {
+        let (OutPort::Normed(k) | OutPort::Q(k, _) | OutPort::Scale(k, _) | OutPort::ZeroPoint(k, _)) = port else {
+            return self.siblings.first().map(|s| s.width);
+        };
+        let sibling = self.siblings.get(k)?;
+        match port {
+            OutPort::Q(_, e) => Some(sibling.epilogues.get(e)?.q_width(sibling.width)),
+            OutPort::Scale(_, e) => sibling.epilogues.get(e)?.scales_per_row(sibling.width),
+            OutPort::ZeroPoint(..) => None,
+            OutPort::Sum | OutPort::Normed(_) => Some(sibling.width),
+        }
+    }
+
     /// Checks what the types cannot: at least one sibling and one output, widths that groups divide, dtypes that the
     /// arithmetic is defined for, a prologue only with a shared source.
     ///
@@ -360,6 +410,16 @@ impl FusedNorm {
             s.check(&format!("siblings[{k}]"), sum)?;
         }
         Ok(())
+    }
+}
+
+impl OutPort {
+    /// The sibling that makes it; the first for the sum.
+    pub const fn sibling(self) -> usize {
+        match self {
+            Self::Sum => 0,
+            Self::Normed(k) | Self::Q(k, _) | Self::Scale(k, _) | Self::ZeroPoint(k, _) => k,
+        }
     }
 }
 

@@ -39,10 +39,10 @@ pub type Operand = (InPort, ValueId, Option<Shape>);
 
 /// True for an operand of the sibling, and if it is one of a quantiser, of the quantiser that a port belongs to.
 fn belongs(operand: InPort, port: OutPort) -> bool {
-    let (k, e) = match port {
-        OutPort::Sum => (0, None),
-        OutPort::Normed(k) => (k, None),
-        OutPort::Q(k, e) | OutPort::Scale(k, e) | OutPort::ZeroPoint(k, e) => (k, Some(e)),
+    let k = port.sibling();
+    let e = match port {
+        OutPort::Sum | OutPort::Normed(_) => None,
+        OutPort::Q(_, e) | OutPort::Scale(_, e) | OutPort::ZeroPoint(_, e) => Some(e),
     };
     match operand {
         InPort::X | InPort::Residual => true,

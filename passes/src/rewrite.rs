@@ -4,7 +4,7 @@ use std::{borrow::Cow, collections::HashSet, sync::Arc};
 
 use normfuse_ir::{
     DType, Descriptor, Dim, Graph, NodeId, Op, Shape, Type, ValueId,
-    fused::{InPort, OutPort, Prologue},
+    fused::{InPort, OutPort},
 };
 
 use crate::{
@@ -44,24 +44,20 @@ pub struct Moved {
 
 /// The type of a port in a shape.
 pub(crate) fn port_type(descriptor: &Descriptor, port: OutPort, shape: &Shape) -> Type {
-    let tensor = |dtype: Option<DType>| Type { dtype, ..Type::tensor(DType::F32, shape.clone()) };
-    let norm = if let Descriptor::Norm(norm) = descriptor { Some(norm) } else { None };
-    match port {
-        OutPort::Sum => tensor(norm.and_then(|n| match n.prologue {
-            Prologue::ResidualAdd(add) => Some(add.emitted()),
-            Prologue::None => None,
-        })),
-        OutPort::Normed(k) => tensor(norm.and_then(|n| n.siblings.get(k)).map(|s| s.output)),
-        OutPort::Q(k, e) | OutPort::Scale(k, e) => {
-            let scheme = descriptor.scheme(k, e);
-            let dtype = scheme.map(|s| match port {
-                OutPort::Q(..) => s.q_dtype(),
-                _ => s.scale.as_ref().map_or(DType::F32, |s| s.dtype),
-            });
-            Type { scheme: scheme.cloned().map(Arc::new), ..tensor(dtype) }
-        }
-        OutPort::ZeroPoint(..) => tensor(Some(DType::U8)),
-    }
+    let dtype = match descriptor {
+        Descriptor::Norm(norm) => norm.result_dtype(port),
+        Descriptor::Quantize(scheme) => match port {
+            OutPort::Q(..) => Some(scheme.q_dtype()),
+            OutPort::Scale(..) => scheme.scale.as_ref().map(|s| s.dtype),
+            OutPort::ZeroPoint(..) => Some(DType::U8),
+            OutPort::Sum | OutPort::Normed(_) => None,
+        },
+    };
+    let scheme = match port {
+        OutPort::Q(k, e) | OutPort::Scale(k, e) => descriptor.scheme(k, e).cloned().map(Arc::new),
+        _ => None,
+    };
+    Type { dtype, scheme, ..Type::tensor(DType::F32, shape.clone()) }
 }
 
 /// Replaces the candidate's subgraph. The graph is unchanged if this fails. Operands of the candidate that earlier
@@ -88,7 +84,7 @@ pub fn apply(
             let same = values.iter().find(|v| typed(graph, **v).is_some_and(|(_, s)| s == shape));
             let plain = values.first();
             let best = if port_is_direct(graph, plain) { plain } else { same.or(plain) };
-            let rows = c.rows(sibling_of(*port))?;
+            let rows = c.rows(port.sibling())?;
             best.map(|v| PortValue { value: *v, shape: shape.clone(), port: *port, rows })
         })
         .collect::<Option<_>>()
@@ -216,14 +212,6 @@ fn shapes_can_be_said(graph: &Graph, c: &Candidate, moved: &Moved) -> bool {
     })
 }
 
-/// The sibling that a port belongs to.
-fn sibling_of(port: OutPort) -> usize {
-    match port {
-        OutPort::Sum => 0,
-        OutPort::Normed(k) | OutPort::Q(k, _) | OutPort::Scale(k, _) | OutPort::ZeroPoint(k, _) => k,
-    }
-}
-
 /// Who only asks a replaced value for its shape asks the rows: nothing must be kept or written for that.
 fn move_shape_readers(graph: &mut Graph, c: &Candidate) -> Vec<(NodeId, usize, ValueId)> {
     let mut moved = Vec::new();
@@ -290,7 +278,7 @@ fn view_of(
     {
         return views::reshape(graph, names, out, shape, own);
     }
-    views::restate_by(graph, names, out, own, c.rows(sibling_of(port))?)
+    views::restate_by(graph, names, out, own, c.rows(port.sibling())?)
 }
 
 /// How many tokens rows are: the sizes that are not fixed in the model, so that heads count for the token that they are

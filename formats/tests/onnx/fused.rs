@@ -8,7 +8,7 @@ use normfuse_formats::onnx::{
 };
 use normfuse_ir::{
     DType, FusedNorm, Graph, Op, Scheme, Shape, Tensor, Type,
-    fused::{Prologue, ResidualAdd, Root, Sibling, Source, Weight},
+    fused::{Prologue, ResidualAdd, Root, Sibling},
     op::{BinaryOp, ReduceOp, UnaryOp},
     scheme::{Apply, F32},
 };
@@ -16,24 +16,8 @@ use normfuse_ir::{
 use crate::build::*;
 
 fn norm(eps: f32) -> FusedNorm {
-    FusedNorm {
-        prologue: Prologue::None,
-        source: Source::Shared,
-        emit_sum: false,
-        siblings: vec![Sibling {
-            width: 4,
-            input: DType::F32,
-            compute: DType::F32,
-            squares: None,
-            eps: F32::new(eps),
-            root: Root::ReciprocalSqrt,
-            normed: DType::F32,
-            weight: Some(Weight { dtype: DType::F32, plus_one: false, product: None }),
-            output: DType::F32,
-            emit_normed: true,
-            epilogues: vec![],
-        }],
-    }
+    let plain = Sibling::plain(4, DType::F32);
+    FusedNorm::of(vec![Sibling { eps: F32::new(eps), root: Root::ReciprocalSqrt, ..plain }])
 }
 
 /// What `norm` stands for; `layer` only changes names.

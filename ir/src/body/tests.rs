@@ -134,17 +134,9 @@ fn descriptor() -> FusedNorm {
         source: Source::Shared,
         emit_sum: true,
         siblings: vec![Sibling {
-            width: N as u64,
-            input: DType::BF16,
-            compute: DType::F32,
-            squares: None,
-            eps: F32::new(1e-6),
             root: Root::ReciprocalSqrt,
-            normed: DType::BF16,
-            weight: Some(Weight { dtype: DType::BF16, plus_one: false, product: None }),
-            output: DType::BF16,
-            emit_normed: true,
             epilogues: vec![scheme],
+            ..Sibling::plain(N as u64, DType::BF16)
         }],
     }
 }
@@ -343,24 +335,13 @@ fn f16_norm(divided: bool) -> (Graph, NodeId) {
     let root = b.un(UnaryOp::Sqrt, v);
     let y = b.bin(BinaryOp::Div, x, root);
     b.0.add_output("y", y);
-    let op = FusedNorm {
-        prologue: Prologue::None,
-        source: Source::Shared,
-        emit_sum: false,
-        siblings: vec![Sibling {
-            width: WIDTH as u64,
-            input: DType::F16,
-            compute: DType::F16,
-            squares: None,
-            eps: F32::new(0.001_000_404_4),
-            root: Root::DivideBySqrt,
-            normed: DType::F16,
-            weight: None,
-            output: DType::F16,
-            emit_normed: true,
-            epilogues: vec![],
-        }],
-    };
+    let op = FusedNorm::of(vec![Sibling {
+        compute: DType::F16,
+        eps: F32::new(0.001_000_404_4),
+        root: Root::DivideBySqrt,
+        weight: None,
+        ..Sibling::plain(WIDTH as u64, DType::F16)
+    }]);
     let mut g = Graph::new("outer");
     let x = g.add_input("x", Type::tensor(DType::F16, vec![Dim::sym("m"), Dim::from(WIDTH as i64)]));
     let id = g.add_node("norm0", Op::FusedNorm(Arc::new(op)), &[Some(x)], ["y0"]).unwrap();

@@ -12,7 +12,7 @@ mod timer;
 use std::error::Error;
 
 use normfuse_ir::{
-    FusedNorm,
+    DType, FusedNorm,
     fused::{InPort, OutPort},
 };
 use normfuse_runtime::cuda::{Compiler, Device, FusedNormKernel, LaunchShape, Params, Threads};
@@ -61,24 +61,15 @@ impl Traffic {
             let size = match port {
                 InPort::Weight(k) => bytes(norm.siblings[k].weight.map_or(32, |w| w.dtype.bits()), width),
                 InPort::Scale(..) | InPort::ZeroPoint(..) => 4,
-                _ => bytes(norm.rows_dtype(port).map_or(0, normfuse_ir::DType::bits), rows * width),
+                _ => bytes(norm.rows_dtype(port).map_or(0, DType::bits), rows * width),
             };
             (port, size)
         });
         let outputs = norm.out_ports().into_iter().map(|port| {
-            let size = match port {
-                OutPort::Q(k, e) => {
-                    let scheme = &norm.siblings[k].epilogues[e];
-                    bytes(scheme.q_dtype().bits(), rows * scheme.q_width(width))
-                }
-                OutPort::Scale(k, e) => {
-                    let scheme = &norm.siblings[k].epilogues[e];
-                    let bits = scheme.scale.as_ref().map_or(32, |s| s.dtype.bits());
-                    bytes(bits, rows.next_multiple_of(4) * scheme.scales_per_row(width).unwrap_or(1))
-                }
-                _ => bytes(16, rows * width),
-            };
-            (port, size)
+            // Room for every layout of the scales.
+            let rows = if matches!(port, OutPort::Scale(..)) { rows.next_multiple_of(4) } else { rows };
+            let bits = norm.result_dtype(port).map_or(0, DType::bits);
+            (port, bytes(bits, rows * norm.result_width(port).unwrap_or(1)))
         });
         Self { inputs: inputs.collect(), outputs: outputs.collect() }
     }

@@ -2,8 +2,8 @@
 
 use normfuse_ir::{
     DType, FusedNorm, Granularity, Scheme,
-    fused::{Prologue, ResidualAdd, Root, Sibling, Source, Weight},
-    scheme::{Apply, F32, ScaleLayout, Step},
+    fused::{Prologue, ResidualAdd, Sibling},
+    scheme::{Apply, ScaleLayout, Step},
 };
 
 pub type Make = fn(u64) -> FusedNorm;
@@ -24,21 +24,9 @@ pub const OPS: [(&str, Make); 12] = [
 ];
 
 fn norm(width: u64, scheme: Option<Scheme>) -> FusedNorm {
-    let input = DType::BF16;
-    let sibling = Sibling {
-        width,
-        input,
-        compute: DType::F32,
-        squares: None,
-        eps: F32::new(1e-6),
-        root: Root::Rsqrt,
-        normed: input,
-        weight: Some(Weight { dtype: input, plus_one: false, product: None }),
-        output: input,
-        emit_normed: scheme.is_none(),
-        epilogues: scheme.into_iter().collect(),
-    };
-    FusedNorm { prologue: Prologue::None, source: Source::Shared, emit_sum: false, siblings: vec![sibling] }
+    let emit_normed = scheme.is_none();
+    let epilogues = scheme.into_iter().collect();
+    FusedNorm::of(vec![Sibling { emit_normed, epilogues, ..Sibling::plain(width, DType::BF16) }])
 }
 
 fn added(norm: FusedNorm) -> FusedNorm {

@@ -2,7 +2,7 @@
 
 use normfuse_ir::{
     DType, Error, ErrorKind, FusedNorm, Result, Tensor,
-    fused::{InPort, OutPort, Prologue, Source},
+    fused::{InPort, OutPort, Source},
     scheme::ScaleLayout,
 };
 
@@ -167,31 +167,21 @@ impl FusedNormKernel {
     /// Dtype and shape of a result.
     fn result(&self, port: OutPort, leads: &[Vec<usize>]) -> Result<(DType, Vec<usize>)> {
         let norm = &self.norm;
-        let lead = |k: usize| &leads[if norm.source == Source::Shared { 0 } else { k }];
-        let rows = |k: usize, width: usize| [&lead(k)[..], &[width]].concat();
-        let none = || Error::new(ErrorKind::Structure, format!("the descriptor has no result {port}"));
-        Ok(match port {
-            OutPort::Sum => match norm.prologue {
-                Prologue::ResidualAdd(add) => (add.emitted(), rows(0, norm.siblings[0].width as usize)),
-                Prologue::None => return Err(none()),
-            },
-            OutPort::Normed(k) => (norm.siblings[k].output, rows(k, norm.siblings[k].width as usize)),
-            OutPort::Q(k, e) => {
-                let scheme = &norm.siblings[k].epilogues[e];
-                (scheme.q_dtype(), rows(k, scheme.q_width(norm.siblings[k].width) as usize))
-            }
-            OutPort::Scale(k, e) => {
-                let scheme = &norm.siblings[k].epilogues[e];
-                let a_row = scheme.scales_per_row(norm.siblings[k].width).ok_or_else(none)? as usize;
-                let dtype = scheme.scale.as_ref().map(|s| s.dtype).ok_or_else(none)?;
-                let count: usize = lead(k).iter().product();
-                match scheme.layout {
-                    ScaleLayout::RowMajor => (dtype, rows(k, a_row)),
-                    ScaleLayout::ColumnMajor => (dtype, vec![a_row * count]),
-                    ScaleLayout::TmaAligned => (dtype, vec![a_row * count.next_multiple_of(4)]),
-                }
-            }
-            OutPort::ZeroPoint(..) => return Err(none()),
-        })
+        let found = norm.result_dtype(port).zip(norm.result_width(port));
+        let none = || Error::new(ErrorKind::Structure, format!("the descriptor has no result {port} of rows"));
+        let (dtype, a_row) = found.ok_or_else(none)?;
+        let (a_row, k) = (a_row as usize, port.sibling());
+        let lead = &leads[if norm.source == Source::Shared { 0 } else { k }];
+        let count: usize = lead.iter().product();
+        let layout = match port {
+            OutPort::Scale(_, e) => norm.siblings[k].epilogues[e].layout,
+            _ => ScaleLayout::RowMajor,
+        };
+        let shape = match layout {
+            ScaleLayout::RowMajor => [&lead[..], &[a_row]].concat(),
+            ScaleLayout::ColumnMajor => vec![a_row * count],
+            ScaleLayout::TmaAligned => vec![a_row * count.next_multiple_of(4)],
+        };
+        Ok((dtype, shape))
     }
 }

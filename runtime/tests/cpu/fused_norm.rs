@@ -14,26 +14,6 @@ use crate::{
     schemes,
 };
 
-fn sibling(width: u64, input: DType) -> Sibling {
-    Sibling {
-        width,
-        input,
-        compute: DType::F32,
-        squares: None,
-        eps: F32::new(1e-6),
-        root: Root::ReciprocalSqrt,
-        normed: input,
-        weight: Some(Weight { dtype: input, plus_one: false, product: None }),
-        output: input,
-        emit_normed: true,
-        epilogues: vec![],
-    }
-}
-
-fn norm(siblings: Vec<Sibling>) -> FusedNorm {
-    FusedNorm { prologue: Prologue::None, source: Source::Shared, emit_sum: false, siblings }
-}
-
 /// Operands for a descriptor: rows of these leading sizes.
 fn operands(norm: &FusedNorm, lead: &[usize], kind: Kind, seed: u64) -> Vec<Tensor> {
     norm.in_ports()
@@ -84,9 +64,9 @@ fn every_root_and_every_rounding() {
                         Some(Weight { dtype: DType::F32, plus_one: true, product: None }),
                         None,
                     ]) {
-                        let s = Sibling { root, compute, normed, output, weight, ..sibling(65, input) };
+                        let s = Sibling { root, compute, normed, output, weight, ..Sibling::plain(65, input) };
                         for (seed, kind) in KINDS.into_iter().enumerate() {
-                            check_norm(&norm(vec![s.clone()]), &[2, 3], kind, seed as u64);
+                            check_norm(&FusedNorm::of(vec![s.clone()]), &[2, 3], kind, seed as u64);
                         }
                     }
                 }
@@ -99,9 +79,9 @@ fn every_root_and_every_rounding() {
 fn widths_and_row_counts() {
     for width in [1, 7, 8, 9, 64, 1000, 1536, 7168] {
         for lead in [&[][..], &[0], &[1], &[3, 1, 2], &[37]] {
-            let mut s = sibling(width, DType::BF16);
+            let mut s = Sibling::plain(width, DType::BF16);
             s.epilogues = vec![schemes::linear(Granularity::Token)];
-            check_norm(&norm(vec![s]), lead, Kind::Outliers, width);
+            check_norm(&FusedNorm::of(vec![s]), lead, Kind::Outliers, width);
         }
     }
 }
@@ -114,12 +94,12 @@ fn every_scheme() {
             if scheme.check().is_err() {
                 continue;
             }
-            let mut s = sibling(96, DType::BF16);
+            let mut s = Sibling::plain(96, DType::BF16);
             s.emit_normed = n % 2 == 0;
             s.epilogues = vec![scheme];
             for (seed, kind) in KINDS.into_iter().enumerate() {
-                check_norm(&norm(vec![s.clone()]), &[5], kind, seed as u64);
-                check_norm(&norm(vec![s.clone()]), &[0], kind, seed as u64);
+                check_norm(&FusedNorm::of(vec![s.clone()]), &[5], kind, seed as u64);
+                check_norm(&FusedNorm::of(vec![s.clone()]), &[0], kind, seed as u64);
             }
         }
     }
@@ -127,21 +107,21 @@ fn every_scheme() {
 
 #[test]
 fn odd_rows_of_four_bit_values_share_bytes() {
-    let mut s = sibling(9, DType::F32);
+    let mut s = Sibling::plain(9, DType::F32);
     s.epilogues = vec![Scheme { element: DType::F4E2M1, ..schemes::linear(Granularity::Token) }];
-    check_norm(&norm(vec![s]), &[3], Kind::Tame, 1);
+    check_norm(&FusedNorm::of(vec![s]), &[3], Kind::Tame, 1);
 }
 
 #[test]
 fn residual_and_siblings() {
     for dtype in [DType::F32, DType::F16, DType::BF16] {
         for (seed, kind) in KINDS.into_iter().enumerate() {
-            let mut first = sibling(256, dtype);
+            let mut first = Sibling::plain(256, dtype);
             first.epilogues = vec![schemes::linear(Granularity::Token), schemes::linear(Granularity::Group(128))];
-            let mut second = Sibling { eps: F32::new(1e-2), root: Root::Rsqrt, ..sibling(256, dtype) };
+            let mut second = Sibling { eps: F32::new(1e-2), root: Root::ReciprocalSqrt, ..Sibling::plain(256, dtype) };
             second.epilogues = vec![Scheme::fixed(DType::F8E4M3FN, Apply::Multiply)];
             second.emit_normed = false;
-            let mut fused = norm(vec![first.clone(), second.clone()]);
+            let mut fused = FusedNorm::of(vec![first.clone(), second.clone()]);
             check_norm(&fused, &[4, 5], kind, seed as u64);
             fused.prologue = Prologue::ResidualAdd(ResidualAdd::of(dtype));
             check_norm(&fused, &[4, 5], kind, seed as u64);
@@ -213,10 +193,10 @@ fn random_descriptors() {
 #[test]
 fn what_is_not_supported_is_refused_by_name() {
     let refuse = |change: &dyn Fn(&mut Scheme), expect: &str| {
-        let mut s = sibling(64, DType::BF16);
+        let mut s = Sibling::plain(64, DType::BF16);
         s.epilogues = vec![schemes::linear(Granularity::Token)];
         change(&mut s.epilogues[0]);
-        let fused = norm(vec![s]);
+        let fused = FusedNorm::of(vec![s]);
         let why = supports(&fused).unwrap_err();
         assert!(why.contains(expect), "{why}");
         let inputs = operands(&fused, &[2], Kind::Tame, 1);
@@ -235,9 +215,9 @@ fn what_is_not_supported_is_refused_by_name() {
 
 #[test]
 fn operands_are_checked() {
-    let mut s = sibling(64, DType::BF16);
+    let mut s = Sibling::plain(64, DType::BF16);
     s.epilogues = vec![Scheme::fixed(DType::F8E4M3FN, Apply::Divide)];
-    let fused = FusedNorm { prologue: Prologue::ResidualAdd(ResidualAdd::of(DType::BF16)), ..norm(vec![s]) };
+    let fused = FusedNorm { prologue: Prologue::ResidualAdd(ResidualAdd::of(DType::BF16)), ..FusedNorm::of(vec![s]) };
     let good = operands(&fused, &[2, 3], Kind::Tame, 1);
     let run = |inputs: &[Tensor]| {
         let op = Op::FusedNorm(Arc::new(fused.clone()));

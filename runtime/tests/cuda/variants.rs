@@ -12,29 +12,9 @@ use crate::{check::Noise, schemes};
 
 const NARROW: [DType; 3] = [DType::BF16, DType::F16, DType::F32];
 
-pub fn sibling(width: u64, input: DType) -> Sibling {
-    Sibling {
-        width,
-        input,
-        compute: DType::F32,
-        squares: None,
-        eps: F32::new(1e-6),
-        root: Root::Rsqrt,
-        normed: input,
-        weight: Some(Weight { dtype: input, plus_one: false, product: None }),
-        output: input,
-        emit_normed: true,
-        epilogues: vec![],
-    }
-}
-
-pub fn norm(siblings: Vec<Sibling>) -> FusedNorm {
-    FusedNorm { prologue: Prologue::None, source: Source::Shared, emit_sum: false, siblings }
-}
-
 /// A norm that is quantised and nothing else.
 pub fn quantised(width: u64, schemes: Vec<Scheme>) -> FusedNorm {
-    norm(vec![Sibling { emit_normed: false, epilogues: schemes, ..sibling(width, DType::BF16) }])
+    FusedNorm::of(vec![Sibling { emit_normed: false, epilogues: schemes, ..Sibling::plain(width, DType::BF16) }])
 }
 
 /// Everything but quantisers: meanings, roots, dtypes, adds.
@@ -42,7 +22,7 @@ fn plain(width: u64) -> Vec<FusedNorm> {
     let mut all = Vec::new();
     let f32_weight = |plus_one| Some(Weight { dtype: DType::F32, plus_one, product: None });
     for input in NARROW {
-        let a = sibling(width, input);
+        let a = Sibling::plain(width, input);
         let b = Sibling { normed: DType::F32, weight: f32_weight(false), ..a.clone() };
         let c = Sibling { weight: f32_weight(true), ..b.clone() };
         let e = Sibling { weight: None, ..b.clone() };
@@ -50,10 +30,10 @@ fn plain(width: u64) -> Vec<FusedNorm> {
         let product = Weight { dtype: DType::F32, plus_one: false, product: Some(DType::F32).filter(|d| *d != input) };
         let wide = Sibling { weight: Some(product), output: DType::F32, ..a.clone() };
         for s in [a, b, c, e, narrow, wide] {
-            all.push(norm(vec![s]));
+            all.push(FusedNorm::of(vec![s]));
         }
         for root in [Root::ReciprocalSqrt, Root::DivideBySqrt] {
-            all.push(norm(vec![Sibling { root, ..sibling(width, input) }]));
+            all.push(FusedNorm::of(vec![Sibling { root, ..Sibling::plain(width, input) }]));
         }
     }
     let adds = [
@@ -63,8 +43,8 @@ fn plain(width: u64) -> Vec<FusedNorm> {
         ResidualAdd::new([DType::BF16, DType::BF16], DType::F32, DType::F32),
     ];
     for add in adds {
-        let s = Sibling { normed: DType::BF16, output: DType::BF16, ..sibling(width, add.sum()) };
-        all.push(FusedNorm { prologue: Prologue::ResidualAdd(add), emit_sum: true, ..norm(vec![s]) });
+        let s = Sibling { normed: DType::BF16, output: DType::BF16, ..Sibling::plain(width, add.sum()) };
+        all.push(FusedNorm { prologue: Prologue::ResidualAdd(add), emit_sum: true, ..FusedNorm::of(vec![s]) });
     }
     all
 }
@@ -91,11 +71,11 @@ fn quantisers(width: u64) -> Vec<FusedNorm> {
 /// Several norms in one op.
 fn siblings(width: u64) -> Vec<FusedNorm> {
     let quant = schemes::linear(Granularity::Token);
-    let other = Sibling { eps: F32::new(1e-5), root: Root::DivideBySqrt, ..sibling(width, DType::BF16) };
-    let first = Sibling { epilogues: vec![quant], emit_normed: false, ..sibling(width, DType::BF16) };
-    let shared = norm(vec![first.clone(), other.clone()]);
+    let other = Sibling { eps: F32::new(1e-5), root: Root::DivideBySqrt, ..Sibling::plain(width, DType::BF16) };
+    let first = Sibling { epilogues: vec![quant], emit_normed: false, ..Sibling::plain(width, DType::BF16) };
+    let shared = FusedNorm::of(vec![first.clone(), other.clone()]);
     let narrower = Sibling { width: (width / 3).max(1), ..other };
-    let separate = FusedNorm { source: Source::Separate, ..norm(vec![first, narrower]) };
+    let separate = FusedNorm { source: Source::Separate, ..FusedNorm::of(vec![first, narrower]) };
     vec![shared, separate]
 }
 

@@ -10,19 +10,7 @@ use crate::{
 };
 
 fn sibling(width: u64) -> Sibling {
-    Sibling {
-        width,
-        input: DType::BF16,
-        compute: DType::F32,
-        squares: None,
-        eps: F32::new(1e-6),
-        root: Root::ReciprocalSqrt,
-        normed: DType::BF16,
-        weight: Some(Weight { dtype: DType::BF16, plus_one: false, product: None }),
-        output: DType::BF16,
-        emit_normed: true,
-        epilogues: Vec::new(),
-    }
+    Sibling { root: Root::ReciprocalSqrt, ..Sibling::plain(width, DType::BF16) }
 }
 
 fn token_scheme() -> Scheme {
@@ -77,8 +65,7 @@ fn variants_are_different_functions() {
     let run = |edit: &dyn Fn(&mut Sibling)| {
         let mut s = Sibling { normed: DType::F32, output: DType::F32, ..sibling(N as u64) };
         edit(&mut s);
-        let op =
-            FusedNorm { prologue: Prologue::None, source: Source::Shared, emit_sum: false, siblings: vec![s.clone()] };
+        let op = FusedNorm::of(vec![s.clone()]);
         let weight = s.weight.map(|_| &tw);
         let inputs: Vec<Option<&Tensor>> = [Some(&tx), weight].into_iter().flatten().map(Some).collect();
         floats(&fused_norm(&op, &inputs).unwrap()[0]).unwrap()
@@ -182,8 +169,7 @@ fn siblings_have_rows_widths_and_scales_of_their_own() {
 
 #[test]
 fn operands_that_do_not_fit_are_named() {
-    let op =
-        FusedNorm { prologue: Prologue::None, source: Source::Shared, emit_sum: false, siblings: vec![sibling(4)] };
+    let op = FusedNorm::of(vec![sibling(4)]);
     let (x, w) = (bf16(&[2, 4], &[1.0; 8]), bf16(&[4], &[1.0; 4]));
     assert!(fused_norm(&op, &[Some(&x), Some(&w)]).is_ok());
     let fails = |inputs: &[Option<&Tensor>], kind, port: Option<&str>| {
