@@ -238,6 +238,16 @@ fn opaque_nodes_stay_as_they_are_and_are_not_looked_into() {
 }
 
 #[test]
+fn what_unknown_products_project_has_sibling_norms() {
+    let (_, graph) = graphs().into_iter().find(|(name, _)| name == "siblings_mla").unwrap();
+    let mut after = graph.clone();
+    let opaque = Some(Arc::new(|n: &normfuse_ir::Node| n.op == Op::MatMul) as _);
+    let report = passes::run(&mut after, &Options { opaque, verify: true, ..Options::default() }).unwrap();
+    assert_eq!(report.summary.fused.sibling_norm, 1, "each is an op of one value and a weight");
+    same_bits("siblings of unknown products", &graph, &after);
+}
+
+#[test]
 fn opaque_nodes_of_a_quantiser_stay_as_they_are() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/in/alone/silu_group.nf");
     let source = parse(&fs::read_to_string(path).unwrap().replace("batch", "2").replace("seq", "3"));

@@ -30,6 +30,7 @@ mod consts;
 pub mod cost;
 pub mod diagnose;
 pub mod edits;
+mod foreign;
 pub mod linears;
 pub mod norms;
 mod observe;

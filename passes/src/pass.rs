@@ -16,7 +16,7 @@ use crate::{
     Observer, Options, anchor,
     bodies::Bodies,
     candidate::{self, Candidate, Gone, Refusal},
-    diagnose,
+    diagnose, foreign,
     norms::{self, Norm},
     proof::Proof,
     quant::{self, Miss, Quant},
@@ -213,6 +213,11 @@ impl<'o> Pass<'o> {
                     self.report.summary.quants += 1;
                     self.reject(graph, id, Kind::Quant, Outcome::Rejected, &r);
                 }
+            }
+        }
+        for id in self.order.nodes().to_vec() {
+            if let Some((kind, refusal)) = foreign::site(graph, id) {
+                self.reject(graph, id, kind, Outcome::Nearest, &refusal);
             }
         }
         // Several weights on one normalised row have one anchor: those go by what they make.

@@ -1,8 +1,9 @@
-//! Which norms may share one op: those that read the same rows, or rows that one value was projected to.
+//! Which norms may share one op: those that read the same rows, rows that one value was projected to, or rows that the host
+//! passes in as inputs of the same tokens.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
-use normfuse_ir::{Graph, NodeId, Op, ValueId};
+use normfuse_ir::{Dim, Graph, NodeId, Op, ValueId};
 
 use crate::{
     norms::Norm,
@@ -18,11 +19,12 @@ const MAX_NODES: usize = 256;
 /// Norms of one op, by position in the list of norms; each norm is in exactly one group, in the order of the first.
 pub fn groups(graph: &Graph, order: &Order, norms: &[Norm]) -> Vec<Vec<usize>> {
     let walk = Walk { graph, order, parameters: parameters(graph, order), results: results(norms) };
-    let mut by_origin: BTreeMap<(ValueId, bool), usize> = BTreeMap::new();
+    let mut by_origin: HashMap<(Origin, bool), usize> = HashMap::new();
     let mut groups: Vec<Vec<usize>> = Vec::new();
     for (i, norm) in norms.iter().enumerate() {
         match norm.h.first().map(|h| walk.origin(*h)) {
-            Some(origin) => {
+            Some((value, multiplied)) => {
+                let origin = (if multiplied { Origin::Value(value) } else { Origin::of(graph, value) }, multiplied);
                 let slot = *by_origin.entry(origin).or_insert_with(|| {
                     groups.push(Vec::new());
                     groups.len() - 1
@@ -33,6 +35,24 @@ pub fn groups(graph: &Graph, order: &Order, norms: &[Norm]) -> Vec<Vec<usize>> {
         }
     }
     groups
+}
+
+/// Whose tokens rows are.
+#[derive(PartialEq, Eq, Hash)]
+enum Origin {
+    /// Those of a value.
+    Value(ValueId),
+    /// Those of the graph's inputs with this first axis: a host that passes the parts of a projection passes one call's tokens.
+    /// Whether the rows are as many is for the op to check.
+    Inputs(Dim),
+}
+
+impl Origin {
+    fn of(graph: &Graph, value: ValueId) -> Self {
+        let tokens = || typed(graph, value)?.1.0.first().cloned();
+        let input = graph.producer(value).is_none() && graph.value(value).as_const().is_none();
+        tokens().filter(|_| input).map_or(Self::Value(value), Self::Inputs)
+    }
 }
 
 /// By value: constants, weights that the host passes in, sizes, and what any ops make of those alone.
@@ -105,6 +125,17 @@ impl Walk<'_> {
         self.graph.producer(value).map_or(0, |(id, _)| self.order.position(id) + 1)
     }
 
+    /// The operand of an unknown op that projects it, as a product with packed weights does: the only one that is no
+    /// parameter, whose axes but the last are the result's.
+    fn projection(&self, id: NodeId) -> Option<ValueId> {
+        let node = self.graph.node(id);
+        let mut data = node.inputs.iter().flatten().copied().filter(|v| !self.parameters[v.index()]);
+        let x = data.next().filter(|_| data.next().is_none())?;
+        let lead = |v: ValueId| typed(self.graph, v)?.1.0.split_last().map(|(_, lead)| lead.to_vec());
+        let tokens = lead(x)?;
+        (!tokens.is_empty() && node.outputs.iter().all(|v| lead(*v).as_ref() == Some(&tokens))).then_some(x)
+    }
+
     /// The operands that a node makes each token of its results from, and whether it is a product with a parameter; `None`
     /// for what mixes tokens, or may.
     fn token_wise(&self, id: NodeId) -> Option<(Vec<ValueId>, bool)> {
@@ -113,6 +144,7 @@ impl Walk<'_> {
         let parameter = |port: usize| node.input(port).is_some_and(|v| self.parameters[v.index()]);
         let operands = match &node.op {
             Op::MatMul | Op::Gemm { .. } | Op::MatMulInteger if parameter(1) => return Some((some(usize::MAX), true)),
+            Op::Foreign(f) if f.captures == 0 => return self.projection(id).map(|x| (vec![x], true)),
             Op::Unary(_)
             | Op::Binary(_)
             | Op::Where

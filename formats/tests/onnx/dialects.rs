@@ -163,6 +163,10 @@ fn what_stays_foreign_still_says_how_large_its_results_are() {
     let shape = |g: &Graph, name: &str| g.values().find(|(_, v)| v.name == name).unwrap().1.ty.shape.clone().unwrap();
     assert_eq!(shape(&g, "q").0, [Dim::from(2), Dim::from(4)]);
     assert_eq!(shape(&g, "sq").0, [Dim::from(2), Dim::from(2)]);
+    let packed = with(microsoft("MatMulNBits", &["x", "s", "s"], &["p"]), [int("N", 6), int("K", 4)]);
+    let m = model_of(vec![packed, node("Shape", &["p"], &["y"])], vec![], value("y", DataType::Int64, "2"));
+    let (g, _) = rewrite(&m);
+    assert_eq!((dtype(&g, "p"), shape(&g, "p").0), (Some(DType::F32), vec![Dim::from(2), Dim::from(6)]));
     // Names that an exporter invents for sizes give way to sizes.
     let pair = vec![trt("FP4QDQ", &["x"], &["w"]), node("Neg", &["w"], &["y"])];
     let m = model_of(pair, vec![value("w", DataType::Float, "FP4QDQ_dim_0 ?")], f32_value("y"));

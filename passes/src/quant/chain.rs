@@ -9,7 +9,7 @@ use normfuse_ir::{
 };
 
 use crate::{
-    consts::{known, scalar},
+    consts::{known, num, scalar},
     region::{last_axis_width, producer_op, typed},
     term::Num,
     views::is_view,
@@ -383,13 +383,13 @@ pub fn step(graph: &Graph, value: ValueId, given: &mut Option<Given>) -> Option<
                 _ => None,
             }
         }
-        Op::Where => guarded(graph, id, given).and_then(|(s, x)| done(vec![s], x)),
+        Op::Where => guarded(graph, id, given).and_then(|(s, x)| done(s, x)),
         _ => None,
     }
 }
 
-/// `where(x == 0, 0, given / x)` and `where(x == 0, c, x)`.
-fn guarded(graph: &Graph, id: NodeId, given: &mut Option<Given>) -> Option<(Step, ValueId)> {
+/// `where(x == 0, c, x)`, `where(x == 0, 0, given / x)` and `where(x == 0, c, x / d)`.
+fn guarded(graph: &Graph, id: NodeId, given: &mut Option<Given>) -> Option<(Vec<Step>, ValueId)> {
     let node = graph.node(id);
     let (condition, then, other) = (node.input(0)?, node.input(1)?, node.input(2)?);
     let (eq, Op::Binary(BinaryOp::Equal)) = producer_op(graph, condition)? else { return None };
@@ -404,15 +404,26 @@ fn guarded(graph: &Graph, id: NodeId, given: &mut Option<Given>) -> Option<(Step
     let fills = numel(then)?.as_const() == Some(1) || numel(then) == numel(x);
     let then = known(graph, then).filter(|_| fills).and_then(single)?;
     if other == x {
-        return Some((Step::IfZero(then), x));
+        return Some((vec![Step::IfZero(then)], x));
     }
     let (div, Op::Binary(BinaryOp::Div)) = producer_op(graph, other)? else { return None };
     let (numerator, denominator) = (graph.node(div).input(0)?, graph.node(div).input(1)?);
+    if numerator == x {
+        let by = constant(graph, denominator)?;
+        return Some((vec![Step::IfZero(times(then, by, typed(graph, other)?.0)?), Step::Div(by)], x));
+    }
     let one = typed(graph, numerator)?.1.is_single();
     (one && denominator == x && then.get().to_bits() == 0).then(|| {
         *given = Some(Given { value: numerator, at: vec![(div, 0)] });
-        (Step::GivenOverOrZero, x)
+        (vec![Step::GivenOverOrZero], x)
     })
+}
+
+/// The product of two numbers, if `dtype` holds it: divided by the second, it is the first again, to the bit.
+fn times(a: F32, b: F32, dtype: DType) -> Option<F32> {
+    let product = f64::from(a.get()) * f64::from(b.get());
+    let held = num(dtype, product).and_then(single).filter(|p| f64::from(p.get()) == product);
+    held.filter(|p| p.get().is_finite() && b.get() != 0.0)
 }
 
 /// The nodes from `v` to a node that takes the largest magnitude of each `width` consecutive values of it (of all, if
@@ -450,7 +461,7 @@ fn amax(graph: &Graph, id: NodeId, v: ValueId, width: Option<u64>) -> Option<BTr
 }
 
 /// True for a reduction of runs of `width` along the last axis, or of everything.
-fn reduces(graph: &Graph, id: NodeId, width: Option<u64>) -> bool {
+pub fn reduces(graph: &Graph, id: NodeId, width: Option<u64>) -> bool {
     let node = graph.node(id);
     let Some((_, shape)) = node.input(0).and_then(|v| typed(graph, v)) else { return false };
     let Op::Reduce { axes, .. } = &node.op else { return false };

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use normfuse_ir::{
     DType, Granularity, Graph, NodeId, Op, Scheme, ValueId,
     op::BinaryOp,
-    scheme::{Apply, Encode, Packing, Step, ZeroPoint},
+    scheme::{Apply, Encode, F32, Packing, Step, ZeroPoint},
 };
 
 use super::{
@@ -48,17 +48,21 @@ impl Codes {
         let node = graph.node(anchor);
         match &node.op {
             Op::QuantizeLinear { axis, block_size, to, saturate, precision, .. } => {
-                linear(graph, anchor, (*axis, *block_size), (*to, *saturate), *precision).ok_or(Miss::None)
+                linear(graph, anchor, (*axis, *block_size), (*to, *saturate), *precision)
             }
             Op::Cast { to, saturate } => {
                 let x = node.input(0).ok_or(Miss::None)?;
                 let encode = if to.is_int() || !*saturate { Encode::Cast } else { Encode::Saturate };
                 let mut nodes = BTreeSet::from([anchor]);
                 let (scheme, v, factor, width) = applied(graph, x, (*to, encode, Packing::None), &mut nodes)
-                    .map_err(|at| near(graph, anchor, *to, at))?;
-                // An integer that is not rounded first is a count or an index.
-                if to.is_int() && !scheme.post.contains(&Step::Round) {
-                    return Err(Miss::None);
+                    .map_err(|stopped| stopped.miss(graph, anchor, *to))?;
+                if to.is_int() && !rounds(&scheme.post) {
+                    // What is whole already is a count, an index or an exponent.
+                    if scheme.post.iter().any(|s| matches!(s, Step::Floor | Step::Ceil)) {
+                        return Err(Miss::None);
+                    }
+                    let hint = format!("the cast to {to} cuts fractions off: nothing rounds the value before it");
+                    return Err(scheme_miss(graph, v, width, (anchor, hint)));
                 }
                 let q = node.outputs[0];
                 Ok(Self {
@@ -86,8 +90,8 @@ impl Codes {
                 })?;
                 nodes.extend(&cluster.nodes);
                 let kind = (DType::F4E2M1, Encode::Compare, Packing::Nibbles);
-                let (mut scheme, v, factor, width) =
-                    applied(graph, cluster.y, kind, &mut nodes).map_err(|at| near(graph, anchor, DType::F4E2M1, at))?;
+                let (mut scheme, v, factor, width) = applied(graph, cluster.y, kind, &mut nodes)
+                    .map_err(|stopped| stopped.miss(graph, anchor, DType::F4E2M1))?;
                 scheme.encode = cluster.encode(graph, &scheme.post).ok_or_else(|| {
                     let hint = "its thresholds are not those of rounding to f4e2m1, ties to even".to_owned();
                     Miss::Nearest(Refusal { rule: "quant_mx", precondition: "rounding", node: Some(anchor), hint })
@@ -108,24 +112,65 @@ impl Codes {
     }
 }
 
+/// True if there is a rounding to the nearest among the steps: ties to even, or up as the floor of a half more.
+fn rounds(post: &[Step]) -> bool {
+    let up = [Step::Add(F32::new(0.5)), Step::Floor];
+    post.contains(&Step::Round) || post.windows(2).any(|two| *two == up)
+}
+
 fn only_row(graph: &Graph, v: ValueId, factor_width: Option<u64>) -> Option<u64> {
     let (_, shape) = typed(graph, v)?;
     let width = shape.last()?.as_const().filter(|_| factor_width.is_none())?;
     (shape.numel().as_const() == Some(width)).then(|| width.unsigned_abs())
 }
 
-fn near(graph: &Graph, anchor: NodeId, to: DType, at: Option<NodeId>) -> Miss {
-    if to.is_int() {
-        return Miss::None;
-    }
-    let hint = match at {
-        Some(n) => format!(
-            "before the cast to {to} comes `{}`, which neither divides by a scale nor is a step that a quantiser takes",
-            graph.node(n).op.name()
-        ),
-        None => format!("a value is cast to {to} without having met a scale"),
+/// What looks like a quantiser of `v`, whose values meet one factor in runs of `width`, but for this.
+pub fn scheme_miss(graph: &Graph, v: ValueId, width: Option<u64>, (node, hint): (NodeId, String)) -> Miss {
+    let row = typed(graph, v).and_then(|(_, s)| s.last()?.as_const()).and_then(|w| u64::try_from(w).ok());
+    let rule = match width {
+        None => "quant_static",
+        Some(_) if width == row => "quant_token",
+        Some(_) => "quant_group",
     };
-    Miss::Nearest(Refusal { rule: "quant_static", precondition: "scheme", node: at.or(Some(anchor)), hint })
+    Miss::Nearest(Refusal { rule, precondition: "scheme", node: Some(node), hint })
+}
+
+/// Where reading back from the codes ended without a scale.
+struct Stopped {
+    /// At a node that is no step, or at the edge of the graph.
+    at: Option<NodeId>,
+    /// True if a rounding or a clip lies between it and the codes.
+    shaped: bool,
+}
+
+impl Stopped {
+    fn miss(&self, graph: &Graph, anchor: NodeId, to: DType) -> Miss {
+        // An integer that is neither rounded nor clipped first is a count or an index.
+        if to.is_int() && !self.shaped {
+            return Miss::None;
+        }
+        let name = |n: NodeId| graph.node(n).op.name();
+        let scales = |n: NodeId| matches!(graph.node(n).op, Op::Binary(BinaryOp::Mul | BinaryOp::Div));
+        let hint = match self.at {
+            Some(n) if scales(n) => {
+                let shape = |port| graph.node(n).input(port).and_then(|v| typed(graph, v));
+                let shapes: Vec<String> = [0, 1].into_iter().filter_map(shape).map(|(_, s)| s.to_string()).collect();
+                format!(
+                    "before the cast to {to} comes `{}` of {}, of which neither is one scale, one for each row or group along \
+                     the last axis, or a constant one for each channel",
+                    name(n),
+                    shapes.join(" and ")
+                )
+            }
+            Some(n) => format!(
+                "before the cast to {to} comes `{}`, which neither divides by a scale nor is a step that a quantiser takes",
+                name(n)
+            ),
+            None => format!("a value is cast to {to} without having met a scale"),
+        };
+        let node = self.at.or(Some(anchor));
+        Miss::Nearest(Refusal { rule: "quant_static", precondition: "scheme", node, hint })
+    }
 }
 
 type Applied = (Scheme, ValueId, (ValueId, Use), Option<u64>);
@@ -136,33 +181,46 @@ fn applied(
     x: ValueId,
     (element, encode, packing): (DType, Encode, Packing),
     nodes: &mut BTreeSet<NodeId>,
-) -> Result<Applied, Option<NodeId>> {
+) -> Result<Applied, Stopped> {
     let mut value = x;
     let mut raws: Vec<Raw> = Vec::new();
+    let stopped = |at: Option<NodeId>, raws: &[Raw]| {
+        let shapes = |raw: &Raw| matches!(raw, Raw::Step(Step::Round | Step::Floor | Step::Max(_) | Step::Min(_), _));
+        Err(Stopped { at, shaped: raws.iter().any(shapes) })
+    };
     for _ in 0..MAX_STEPS {
-        let (id, _) = producer_op(graph, value).ok_or(None)?;
-        if let Some((v, factor, apply, width)) = application(graph, id) {
-            let (compute, _) = typed(graph, value).ok_or(Some(id))?;
+        let Some((id, _)) = producer_op(graph, value) else { return stopped(None, &raws) };
+        if let Some((v, factor, apply, reach)) = application(graph, id) {
+            let Some((compute, _)) = typed(graph, value) else { return stopped(Some(id), &raws) };
             nodes.insert(id);
             raws.reverse();
             let post = forward_from(&raws, compute);
-            let scheme = Scheme { apply, post, encode, packing, ..blank(element, compute) };
+            let mut scheme = Scheme { apply, post, encode, packing, ..blank(element, compute) };
+            let width = match reach {
+                Reach::All => None,
+                Reach::Row(width) => Some(width),
+                Reach::Channel => {
+                    scheme.granularity = Granularity::Channel;
+                    None
+                }
+            };
             return Ok((scheme, v, factor, width));
         }
         if is_view(graph, id) {
+            let Some(next) = graph.node(id).input(0) else { return stopped(Some(id), &raws) };
             nodes.insert(id);
-            value = graph.node(id).input(0).ok_or(Some(id))?;
+            value = next;
             continue;
         }
         let mut given = None;
         let Some((_, found, next)) = step(graph, value, &mut given).filter(|_| given.is_none()) else {
-            return Err(Some(id));
+            return stopped(Some(id), &raws);
         };
         nodes.insert(id);
         raws.extend(found.iter().rev());
         value = next;
     }
-    Err(None)
+    stopped(None, &raws)
 }
 
 /// As [`forward`], for a value that is not exact in every type from the start.
@@ -171,40 +229,56 @@ fn forward_from(raws: &[Raw], compute: DType) -> Vec<Step> {
     steps[1..].to_vec()
 }
 
-/// The value, the factor and where it is read, how they meet, and how many values meet one factor.
-type Application = (ValueId, (ValueId, Use), Apply, Option<u64>);
+/// How many values meet one factor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    /// All of them.
+    All,
+    /// Those of a channel: a constant vector along the last axis.
+    Channel,
+    /// A row, as long as this.
+    Row(u64),
+}
 
-/// A product or quotient of a whole value with a factor that is smaller: one element, or one each last axis.
+/// The value, the factor and where it is read, how they meet, and how many values meet one factor.
+type Application = (ValueId, (ValueId, Use), Apply, Reach);
+
+/// A product or quotient of a whole value with a factor that is smaller: one element, or one each last axis. A constant
+/// vector by which a value is divided is a scale a channel; one that it is multiplied by is a weight.
 fn application(graph: &Graph, id: NodeId) -> Option<Application> {
     let node = graph.node(id);
     let out = typed(graph, *node.outputs.first()?)?.1.clone();
-    let (x, y) = (node.input(0)?, node.input(1));
+    let (x, y) = (node.input(0)?, node.input(1)?);
     let apply = match node.op {
         Op::Binary(BinaryOp::Div) => Apply::Divide,
         Op::Binary(BinaryOp::Mul) => Apply::Multiply,
         _ => return None,
     };
-    let y = y?;
     let width = out.last().and_then(normfuse_ir::Dim::as_const);
-    let reach = |value: ValueId, factor: ValueId| -> Option<Option<u64>> {
+    let reach = |value: ValueId, factor: ValueId| -> Option<Reach> {
         let (vs, fs) = (typed(graph, value)?.1, typed(graph, factor)?.1);
         if *vs != out || out.is_single() {
             return None;
         }
         if fs.is_single() {
-            return Some(None);
+            return Some(Reach::All);
+        }
+        let constant = || graph.value(factor).as_const().is_some();
+        if apply == Apply::Divide && fs.rank() == 1 && out.rank() > 1 && fs.last() == out.last() && constant() {
+            return Some(Reach::Channel);
         }
         let lead = out.rank().checked_sub(1)?;
         let repeats = fs.rank() == out.rank() && fs.0[..lead] == out.0[..lead] && fs.last()?.as_const() == Some(1);
-        (repeats && width? > 1).then(|| u64::try_from(width.unwrap_or(1)).ok())
+        let width = width.and_then(|w| u64::try_from(w).ok()).filter(|w| *w > 1)?;
+        repeats.then_some(Reach::Row(width))
     };
-    if let Some(width) = reach(x, y) {
-        return Some((x, (y, (id, 1)), apply, width));
+    if let Some(reach) = reach(x, y) {
+        return Some((x, (y, (id, 1)), apply, reach));
     }
     if apply == Apply::Multiply
-        && let Some(width) = reach(y, x)
+        && let Some(reach) = reach(y, x)
     {
-        return Some((y, (x, (id, 0)), apply, width));
+        return Some((y, (x, (id, 0)), apply, reach));
     }
     None
 }
@@ -216,11 +290,14 @@ fn linear(
     (axis, block): (i64, u64),
     (to, saturate): (DType, bool),
     precision: Option<DType>,
-) -> Option<Codes> {
+) -> Result<Codes, Miss> {
     let node = graph.node(anchor);
-    let (x, scale) = (node.input(0)?, node.input(1)?);
-    let (_, shape) = typed(graph, x)?;
-    let (scale_dtype, scale_shape) = typed(graph, scale)?;
+    let operand = |port: usize| node.input(port).and_then(|v| Some((v, typed(graph, v)?)));
+    let (Some((x, (_, shape))), Some((scale, (scale_dtype, scale_shape)))) = (operand(0), operand(1)) else {
+        let hint = "the dtype or the shape of an operand is unknown: it comes from an op that the IR does not know";
+        let (node, hint) = (Some(anchor), hint.to_owned());
+        return Err(Miss::Nearest(Refusal { rule: "quant_static", precondition: "scheme", node, hint }));
+    };
     let compute = precision.unwrap_or(scale_dtype);
     let rank = shape.rank() as i64;
     let axis = if axis < 0 { axis + rank } else { axis };
@@ -228,29 +305,34 @@ fn linear(
     let encode = if to.is_int() || !saturate { Encode::Cast } else { Encode::Saturate };
     let mut scheme =
         Scheme { post: if to.is_int() { vec![Step::Round] } else { Vec::new() }, encode, ..blank(to, compute) };
-    let one = scale_shape.is_single();
+    let miss = |width: Option<u64>, hint: String| Err(scheme_miss(graph, x, width, (anchor, hint)));
     let factor_width = match block {
-        0 if one => None,
+        0 if scale_shape.is_single() => None,
         0 if axis == rank - 1 => {
             scheme.granularity = Granularity::Channel;
             None
         }
         // A scale a row of a matrix.
-        0 if rank == 2 => Some(width?),
-        0 => return None,
+        0 if rank == 2 && width.is_some() => width,
+        0 => return miss(None, format!("the scales run along axis {axis} of {rank}, not along the last one")),
         _ if axis == rank - 1 => Some(block),
-        _ => return None,
+        _ => {
+            let hint = format!("blocks of {block} lie along axis {axis} of {rank}, not along the last one");
+            return miss(Some(block), hint);
+        }
     };
     let zero = node.input(2).filter(|z| !is_zero(graph, *z));
     if let Some(z) = zero {
-        // An op takes one zero point, or one a channel.
-        let one = typed(graph, z)?.1.is_single();
+        let one = typed(graph, z).is_some_and(|(_, s)| s.is_single());
         if !one && scheme.granularity != Granularity::Channel {
-            return None;
+            return miss(
+                factor_width,
+                "an op takes one zero point, or one a channel: here each row or block has its own".into(),
+            );
         }
         scheme.zero_point = ZeroPoint::Given;
     }
-    Some(Codes {
+    Ok(Codes {
         scheme,
         q: node.outputs[0],
         v: x,

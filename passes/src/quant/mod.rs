@@ -10,6 +10,7 @@
 mod chain;
 mod codes;
 mod e2m1;
+mod why;
 
 use std::collections::BTreeSet;
 
@@ -102,8 +103,8 @@ pub fn find(graph: &Graph, order: &Order, anchor: NodeId) -> Result<Quant, Miss>
         None => None,
         Some(_) if row.is_some() => row,
         Some(f) => read(f, codes.factor_width).map_err(|at| {
-            let hint = format!("`{}` is no step from the largest magnitude to a scale", graph.node(at).op.name());
-            Miss::Nearest(Refusal { rule: "quant_group", precondition: "scheme", node: Some(at), hint })
+            let hint = why::no_step(graph, at, base.value, codes.factor_width);
+            codes::scheme_miss(graph, codes.v, codes.factor_width, (at, hint))
         })?,
     };
     let mut q = Quant {

@@ -39,7 +39,7 @@ fn is_light(graph: &Graph, id: NodeId) -> bool {
         && node.outputs.iter().all(|v| typed(graph, *v).is_some());
     typed_all
         && match &node.op {
-            Op::Unary(UnaryOp::Sqrt | UnaryOp::Rsqrt | UnaryOp::Reciprocal)
+            Op::Unary(UnaryOp::Sqrt | UnaryOp::Rsqrt | UnaryOp::Reciprocal | UnaryOp::Identity)
             | Op::Binary(BinaryOp::Add | BinaryOp::Mul | BinaryOp::Div | BinaryOp::Pow)
             // A target shape that is asked of a value of the region.
             | Op::Shape { .. }
@@ -143,12 +143,12 @@ impl<'g> Cut<'g> {
         }
     }
 
-    /// The node, if a value is a cast of one that the region reads: the row may be squared before it is cast.
+    /// The node, if a value is a cast or a copy of one that the region reads: the row may be squared before it is cast.
     fn cast_of_known(&self, value: ValueId) -> Option<NodeId> {
         let (id, op) = producer_op(self.graph, value)?;
         let known = || self.graph.node(id).input(0).is_some_and(|x| self.known.contains(&x));
-        (matches!(op, Op::Cast { .. }) && !self.nodes.contains(&id) && is_light(self.graph, id) && known())
-            .then_some(id)
+        let moves = matches!(op, Op::Cast { .. } | Op::Unary(UnaryOp::Identity));
+        (moves && !self.nodes.contains(&id) && is_light(self.graph, id) && known()).then_some(id)
     }
 
     /// Forward until nothing more fits, nearest first.

@@ -194,9 +194,14 @@ impl Region {
                     BinaryOp::Min => "min".into(),
                     other => format!("op:{other:?}"),
                 };
-                let args =
-                    vec![self.broadcast(graph, x, out_shape)?, self.broadcast(graph, node.input(1)?, out_shape)?];
-                Some(Expr::Op(head, args))
+                let (x, y) = (self.broadcast(graph, x, out_shape)?, node.input(1)?);
+                // A weight of ones is a weight, but an exponent is a number however often it is said.
+                let exponent = if *op == BinaryOp::Pow { consts::known(graph, y) } else { None };
+                let y = match exponent {
+                    Some(num) => Expr::Const(num),
+                    None => self.broadcast(graph, y, out_shape)?,
+                };
+                Some(Expr::Op(head, vec![x, y]))
             }
             Op::Clip => {
                 // NaN passes and zeros order the same way, so a clip is a maximum and a minimum.

@@ -1,5 +1,5 @@
-//! Types of results of foreign ops whose names say them: quantisers. ONNX's shape inference stops at them, and so do the
-//! declarations in the files; with a shape, what lies behind is read as usual.
+//! Types of results of foreign ops whose names say them: quantisers, and products with packed weights. ONNX's shape
+//! inference stops at them, and so do the declarations in the files; with a shape, what lies behind is read as usual.
 
 use normfuse_ir::{DType, Dim, Shape, Type, ValueId};
 
@@ -21,6 +21,15 @@ pub fn results(b: &Builder<'_>, node: &NodeProto, inputs: &[Option<ValueId>]) ->
             let scales = blocks(x.shape.as_ref(), int("axis").unwrap_or(-1), int("block_size").unwrap_or(16));
             let scale_type = named("scale_type").or(Some(DType::F8E4M3FN));
             vec![like_x(Some(DType::F4E2M1)), Type { dtype: scale_type, shape: scales, ..Type::default() }]
+        }
+        // A product with a weight in 2 to 8 bits, `N` columns of `K`.
+        (MICROSOFT, "MatMulNBits") => {
+            let columns = int("N").filter(|n| *n > 0).map(Dim::from);
+            let shape = x.shape.clone().zip(columns).and_then(|(mut shape, n)| {
+                *shape.0.last_mut()? = n;
+                Some(shape)
+            });
+            vec![Type { shape, ..like_x(x.dtype) }]
         }
         // Exporters differ in the shape of the first one's scales: one pads it.
         (TENSOR_RT, "TRT_MXFP8DynamicQuantize" | "TRT_MXFP8DequantizeLinear") => vec![like_x(named("output_dtype"))],
