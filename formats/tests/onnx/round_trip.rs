@@ -155,6 +155,20 @@ fn subgraphs_capture_by_name() {
 }
 
 #[test]
+fn what_bodies_hide_is_noted() {
+    assert!(rewrite(&conditional()).0.info.notes.is_empty());
+    let mean = with(node("ReduceMean", &["t"], &["m"]), []);
+    let quantise = || node("QuantizeLinear", &["t", "m"], &["q"]);
+    let inner = branches(&[mean, quantise(), quantise()]);
+    let mut m = conditional();
+    m.graph.as_mut().unwrap().node[1] = inner;
+    let notes = rewrite(&m).0.info.notes;
+    let expected =
+        "node `the If`: nothing is looked for in the bodies of `If`, in which there are 4 QuantizeLinear, 2 ReduceMean";
+    assert_eq!(notes, [expected]);
+}
+
+#[test]
 fn a_captured_value_that_was_replaced_keeps_its_name() {
     let disk = Disk::new();
     let mut g = disk.read(&conditional()).unwrap();

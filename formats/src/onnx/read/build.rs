@@ -15,7 +15,7 @@ use prost::Message;
 use super::{
     attrs::{Attrs, port},
     functions::{Flat, domain, label},
-    ops, types, types_foreign,
+    ops, types, types_foreign, unread,
 };
 use crate::{
     FormatError, Result,
@@ -332,6 +332,7 @@ impl<'m> Builder<'m> {
         for name in &captures {
             inputs.push(Some(self.resolve(name)?));
         }
+        self.graph.info.notes.extend(unread::note(node));
         let op = ForeignOp {
             domain: node.domain().to_owned(),
             op_type: node.op_type().to_owned(),

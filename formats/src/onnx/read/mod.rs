@@ -12,6 +12,7 @@ mod tensor;
 mod types;
 mod types_foreign;
 mod unfold;
+mod unread;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
