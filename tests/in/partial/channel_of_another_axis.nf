@@ -1,6 +1,6 @@
 # Scales along an axis that is not the last one.
 graph "channel_of_another_axis"
-opset "" 20
+opset "" 21
 input %x: bf16[batch, seq, 256]
 input %s: f32[batch]
 const %w: bf16[256] = fill(1.25)
