@@ -112,7 +112,8 @@ pub fn edits(graph: &Graph, options: &Options) -> Result<Edits> {
 /// As [`crate::run`].
 pub fn edits_with(graph: &Graph, options: &Options, observer: &mut dyn Observer) -> Result<Edits> {
     let mut rewritten = graph.clone();
-    let (report, patches) = crate::fuse(&mut rewritten, options, observer)?;
+    let mut patches = Vec::new();
+    let report = crate::fuse(&mut rewritten, options, observer, &mut |patch| patches.push(patch))?;
     let mut source = Source { graph, stands_for: BTreeMap::new() };
     for patch in &patches {
         for (old, new) in &patch.applied.moved {

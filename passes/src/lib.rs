@@ -81,14 +81,16 @@ pub fn run(graph: &mut Graph, options: &Options) -> normfuse_ir::Result<Report> 
 /// # Errors
 /// As [`run`].
 pub fn run_with(graph: &mut Graph, options: &Options, observer: &mut dyn Observer) -> normfuse_ir::Result<Report> {
-    fuse(graph, options, observer).map(|(report, _)| report)
+    fuse(graph, options, observer, &mut drop)
 }
 
+/// As [`run_with`]; `made` is given each fused op, once it is in the graph.
 fn fuse(
     graph: &mut Graph,
     options: &Options,
     observer: &mut dyn Observer,
-) -> normfuse_ir::Result<(Report, Vec<Patch>)> {
+    made: &mut dyn FnMut(Patch),
+) -> normfuse_ir::Result<Report> {
     options.check()?;
     let facts = infer::infer(graph)?;
     graph.verify_inferred()?;
@@ -98,9 +100,13 @@ fn fuse(
     let hidden = Hidden::hide(graph, options);
     let nodes_before = graph.node_count();
     remove_dead_code(graph);
-    let mut pass = Pass::new(graph, options, observer, nodes_before)?;
+    let mut pass = Pass::new(graph, options, observer, made, nodes_before)?;
     let tried = pass.all(graph);
-    let touched = hidden.restore(graph).into_iter().chain(pass.touched()).filter(|n| graph.try_node(*n).is_some());
+    let touched = hidden
+        .restore(graph)
+        .into_iter()
+        .chain(pass.touched().iter().copied())
+        .filter(|n| graph.try_node(*n).is_some());
     let touched = touched.collect();
     tried?;
     graph.remove_unused_consts(&idle);

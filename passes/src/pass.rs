@@ -1,10 +1,10 @@
 //! One run: recognise everything in the source graph, decide what becomes one op, then rewrite.
 
 mod alone;
+mod solver;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
-    rc::Rc,
     slice,
     sync::Arc,
 };
@@ -18,21 +18,20 @@ use crate::{
     candidate::{self, Candidate, Gone, Refusal},
     diagnose, foreign,
     norms::{self, Norm},
-    proof::Proof,
     quant::{self, Miss, Quant},
     reach::Order,
-    region::{self, Expr, Region},
+    region::{self, Region},
     report::{Kind, Outcome, Report, RuleUse, Site},
     rewrite::{self, Moved},
-    rules::{self, Rewrites, Rule},
+    rules::{self, Rule},
     select::{self, Choice, Unit},
     siblings,
-    solve::{self, Solution},
+    solve::Solution,
     views::Names,
     weights,
 };
 
-use self::alone::Alone;
+use self::{alone::Alone, solver::Solver};
 
 /// What a graph holds.
 struct Found {
@@ -57,49 +56,26 @@ pub(crate) struct Patch {
 /// By something large, of which the standard hasher would take as long as all the rest of a site.
 pub(crate) type Memo<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 
+/// Most regions that there are at a time.
+const REGIONS: usize = 4096;
+
 /// What `f` says of each, in their order. Few are done faster than another thread wakes up.
 fn side_by_side<T: Sync, R: Send>(all: &[T], f: impl Fn(&T) -> R + Sync + Send) -> Vec<R> {
     const WORTH_A_THREAD: usize = 100;
     if all.len() < WORTH_A_THREAD { all.iter().map(f).collect() } else { all.par_iter().map(f).collect() }
 }
 
-/// Saturation under some of the rules, with a memory: a region that repeats in every layer is solved once.
-struct Solver {
-    rewrites: Rewrites,
-    memo: Memo<Vec<Expr>, Rc<Solution>>,
-    /// By region and position.
-    proofs: Memo<(Vec<Expr>, usize), Rc<Proof>>,
-}
-
-impl Solver {
-    fn new(options: &Options, on: impl Fn(&Rule) -> bool) -> Self {
-        let mut rewrites = rules::always();
-        let mut names = BTreeSet::new();
-        for rule in options.rules().filter(|r| on(r)) {
-            // Rules may share rewrites; each is applied once.
-            rewrites.extend((rule.rewrites)().into_iter().filter(|r| names.insert(r.name.to_string())));
-        }
-        Self { rewrites, memo: Memo::default(), proofs: Memo::default() }
-    }
-
-    fn solve(&mut self, region: &Region) -> Rc<Solution> {
-        if let Some(s) = self.memo.get(&region.exprs) {
-            return Rc::clone(s);
-        }
-        let s = Rc::new(solve::solve(&region.exprs, &self.rewrites));
-        self.memo.insert(region.exprs.clone(), Rc::clone(&s));
-        s
-    }
-
-    /// Why a norm of the region is one.
-    fn prove(&mut self, graph: &Graph, region: &Region, norm: &Norm) -> Vec<String> {
-        let result = norm.results.iter().find_map(|(_, values)| values.first());
-        let Some(position) = result.and_then(|v| region.local(*v)) else { return Vec::new() };
-        let rewrites = &self.rewrites;
-        let proof = self.proofs.entry((region.exprs.clone(), position));
-        let proof = Rc::clone(proof.or_insert_with(|| Rc::new(Proof::new(&region.exprs, rewrites, position))));
-        proof.lines(graph, region, norm)
-    }
+/// What a group of norms brings, by position of the norms. Several weights on one normalised row are inseparable.
+fn units<'f>(found: &'f Found, group: &[usize]) -> Vec<Unit<'f>> {
+    let rows = group.chunk_by(|a, b| found.norms[*a].anchor == found.norms[*b].anchor);
+    rows.map(|norms| {
+        let members: Vec<&Norm> = norms.iter().map(|n| &found.norms[*n]).collect();
+        let results = members.iter().flat_map(|n| &n.results).flat_map(|(_, values)| values);
+        let readers: BTreeSet<usize> = results.filter_map(|v| found.readers.get(v)).flatten().copied().collect();
+        let quants = readers.into_iter().map(|i| &found.quants[i]).collect();
+        Unit { norms: norms.to_vec(), members, quants }
+    })
+    .collect()
 }
 
 pub(crate) struct Pass<'o> {
@@ -113,7 +89,10 @@ pub(crate) struct Pass<'o> {
     /// Sites by kind (norms first) and place in the source.
     sites: BTreeMap<(bool, usize), Site>,
     report: Report,
-    patches: Vec<Patch>,
+    /// Who is told of each fused op, once it is made.
+    made: &'o mut dyn FnMut(Patch),
+    /// Nodes that read other values than before.
+    touched: Vec<NodeId>,
     /// Names of anchors, which the rewrite removes.
     anchor_names: BTreeMap<NodeId, String>,
     /// Where in the model's source they are.
@@ -125,6 +104,7 @@ impl<'o> Pass<'o> {
         graph: &Graph,
         options: &'o Options,
         observer: &'o mut dyn Observer,
+        made: &'o mut dyn FnMut(Patch),
         nodes_before: usize,
     ) -> normfuse_ir::Result<Self> {
         let used = |r: &Rule| {
@@ -142,7 +122,8 @@ impl<'o> Pass<'o> {
             order: Order::new(graph)?,
             sites: BTreeMap::new(),
             report,
-            patches: Vec::new(),
+            made,
+            touched: Vec::new(),
             anchor_names: BTreeMap::new(),
             places: BTreeMap::new(),
         })
@@ -178,12 +159,15 @@ impl<'o> Pass<'o> {
         let mut norms = Vec::new();
         let anchors = anchor::norms(graph, self.order.nodes())?;
         self.observer.anchors(Kind::Norm, anchors.len());
-        let regions = side_by_side(&anchors, |a| region::around_norm(graph, &self.order, a.node));
-        for (anchor, region) in anchors.into_iter().zip(regions) {
-            self.observer.trying(&anchor.name);
-            self.places.extend(graph.node(anchor.node).provenance.place().map(|p| (anchor.node, p)));
-            self.anchor_names.insert(anchor.node, anchor.name);
-            norms.extend(self.norms_at(graph, anchor.node, &region));
+        // Regions are large, and are done with once they are solved.
+        for anchors in anchors.chunks(REGIONS) {
+            let regions = side_by_side(anchors, |a| region::around_norm(graph, &self.order, a.node));
+            for (anchor, region) in anchors.iter().zip(regions) {
+                self.observer.trying(&anchor.name);
+                self.places.extend(graph.node(anchor.node).provenance.place().map(|p| (anchor.node, p)));
+                self.anchor_names.insert(anchor.node, anchor.name.clone());
+                norms.extend(self.norms_at(graph, anchor.node, &region));
+            }
         }
         self.observer.solved(self.solver.memo.len(), self.anchor_names.len());
         let mut quants = Vec::new();
@@ -264,32 +248,33 @@ impl<'o> Pass<'o> {
     /// Which norms share an op, and what each op takes in.
     fn decide(&mut self, graph: &Graph, found: &Found) -> Vec<Decided> {
         let mut decided = Vec::new();
-        for group in siblings::groups(graph, &self.order, &found.norms) {
-            self.decide_group(graph, found, &group, &mut decided);
+        let groups = siblings::groups(graph, &self.order, &found.norms);
+        let groups: Vec<Vec<Unit<'_>>> = groups.iter().map(|group| units(found, group)).collect();
+        let (order, options) = (&self.order, self.options);
+        let choices = side_by_side(&groups, |units| select::choose(graph, order, units, options));
+        for (units, choices) in groups.iter().zip(choices) {
+            self.decide_group(graph, units, choices, &mut decided);
         }
         // In the order of the source, so that names and reports do not depend on how groups were found.
         decided.sort_by_key(|d| self.order.position(d.candidate.parts[0].anchor));
         decided
     }
 
-    fn decide_group(&mut self, graph: &Graph, found: &Found, group: &[usize], decided: &mut Vec<Decided>) {
-        // Several weights on one normalised row are inseparable.
-        let rows = group.chunk_by(|a, b| found.norms[*a].anchor == found.norms[*b].anchor);
-        let units: Vec<Unit<'_>> = rows
-            .map(|norms| {
-                let members: Vec<&Norm> = norms.iter().map(|n| &found.norms[*n]).collect();
-                let results = members.iter().flat_map(|n| &n.results).flat_map(|(_, values)| values);
-                let readers: BTreeSet<usize> =
-                    results.filter_map(|v| found.readers.get(v)).flatten().copied().collect();
-                let quants = readers.into_iter().map(|i| &found.quants[i]).collect();
-                Unit { norms: norms.to_vec(), members, quants }
-            })
-            .collect();
-        let mut choices = VecDeque::from(select::choose(graph, &self.order, &units, self.options));
+    /// Takes what was chosen for a group while nothing was decided, or, where decisions since then stand in its way, chooses
+    /// again.
+    fn decide_group(&mut self, graph: &Graph, units: &[Unit<'_>], choices: Vec<Choice>, decided: &mut Vec<Decided>) {
+        let operands = |c: &Candidate| c.operands.iter().map(|(_, v)| *v).collect::<Vec<_>>();
+        let stale = |choice: &Choice| match choice {
+            Choice::Fuse(c, _) => self.order.depend(graph, &operands(c), &c.core),
+            Choice::Leave(..) => false,
+        };
+        let again = choices.iter().any(stale);
+        let choices = if again { select::choose(graph, &self.order, units, self.options) } else { choices };
+        let mut choices = VecDeque::from(choices);
         while let Some(choice) = choices.pop_front() {
             match choice {
                 Choice::Fuse(candidate, norms) => {
-                    let operands: Vec<ValueId> = candidate.operands.iter().map(|(_, v)| *v).collect();
+                    let operands = operands(&candidate);
                     // The ops of a group are chosen side by side: one of them may lead from this one back into it.
                     let apart: Vec<_> = units.iter().filter(|u| u.norms.iter().all(|n| norms.contains(n))).collect();
                     if apart.len() > 1 && self.order.depend(graph, &operands, &candidate.core) {
@@ -343,7 +328,9 @@ impl<'o> Pass<'o> {
                     }
                 }
             }
-            self.patches.extend(applied.ok().map(|applied| Patch { candidate: d.candidate, applied }));
+            if let Ok(applied) = applied {
+                self.tell(Patch { candidate: d.candidate, applied });
+            }
         }
         // Those of a norm that then was refused are as they were, but for what other ops took in.
         let there = |graph: &Graph, q: &Quant| {
@@ -496,15 +483,20 @@ impl<'o> Pass<'o> {
         }
     }
 
-    /// Nodes that read other values than before.
-    pub(crate) fn touched(&self) -> impl Iterator<Item = NodeId> + '_ {
-        self.patches.iter().flat_map(|p| &p.applied.shape_readers).map(|(node, ..)| *node)
+    fn tell(&mut self, patch: Patch) {
+        self.touched.extend(patch.applied.shape_readers.iter().map(|(node, ..)| *node));
+        (self.made)(patch);
     }
 
-    pub(crate) fn finish(mut self, graph: &Graph) -> (Report, Vec<Patch>) {
+    /// Nodes that read other values than before.
+    pub(crate) fn touched(&self) -> &[NodeId] {
+        &self.touched
+    }
+
+    pub(crate) fn finish(mut self, graph: &Graph) -> Report {
         self.report.summary.nodes_after = graph.node_count();
         self.report.sites = self.sites.into_values().collect();
-        (self.report, self.patches)
+        self.report
     }
 
     /// Says how many distinct bodies were compared.

@@ -112,7 +112,7 @@ impl Pass<'_> {
                         };
                         made.insert(part.anchor, made_of);
                     }
-                    self.patches.push(Patch { candidate, applied });
+                    self.tell(Patch { candidate, applied });
                 }
                 Err(refusal) => {
                     let sites = candidate.parts.iter().map(|p| (p.anchor, self.refuse(graph, p.anchor, &refusal)));

@@ -21,14 +21,15 @@ fn compiled(mut graph: Graph, random: Option<&mut Rng>) -> (Report, Vec<String>)
     crate::remove_dead_code(&mut graph);
     let mut observer = ();
     let nodes = graph.node_count();
-    let mut pass = Pass::new(&graph, &options, &mut observer, nodes).unwrap();
+    let mut made = drop::<crate::pass::Patch>;
+    let mut pass = Pass::new(&graph, &options, &mut observer, &mut made, nodes).unwrap();
     if let Some(random) = random {
         shuffle::shuffle(&mut pass.solver.rewrites, random);
     }
     pass.all(&mut graph).unwrap();
     graph.remove_unused_consts(&std::collections::BTreeSet::new());
     graph.verify().unwrap();
-    let report = pass.finish(&graph).0;
+    let report = pass.finish(&graph);
     (report, shuffle::lines(&graph))
 }
 
