@@ -31,10 +31,15 @@ __device__ __forceinline__ void write_row(void* base, const Vector<Y> (&y)[R::US
     typename T::Raw* row = static_cast<typename T::Raw*>(base) + at.row * R::N;
 #pragma unroll
     for (int j = 0; j < R::USED; ++j) {
-        Vector<T> v;
+        const int index = at.thread + j * R::THREADS;
+        if constexpr (Same<T, Y>::value) {
+            write<T, R::N, ALIGNED>(row, index, y[j]);
+        } else {
+            Vector<T> v;
 #pragma unroll
-        for (int i = 0; i < VECTOR; ++i) v.set(i, y[j][i]);
-        write<T, R::N, ALIGNED>(row, at.thread + j * R::THREADS, v);
+            for (int i = 0; i < VECTOR; i += 2) v.set_pair(i, y[j].pair(i));
+            write<T, R::N, ALIGNED>(row, index, v);
+        }
     }
 }
 
@@ -45,7 +50,7 @@ __device__ __forceinline__ void add_rows(Vector<Sum> (&h)[R::USED], const Vector
 #pragma unroll
     for (int j = 0; j < R::USED; ++j) {
 #pragma unroll
-        for (int i = 0; i < VECTOR; ++i) h[j].set(i, a[j][i] + b[j][i]);
+        for (int i = 0; i < VECTOR; i += 2) h[j].set_pair(i, {a[j][i] + b[j][i], a[j][i + 1] + b[j][i + 1]});
     }
 }
 
@@ -79,31 +84,86 @@ template <class S, int N> __device__ __forceinline__ float root_of(float sum) {
     return root;
 }
 
-// y = the normed row.
-template <class S, class H, class R, bool ALIGNED>
-__device__ __forceinline__ void normalise(Vector<typename S::Output> (&y)[R::USED], const Vector<H> (&h)[R::USED],
-                                          float sum, const void* weight, const Place& at) {
+// Two numbers of the row over its root.
+template <class S, class H> __device__ __forceinline__ Two normed(const Vector<H>& h, int i, float r) {
+    const Two x = rnd_from<typename S::Compute, H>(h.pair(i));
+    if constexpr (S::ROOT == DIVIDE_BY_SQRT) return {x.a / r, x.b / r};
+    else return {x.a * r, x.b * r};
+}
+
+// The weight's vectors of a thread, read early where there are registers for them.
+template <class W, class R> struct Weights {
+    static constexpr bool EARLY = R::USED * sizeof(Vector<W>) <= 128;
+    const void* base;
+    Vector<W> w[EARLY ? R::USED : 1];
+};
+template <class S, class R, bool ALIGNED>
+__device__ __forceinline__ Vector<typename S::Weight> weight_at(const void* base, int j, const Place& at) {
+    typedef typename S::Weight W;
+    return read<W, R::N, ALIGNED>(static_cast<const typename W::Raw*>(base), at.thread + j * R::THREADS);
+}
+template <class S, class R, bool ALIGNED>
+__device__ __forceinline__ Weights<typename S::Weight, R> read_weights(const void* base, const Place& at) {
+    typedef Weights<typename S::Weight, R> All;
+    All all;
+    all.base = base;
+    if constexpr (S::WEIGHTED && All::EARLY) {
+#pragma unroll
+        for (int j = 0; j < R::USED; ++j) all.w[j] = weight_at<S, R, ALIGNED>(base, j, at);
+    }
+    return all;
+}
+
+// y = the normed row. With PAIRS products are rounded once, and the smallest magnitude is kept.
+template <class S, class H, class R, bool ALIGNED, bool PAIRS>
+__device__ __forceinline__ u32 normalise_by(Vector<typename S::Output> (&y)[R::USED], const Vector<H> (&h)[R::USED], float r,
+                                            const Weights<typename S::Weight, R>& weights, const Place& at) {
     typedef typename S::Compute C;
     typedef typename S::Product P;
     typedef typename S::Weight W;
-    const float r = root_of<S, R::N>(sum);
+    u32 least = 0x7fff7fff;
 #pragma unroll
     for (int j = 0; j < R::USED; ++j) {
         Vector<W> w;
         if constexpr (S::WEIGHTED) {
-            w = read<W, R::N, ALIGNED>(static_cast<const typename W::Raw*>(weight), at.thread + j * R::THREADS);
+            if constexpr (Weights<W, R>::EARLY) w = weights.w[j];
+            else w = weight_at<S, R, ALIGNED>(weights.base, j, at);
         }
 #pragma unroll
-        for (int i = 0; i < VECTOR; ++i) {
-            const float x = rnd<C>(h[j][i]);
-            float n = rnd<typename S::Normed>(rnd<C>(S::ROOT == DIVIDE_BY_SQRT ? x / r : x * r));
-            if constexpr (S::WEIGHTED) {
-                float factor = rnd<P>(w[i]);
-                if constexpr (S::PLUS_ONE) factor = rnd<P>(factor + 1.0f);
-                n = rnd<P>(rnd<P>(n) * factor);
+        for (int i = 0; i < VECTOR; i += 2) {
+            Two n = rnd<C>(normed<S, H>(h[j], i, r));
+            if constexpr (PAIRS) {
+                const u32 product = multiply_pairs<P>(store_pair<P>(n.a, n.b), w.w[i / 2]);
+                y[j].w[i / 2] = product;
+                if constexpr (Same<P, BF16>::value) asm("min.u16x2 %0, %0, %1;" : "+r"(least) : "r"(product & 0x7fff7fff));
+                continue;
             }
-            y[j].set(i, n);
+            n = rnd_from<typename S::Normed, C>(n);
+            if constexpr (S::WEIGHTED) {
+                Two factor = rnd_from<P, W>(w.pair(i));
+                if constexpr (S::PLUS_ONE) factor = rnd<P>(Two{factor.a + 1.0f, factor.b + 1.0f});
+                n = rnd_from<P, typename S::Normed>(n);
+                n = {n.a * factor.a, n.b * factor.b};
+                // Where the result is of that dtype, storing it rounds.
+                if constexpr (!Same<P, typename S::Output>::value) n = rnd<P>(n);
+            }
+            y[j].set_pair(i, n);
         }
+    }
+    const u32 low = least & 0xffff, high = least >> 16;
+    return low < high ? low : high;
+}
+
+template <class S, class H, class R, bool ALIGNED>
+__device__ __forceinline__ void normalise(Vector<typename S::Output> (&y)[R::USED], const Vector<H> (&h)[R::USED],
+                                          float sum, const Weights<typename S::Weight, R>& weights, const Place& at) {
+    typedef typename S::Product P;
+    constexpr bool PAIRS = S::WEIGHTED && !S::PLUS_ONE && !Same<P, F32>::value && Same<P, typename S::Normed>::value &&
+                           Same<P, typename S::Weight>::value && Same<P, typename S::Output>::value;
+    const float r = root_of<S, R::N>(sum);
+    const u32 least = normalise_by<S, H, R, ALIGNED, PAIRS>(y, h, r, weights, at);
+    if constexpr (PAIRS && Same<P, BF16>::value) {
+        if (least < SMALLEST) normalise_by<S, H, R, ALIGNED, false>(y, h, r, weights, at);
     }
 }
 
@@ -138,22 +198,17 @@ template <Encode HOW> struct Code<U8, HOW> {
     }
 };
 
-// Two codes, the first in the low byte.
-template <class Q> __device__ __forceinline__ u32 two_codes(float a, float b, int za, int zb) {
-    typedef Code<typename Q::Element, Q::ENCODE> C;
-    return C::of(a, za) | (u32)C::of(b, zb) << 8;
-}
-template <class Q> __device__ __forceinline__ u32 two_saturated(float a, float b) {
+__device__ __forceinline__ u32 two_saturated(Two v) {
     u16 pair;
-    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(pair) : "f"(b), "f"(a));
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(pair) : "f"(v.b), "f"(v.a));
     return pair;
 }
-template <class A, class B> struct Same {
-    static constexpr bool value = false;
-};
-template <class A> struct Same<A, A> {
-    static constexpr bool value = true;
-};
+// Two codes, the first in the low byte.
+template <class Q> __device__ __forceinline__ u32 two_codes(Two v, int za, int zb) {
+    typedef Code<typename Q::Element, Q::ENCODE> C;
+    if constexpr (Same<typename Q::Element, E4M3FN>::value && Q::ENCODE == SATURATE) return two_saturated(v);
+    else return C::of(v.a, za) | (u32)C::of(v.b, zb) << 8;
+}
 
 // The scale in its dtype, at its place.
 template <class Q> __device__ __forceinline__ void write_scale(void* base, float scale, int group, int groups, const Place& at) {
@@ -168,29 +223,58 @@ template <class Q> __device__ __forceinline__ void write_scale(void* base, float
     else static_cast<u8*>(base)[index] = S::encode(scale, true);
 }
 
-template <class Q> __device__ __forceinline__ float met(float v, float factor) {
+// What numbers of a row, or of a group of it, meet.
+template <class Q, class Y> struct Factor {
     typedef typename Q::Compute C;
-    const float x = rnd<C>(v);
-    return Q::post(rnd<C>(Q::DIVIDE ? x / factor : x * factor));
-}
+    // Divided by product and remainder where that is exact.
+    static constexpr bool QUICK = Q::DIVIDE && Q::TOLERANT && (Same<C, F32>::value || Same<C, Y>::value);
+    // Of 16 bits, the numbers have at most 11 that are significant.
+    static constexpr bool SHORT = sizeof(typename Y::Raw) == 2;
+    Divisor by;
+    int zero;
 
-// The codes of one vector.
-template <class Q, class Y, int N, bool ALIGNED, class F>
-__device__ __forceinline__ void write_codes(u8* row, int index, const Vector<Y>& y, F factor_and_zero) {
-    u32 pairs[VECTOR / 2];
+    __device__ __forceinline__ Factor() {}
+    __device__ __forceinline__ Factor(float factor, int zero) : zero(zero) {
+        if constexpr (QUICK) by = divisor<SHORT>(factor);
+        else by = {factor, 0.0f, -1.0f};
+    }
+    template <bool PLAIN> __device__ __forceinline__ void codes(u32 (&pairs)[VECTOR / 2], const Vector<Y>& y) const {
+        const float f = by.by;
 #pragma unroll
-    for (int i = 0; i < VECTOR; i += 2) {
-        float fa, fb;
-        int za, zb;
-        factor_and_zero(i, fa, za);
-        factor_and_zero(i + 1, fb, zb);
-        const float a = met<Q>(y[i], fa), b = met<Q>(y[i + 1], fb);
-        if constexpr (Same<typename Q::Element, E4M3FN>::value && Q::ENCODE == SATURATE) {
-            pairs[i / 2] = two_saturated<Q>(a, b);
-        } else {
-            pairs[i / 2] = two_codes<Q>(a, b, za, zb);
+        for (int i = 0; i < VECTOR; i += 2) {
+            const Two x = rnd_from<C, Y>(y.pair(i));
+            Two q;
+            if constexpr (!Q::DIVIDE) q = {x.a * f, x.b * f};
+            else if constexpr (PLAIN) q = {quotient<SHORT, Q::POWER>(x.a, by), quotient<SHORT, Q::POWER>(x.b, by)};
+            else q = {x.a / f, x.b / f};
+            q = rnd<C>(q);
+            pairs[i / 2] = two_codes<Q>({Q::post(q.a), Q::post(q.b)}, zero, zero);
         }
     }
+    // By divisions; out of the way, since it is for scales or values that are hardly there.
+    static __device__ __noinline__ uint4 divided(Vector<Y> y, float factor, int zero) {
+        Factor f;
+        f.by = {factor, 0.0f, -1.0f}, f.zero = zero;
+        u32 p[VECTOR / 2];
+        f.template codes<false>(p, y);
+        return make_uint4(p[0], p[1], p[2], p[3]);
+    }
+    // True if no number of at most this magnitude, as bits, needs a division.
+    __device__ __forceinline__ bool plain(u32 largest) const { return QUICK && __uint_as_float(largest) <= by.most; }
+    // The codes of a vector, two in a word.
+    template <bool PLAIN> __device__ __forceinline__ void of(u32 (&pairs)[VECTOR / 2], const Vector<Y>& y) const {
+        if constexpr (PLAIN || !QUICK) {
+            codes<PLAIN>(pairs, y);
+        } else {
+            const uint4 p = divided(y, by.by, zero);
+            pairs[0] = p.x, pairs[1] = p.y, pairs[2] = p.z, pairs[3] = p.w;
+        }
+    }
+};
+
+// Writes the codes of one vector.
+template <class Q, int N, bool ALIGNED>
+__device__ __forceinline__ void write_codes(u8* row, int index, const u32 (&pairs)[VECTOR / 2]) {
     if constexpr (Q::PACKING == NIBBLES) {
         u32 word = 0;
 #pragma unroll
@@ -215,14 +299,25 @@ __device__ __forceinline__ void write_codes(u8* row, int index, const Vector<Y>&
     }
 }
 
+// The largest magnitude, as the bits of an f32: NaN is larger than infinity.
 template <class Y> __device__ __forceinline__ u32 largest_of_vector(const Vector<Y>& y) {
-    u32 bits = 0;
+    if constexpr (Same<Y, F32>::value) {
+        u32 bits = 0;
 #pragma unroll
-    for (int i = 0; i < VECTOR; ++i) {
-        const u32 magnitude = __float_as_uint(y[i]) & 0x7fffffff;
-        bits = bits > magnitude ? bits : magnitude;
+        for (int i = 0; i < VECTOR; ++i) {
+            const u32 magnitude = __float_as_uint(y[i]) & 0x7fffffff;
+            bits = bits > magnitude ? bits : magnitude;
+        }
+        return bits;
+    } else {
+        u32 both = y.w[0] & 0x7fff7fff;
+#pragma unroll
+        for (int i = 1; i < VECTOR / 2; ++i) {
+            asm("max.u16x2 %0, %0, %1;" : "+r"(both) : "r"(y.w[i] & 0x7fff7fff));
+        }
+        const u32 low = both & 0xffff, high = both >> 16;
+        return __float_as_uint(load<Y>((u16)(low > high ? low : high))) & 0x7fffffff;
     }
-    return bits;
 }
 
 template <class Q> __device__ __forceinline__ float given_at(const void* given, int index) {
@@ -235,6 +330,27 @@ template <class Q> __device__ __forceinline__ int zero_at(const void* zero, int 
     else return static_cast<const u8*>(zero)[index];
 }
 
+// Writes the codes of the row, whose vector j meets `of(j)`.
+template <class Q, class Y, class R, bool ALIGNED, class F>
+__device__ __forceinline__ void write_rows(u8* row, const Vector<Y> (&y)[R::USED], bool plain, F of, const Place& at) {
+    u32 pairs[VECTOR / 2];
+    if constexpr (Factor<Q, Y>::QUICK) {
+        if (plain) {
+#pragma unroll
+            for (int j = 0; j < R::USED; ++j) {
+                of(j).template of<true>(pairs, y[j]);
+                if (at.active) write_codes<Q, R::N, ALIGNED>(row, at.thread + j * R::THREADS, pairs);
+            }
+            return;
+        }
+    }
+#pragma unroll
+    for (int j = 0; j < R::USED; ++j) {
+        of(j).template of<false>(pairs, y[j]);
+        if (at.active) write_codes<Q, R::N, ALIGNED>(row, at.thread + j * R::THREADS, pairs);
+    }
+}
+
 // Quantises the row. `shared` has R::WARPS words for the row.
 template <class Q, class Y, class R, bool ALIGNED>
 __device__ __forceinline__ void quantise(const Vector<Y> (&y)[R::USED], void* codes, void* scales, const void* given,
@@ -244,53 +360,63 @@ __device__ __forceinline__ void quantise(const Vector<Y> (&y)[R::USED], void* co
     const float one = Q::HAS_GIVEN && Q::GRANULARITY != CHANNEL ? given_at<Q>(given, 0) : 0.0f;
     const int zero_one = Q::GRANULARITY != CHANNEL ? zero_at<Q>(zero, 0) : 0;
     if constexpr (Q::GRANULARITY == CHANNEL) {
+        u32 pairs[VECTOR / 2];
 #pragma unroll
         for (int j = 0; j < R::USED; ++j) {
             const int index = at.thread + j * R::THREADS;
-            auto of = [&](int i, float& factor, int& z) {
-                const int channel = index * VECTOR + i < R::N ? index * VECTOR + i : 0;
-                const float g = given_at<Q>(given, channel);
-                factor = Q::factor(g, g);
-                z = zero_at<Q>(zero, channel);
-            };
-            if (at.active) write_codes<Q, Y, R::N, ALIGNED>(row, index, y[j], of);
+#pragma unroll
+            for (int i = 0; i < VECTOR; i += 2) {
+                Two v = rnd<typename Q::Compute>(y[j].pair(i));
+                int zeros[2];
+                float met[2] = {v.a, v.b};
+#pragma unroll
+                for (int k = 0; k < 2; ++k) {
+                    const int channel = index * VECTOR + i + k < R::N ? index * VECTOR + i + k : 0;
+                    const float g = given_at<Q>(given, channel), factor = Q::factor(g, g);
+                    met[k] = Q::post(rnd<typename Q::Compute>(Q::DIVIDE ? met[k] / factor : met[k] * factor));
+                    zeros[k] = zero_at<Q>(zero, channel);
+                }
+                pairs[i / 2] = two_codes<Q>({met[0], met[1]}, zeros[0], zeros[1]);
+            }
+            if (at.active) write_codes<Q, R::N, ALIGNED>(row, index, pairs);
         }
     } else if constexpr (Q::GRANULARITY == GROUP && Q::ORIGIN == AMAX) {
         constexpr int LANES = Q::GROUP_SIZE / VECTOR, GROUPS = R::N / Q::GROUP_SIZE;
+        Factor<Q, Y> meets[R::USED];
+        bool plain = true;
 #pragma unroll
         for (int j = 0; j < R::USED; ++j) {
             const int index = at.thread + j * R::THREADS;
-            const float amax = __uint_as_float(largest_of_lanes<LANES>(largest_of_vector(y[j])));
-            const float factor = Q::factor(amax, one);
-            auto of = [&](int, float& f, int& z) { f = factor, z = zero_one; };
-            if (at.active) {
-                if (index % LANES == 0 && index / LANES < GROUPS) {
-                    write_scale<Q>(scales, Q::scale(amax, one, factor), index / LANES, GROUPS, at);
-                }
-                write_codes<Q, Y, R::N, ALIGNED>(row, index, y[j], of);
+            const u32 largest = largest_of_lanes<LANES>(largest_of_vector(y[j]));
+            const float amax = __uint_as_float(largest), factor = Q::factor(amax, one);
+            meets[j] = Factor<Q, Y>(factor, zero_one);
+            plain = plain && meets[j].plain(largest);
+            if (at.active && index % LANES == 0 && index / LANES < GROUPS) {
+                write_scale<Q>(scales, Q::scale(amax, one, factor), index / LANES, GROUPS, at);
             }
         }
+        auto of = [&](int j) -> const Factor<Q, Y>& { return meets[j]; };
+        write_rows<Q, Y, R, ALIGNED>(row, y, plain, of, at);
     } else {
-        float origin = one;
-        if constexpr (Q::ORIGIN == AMAX) {
-            u32 bits = 0;
+        u32 largest = 0;
+        if constexpr (Q::ORIGIN == AMAX || Factor<Q, Y>::QUICK) {
 #pragma unroll
             for (int j = 0; j < R::USED; ++j) {
                 const u32 other = largest_of_vector(y[j]);
-                bits = bits > other ? bits : other;
+                largest = largest > other ? largest : other;
             }
-            origin = __uint_as_float(largest_of_row<R>(bits, shared, at.thread));
+        }
+        float origin = one;
+        if constexpr (Q::ORIGIN == AMAX) {
+            largest = largest_of_row<R>(largest, shared, at.thread);
+            origin = __uint_as_float(largest);
         }
         const float factor = Q::factor(origin, one);
-        auto of = [&](int, float& f, int& z) { f = factor, z = zero_one; };
-        if (at.active) {
-            if constexpr (Q::HAS_SCALE) {
-                if (at.thread == 0) write_scale<Q>(scales, Q::scale(origin, one, factor), 0, 1, at);
-            }
-#pragma unroll
-            for (int j = 0; j < R::USED; ++j) {
-                write_codes<Q, Y, R::N, ALIGNED>(row, at.thread + j * R::THREADS, y[j], of);
-            }
+        const Factor<Q, Y> meets(factor, zero_one);
+        if constexpr (Q::HAS_SCALE) {
+            if (at.active && at.thread == 0) write_scale<Q>(scales, Q::scale(origin, one, factor), 0, 1, at);
         }
+        auto of = [&](int) -> const Factor<Q, Y>& { return meets; };
+        write_rows<Q, Y, R, ALIGNED>(row, y, meets.plain(largest), of, at);
     }
 }

@@ -10,6 +10,13 @@ typedef unsigned int u32;
 typedef unsigned long long u64;
 typedef long long i64;
 
+template <class A, class B> struct Same {
+    static constexpr bool value = false;
+};
+template <class A> struct Same<A, A> {
+    static constexpr bool value = true;
+};
+
 // Element types, as tags.
 struct F32 {
     typedef float Raw;
@@ -44,9 +51,57 @@ template <> __device__ __forceinline__ u16 store<F16>(float v) {
     return r;
 }
 
+// Two of 16 bits in a word, the first in its low half.
+template <class T> __device__ __forceinline__ u32 store_pair(float a, float b);
+template <> __device__ __forceinline__ u32 store_pair<BF16>(float a, float b) {
+    u32 r;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(b), "f"(a));
+    return r;
+}
+template <> __device__ __forceinline__ u32 store_pair<F16>(float a, float b) {
+    u32 r;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(b), "f"(a));
+    return r;
+}
+template <class T> __device__ __forceinline__ float low_of(u32 pair) { return load<T>((u16)pair); }
+template <class T> __device__ __forceinline__ float high_of(u32 pair) { return load<T>((u16)(pair >> 16)); }
+template <> __device__ __forceinline__ float high_of<BF16>(u32 pair) { return __uint_as_float(pair & 0xffff0000); }
+
+// Products of two pairs, each rounded once. Those of f16 are as if rounded to f32 first, which holds every one; so are those of bf16 that are no
+// smaller than SMALLEST.
+template <class T> __device__ __forceinline__ u32 multiply_pairs(u32 a, u32 b);
+template <> __device__ __forceinline__ u32 multiply_pairs<BF16>(u32 a, u32 b) {
+    u32 r;
+    asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
+    return r;
+}
+template <> __device__ __forceinline__ u32 multiply_pairs<F16>(u32 a, u32 b) {
+    u32 r;
+    asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
+    return r;
+}
+// 2^-110 as a bf16: far above where f32 has no more bits than bf16.
+constexpr u32 SMALLEST = 0x0880;
+
 // Rounds to T and back.
 template <class T> __device__ __forceinline__ float rnd(float v) { return load<T>(store<T>(v)); }
 template <> __device__ __forceinline__ float rnd<F32>(float v) { return v; }
+
+// A pair of numbers.
+struct Two {
+    float a, b;
+};
+// Both to T and back, with one conversion.
+template <class T> __device__ __forceinline__ Two rnd(Two v) {
+    const u32 pair = store_pair<T>(v.a, v.b);
+    return {low_of<T>(pair), high_of<T>(pair)};
+}
+template <> __device__ __forceinline__ Two rnd<F32>(Two v) { return v; }
+// Of numbers that are rounded to From.
+template <class T, class From> __device__ __forceinline__ Two rnd_from(Two v) {
+    if constexpr (Same<T, From>::value) return v;
+    else return rnd<T>(v);
+}
 
 __device__ __forceinline__ bool is_nan(float v) { return v != v; }
 
@@ -62,8 +117,55 @@ __device__ __forceinline__ float min_nan(float a, float b) {
     return r;
 }
 
-// Correctly rounded 1 / sqrt(v): two roundings in f64, as on the CPU.
-__device__ __forceinline__ float rsqrt_exact(float v) { return (float)(1.0 / sqrt((double)v)); }
+// Correctly rounded 1 / sqrt(v): two roundings in f64, as on the CPU. What the hardware estimates to 22 bits is within 2^-52 after one
+// step of the third order; that this rounds to the same f32 for every normal number, `runtime/tests/exact.rs` goes through.
+__device__ __noinline__ float rsqrt_wide(float v) { return (float)(1.0 / sqrt((double)v)); }
+__device__ __forceinline__ float rsqrt_exact(float v) {
+    if (!(v >= 1.17549435e-38f && v <= 3.40282347e38f)) return rsqrt_wide(v);
+    float estimate;
+    asm("rsqrt.approx.f32 %0, %1;" : "=f"(estimate) : "f"(v));
+    const double d = estimate;
+    const double e = __fma_rn(-((double)v * d), d, 1.0);
+    return (float)__fma_rn(d * e, __fma_rn(e, 0.375, 0.5), d);
+}
+
+// A number that many are divided by.
+struct Divisor {
+    float by, inverse;
+    // The largest magnitude of which `quotient` may be asked; negative if it may be of none.
+    float most;
+};
+// The correctly rounded 1 / x of a number that is neither tiny nor huge: the hardware's estimate and one step of Newton's, which
+// `runtime/tests/cuda/elementary.rs` goes through.
+__device__ __forceinline__ float inverse_of_moderate(float x) {
+    float estimate;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(estimate) : "f"(x));
+    return __fmaf_rn(estimate, __fmaf_rn(-x, estimate, 1.0f), estimate);
+}
+// True from 2^-60 to 2^60.
+__device__ __forceinline__ bool is_moderate(float x) { return __float_as_uint(x) - 0x21800000u <= 0x5d800000u - 0x21800000u; }
+// Quotients below 2^-40 need not be exact. Within these bounds no step of `quotient` overflows, or loses bits that matter.
+template <bool SHORT> __device__ __forceinline__ Divisor divisor(float by) {
+    const bool fits = is_moderate(by) && (SHORT || (__float_as_uint(by) & 0x7fffff) != 0x7fffff);
+    return {by, inverse_of_moderate(by), fits ? by * 0x1p40f : -1.0f};
+}
+// The correctly rounded x / d: the product with the rounded inverse, and a correction by the exact remainder
+// (Markstein, 1990). One correction is enough for dividends of up to 11 significant bits, which `runtime/tests/exact.rs` goes through;
+// others get two. The remainder has the sign that keeps zeros' signs.
+template <bool SHORT, bool POWER> __device__ __forceinline__ float quotient(float x, const Divisor& d) {
+    const float q = x * d.inverse;
+    // By a power of two the product is exact.
+    if constexpr (POWER) return q;
+    const float once = __fmaf_rn(-__fmaf_rn(q, d.by, -x), d.inverse, q);
+    return SHORT ? once : __fmaf_rn(-__fmaf_rn(once, d.by, -x), d.inverse, once);
+}
+
+// The correctly rounded x / c of a constant that is no power of two's neighbour.
+template <u32 C> __device__ __forceinline__ float divide_by(float x) {
+    const float c = __uint_as_float(C);
+    if (!is_moderate(x)) return x / c;
+    return quotient<false, false>(x, {c, 1.0f / c, 0.0f});
+}
 
 // ---- 8-bit and 4-bit floats ----
 
@@ -243,14 +345,32 @@ __device__ float log_f(float v) {
     const double m = split(x, &e);
     return (float)(e * 0.6931471803691238 + (log_kernel(m - 1.0) + e * 1.9082149292705877e-10));
 }
-__device__ float log2_f(float v) {
+__device__ __noinline__ float log2_f(float v) {
     double e, x = v;
     if (log_special(x, &e)) return (float)e;
     const double m = split(x, &e);
     return (float)(e + log_kernel(m - 1.0) * 1.4426950408889634);
 }
 __device__ float exp_f(float v) { return (float)exp_wide(v); }
-__device__ float exp2_f(float v) { return (float)exp2_wide(v); }
+__device__ __noinline__ float exp2_of_fraction(float v) { return (float)exp2_wide(v); }
+// Of a whole number the power is its exponent.
+__device__ __forceinline__ float exp2_f(float v) {
+    if (fabsf(v) <= 126.0f && v == rintf(v)) return __int_as_float(((int)v + 127) << 23);
+    return exp2_of_fraction(v);
+}
+// ceilf(log2_f(v)) and floorf(log2_f(v)). Away from a power of two the logarithm is that far from a whole number that no rounding
+// reaches it: by 2^-12 at least, where half of an f32's last place is at most 2^-18.
+__device__ __forceinline__ bool is_normal(float v) { return v >= 1.17549435e-38f && v <= 3.40282347e38f; }
+__device__ __forceinline__ float ceil_log2_f(float v) {
+    const u32 bits = __float_as_uint(v), fraction = bits & 0x7fffff;
+    if (is_normal(v) && (fraction == 0 || fraction >= 0x1000)) return (float)((int)(bits >> 23) - 127 + (fraction != 0));
+    return ceilf(log2_f(v));
+}
+__device__ __forceinline__ float floor_log2_f(float v) {
+    const u32 bits = __float_as_uint(v), fraction = bits & 0x7fffff;
+    if (is_normal(v) && fraction <= 0x7ff000) return (float)((int)(bits >> 23) - 127);
+    return floorf(log2_f(v));
+}
 __device__ bool pow_by_products(double a, double y, double* value) {
     const double twice = fabs(y) * 2.0;
     if (!(twice <= 16.0) || twice != (double)(u32)twice) return false;

@@ -34,10 +34,22 @@ template <int N_, int THREADS_> struct Row {
 };
 
 // The 8 elements of a vector as they lie in memory.
-template <class T> struct alignas(sizeof(typename T::Raw) * VECTOR) Vector {
-    typename T::Raw v[VECTOR];
-    __device__ __forceinline__ float operator[](int i) const { return load<T>(v[i]); }
-    __device__ __forceinline__ void set(int i, float x) { v[i] = store<T>(x); }
+template <class T> struct alignas(16) Vector {
+    u32 w[VECTOR / 2];
+    __device__ __forceinline__ float operator[](int i) const { return i % 2 ? high_of<T>(w[i / 2]) : low_of<T>(w[i / 2]); }
+    // Elements i and i + 1, of an even i.
+    __device__ __forceinline__ Two pair(int i) const { return {low_of<T>(w[i / 2]), high_of<T>(w[i / 2])}; }
+    __device__ __forceinline__ void set_pair(int i, Two v) { w[i / 2] = store_pair<T>(v.a, v.b); }
+    __device__ __forceinline__ typename T::Raw raw(int i) const { return (u16)(w[i / 2] >> 16 * (i % 2)); }
+    __device__ __forceinline__ void set_raw(int i, u16 v) { w[i / 2] |= (u32)v << 16 * (i % 2); }
+};
+template <> struct alignas(32) Vector<F32> {
+    float v[VECTOR];
+    __device__ __forceinline__ float operator[](int i) const { return v[i]; }
+    __device__ __forceinline__ Two pair(int i) const { return {v[i], v[i + 1]}; }
+    __device__ __forceinline__ void set_pair(int i, Two x) { v[i] = x.a, v[i + 1] = x.b; }
+    __device__ __forceinline__ float raw(int i) const { return v[i]; }
+    __device__ __forceinline__ void set_raw(int i, float x) { v[i] = x; }
 };
 
 // 16 bytes at a time.
@@ -55,7 +67,7 @@ template <> struct Words<32> {
 template <class T> __device__ __forceinline__ Vector<T> zero_vector() {
     Vector<T> r;
 #pragma unroll
-    for (int i = 0; i < VECTOR; ++i) r.v[i] = 0;
+    for (int i = 0; i < VECTOR; i += 2) r.set_pair(i, {0.0f, 0.0f});
     return r;
 }
 
@@ -71,7 +83,7 @@ template <class T, int N, bool ALIGNED> __device__ __forceinline__ Vector<T> rea
 #pragma unroll
         for (int i = 0; i < VECTOR; ++i) {
             const int at = index * VECTOR + i;
-            if (at < N) r.v[i] = row[at];
+            if (at < N) r.set_raw(i, row[at]);
         }
     }
     return r;
@@ -88,7 +100,7 @@ __device__ __forceinline__ void write(typename T::Raw* row, int index, const Vec
 #pragma unroll
         for (int i = 0; i < VECTOR; ++i) {
             const int at = index * VECTOR + i;
-            if (at < N) row[at] = v.v[i];
+            if (at < N) row[at] = v.raw(i);
         }
     }
 }

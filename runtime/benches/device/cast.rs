@@ -66,7 +66,7 @@ extern "C" __global__ void __launch_bounds__({threads}) fused_norm(const __grid_
     for (int j = 0; j < {vectors}; ++j) {{
         u32 pairs[4];
 #pragma unroll
-        for (int i = 0; i < 4; ++i) pairs[i] = two_saturated<int>(v[j][2 * i], v[j][2 * i + 1]);
+        for (int i = 0; i < 4; ++i) pairs[i] = two_saturated(v[j].pair(2 * i));
         if (first + j * {threads} < p.count) {{
             p.out[first + j * {threads}] = make_uint2(pairs[0] | pairs[1] << 16, pairs[2] | pairs[3] << 16);
         }}

@@ -115,7 +115,8 @@ fn main() -> Outcome<()> {
             return Ok(());
         }
     };
-    let arena = Arena::new(&device)?;
+    let mut arena = Arena::new(&device)?;
+    arena.refresh()?;
     let timer = Timer::new(&device);
     let bandwidth = timer.copy_bandwidth(&arena)?;
     let casts = Cast::all(&device, compiler)?;
@@ -139,6 +140,7 @@ fn main() -> Outcome<()> {
                 let mut best = [(f64::INFINITY, String::new()), (f64::INFINITY, String::new())];
                 for kernel in &kernels {
                     for (early, best) in [false, true].into_iter().zip(&mut best) {
+                        arena.refresh()?;
                         let us = time(&timer, &arena, kernel, &norm, rows, early)?;
                         if us < best.0 {
                             *best = (us, format!("{}/{}", kernel.shape().jobs[0].threads, kernel.shape().block));

@@ -68,10 +68,12 @@ impl Arena {
     const ROUND: u64 = 300 << 20;
 
     pub fn new(device: &Device) -> Outcome<Self> {
-        let mut buffer = device.alloc(Self::BYTES)?;
-        // Small numbers in every dtype: no operand is a NaN or denormal throughout.
-        buffer.fill(0x3d)?;
-        Ok(Self { buffer })
+        Ok(Self { buffer: device.alloc(Self::BYTES)? })
+    }
+
+    /// Writes small numbers of every dtype over what kernels left: no operand is a NaN or denormal.
+    pub fn refresh(&mut self) -> Outcome<()> {
+        Ok(self.buffer.fill(0x3d)?)
     }
 
     pub fn address(&self) -> u64 {

@@ -155,12 +155,16 @@ impl Kernel<'_> {
         let mut out = format!("    {{\n        __shared__ float partials[{rows}][R::WARPS * 32];\n");
         let _ = writeln!(
             out,
+            "        const auto weights = read_weights<Norm{k}, R, {aligned}>({}, at);",
+            self.in_pointer(InPort::Weight(k))
+        );
+        let _ = writeln!(
+            out,
             "        const float sum = sum_of_squares<{compute}, {squares}, {read}, R>(h, partials[local], at);"
         );
         let _ = write!(
             out,
-            "        Vector<{y}> y[R::USED];\n        normalise<Norm{k}, {read}, R, {aligned}>(y, h, sum, {}, at);\n",
-            self.in_pointer(InPort::Weight(k))
+            "        Vector<{y}> y[R::USED];\n        normalise<Norm{k}, {read}, R, {aligned}>(y, h, sum, weights, at);\n",
         );
         if s.emit_normed {
             let _ = writeln!(
@@ -223,6 +227,11 @@ fn type_name(dtype: DType) -> &'static str {
     }
 }
 
+/// True for constants by which `divide_by` divides.
+fn quick_divisor(c: F32) -> bool {
+    (2f32.powi(-20)..2f32.powi(20)).contains(&c.get()) && c.get().to_bits() & 0x7f_ffff != 0x7f_ffff
+}
+
 fn number(v: F32) -> String {
     format!("__uint_as_float({:#010x}u)", v.get().to_bits())
 }
@@ -277,7 +286,7 @@ fn scheme_traits(name: &str, s: &Scheme) -> String {
          static constexpr Granularity GRANULARITY = {granularity};\n    static constexpr int GROUP_SIZE = {group};\n    \
          static constexpr Origin ORIGIN = {};\n    static constexpr Encode ENCODE = {encode};\n    \
          static constexpr Packing PACKING = {};\n    static constexpr Layout LAYOUT = {layout};\n    \
-         static constexpr bool DIVIDE = {}, HAS_GIVEN = {}, HAS_SCALE = {}, ZERO = {};\n    \
+         static constexpr bool DIVIDE = {}, TOLERANT = {}, POWER = {}, HAS_GIVEN = {}, HAS_SCALE = {}, ZERO = {};\n    \
          static __device__ __forceinline__ float factor(float origin, float given) {{\n{}    }}\n    \
          static __device__ __forceinline__ float scale(float origin, float given, float factor) {{\n{scale}    }}\n    \
          static __device__ __forceinline__ float post(float origin) {{\n    const float given = 0.0f;\n{}    }}\n}};\n",
@@ -288,24 +297,58 @@ fn scheme_traits(name: &str, s: &Scheme) -> String {
         if s.origin == Origin::Given { "GIVEN" } else { "AMAX" },
         if s.element.bits() == 4 && s.packing != Packing::Codes { "NIBBLES" } else { "BYTES" },
         s.apply == Apply::Divide,
+        tolerant(&s.post),
+        matches!(s.factor[..], [.., Step::Ceil | Step::Floor, Step::Exp2]),
         s.given.is_some(),
         s.scale.is_some(),
         s.zero_point == ZeroPoint::Given,
         chain(&s.factor, s.compute, "origin"),
-        chain(&s.post, s.compute, "origin"),
+        chain(post(s), s.compute, "origin"),
     )
+}
+
+/// True if the code does not depend on a quotient below 2^-40 but for its sign: it is rounded to nothing, whatever the element.
+fn tolerant(post: &[Step]) -> bool {
+    post.iter().all(|step| match step {
+        Step::Max(_) | Step::Min(_) | Step::Round => true,
+        Step::Cast { to, .. } => to.is_arithmetic_float(),
+        _ => false,
+    })
+}
+
+/// The steps before the code, but for a clip that the conversion to the element does as well.
+fn post(s: &Scheme) -> &[Step] {
+    match s.post.split_last_chunk::<2>() {
+        Some((rest, [Step::Max(low), Step::Min(high)]))
+            if s.encode == Encode::Saturate
+                && s.element == DType::F8E4M3FN
+                && (low.get(), high.get()) == (-448.0, 448.0) =>
+        {
+            rest
+        }
+        _ => &s.post,
+    }
 }
 
 /// A chain of steps as statements, after [`normfuse_ir::scheme::run`].
 fn chain(steps: &[Step], compute: DType, from: &str) -> String {
     let mut at = compute;
     let mut out = format!("    float x = rnd<{}>({from});\n", type_name(compute));
-    for step in steps {
+    for (i, step) in steps.iter().enumerate() {
+        let before = i.checked_sub(1).map(|i| &steps[i]);
+        let whole = matches!(step, Step::Log2) && matches!(steps.get(i + 1), Some(Step::Ceil | Step::Floor));
+        if whole && at == DType::F32 {
+            // With the next step it is one.
+            continue;
+        }
         let value = match *step {
+            Step::Ceil if before == Some(&Step::Log2) && at == DType::F32 => "ceil_log2_f(x)".into(),
+            Step::Floor if before == Some(&Step::Log2) && at == DType::F32 => "floor_log2_f(x)".into(),
             Step::Max(c) => format!("max_nan(x, {})", number(c)),
             Step::Min(c) => format!("min_nan(x, {})", number(c)),
             Step::Add(c) => format!("x + {}", number(c)),
             Step::Mul(c) => format!("x * {}", number(c)),
+            Step::Div(c) if quick_divisor(c) => format!("divide_by<{:#010x}u>(x)", c.get().to_bits()),
             Step::Div(c) => format!("x / {}", number(c)),
             Step::Over(c) => format!("{} / x", number(c)),
             Step::Power(c) => format!("pow_f({}, x)", number(c)),

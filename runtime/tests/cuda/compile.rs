@@ -19,10 +19,20 @@ fn kernels_compile_without_spills() {
             texts.push((arch, source(norm, &shape), format!("{norm:?} {shape:?}")));
         }
     }
-    // One after another: NVRTC 13.0 now and then gives no log to one of two that compile at the same time.
+    // NVRTC 13.0 now and then gives no log to one of two that compile at the same time, as other tests do.
+    let compile = |arch: &str, text: &str| {
+        let mut compiled = compiler.compile(text, arch);
+        for _ in 0..100 {
+            match &compiled {
+                Ok(c) if c.log.is_empty() => compiled = compiler.compile(text, arch),
+                _ => break,
+            }
+        }
+        compiled
+    };
     let bad: Vec<String> = texts
         .iter()
-        .filter_map(|(arch, text, what)| match compiler.compile(text, arch) {
+        .filter_map(|(arch, text, what)| match compile(arch, text) {
             Ok(c) if c.spills() == Some(0) => None,
             Ok(c) => Some(format!("{what}\n{}", c.log)),
             Err(e) => Some(format!("{what}\n{e}\n{text}")),

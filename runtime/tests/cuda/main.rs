@@ -11,6 +11,7 @@ mod schemes;
 use std::io::{self, Write};
 
 mod compile;
+mod elementary;
 mod matrix;
 mod variants;
 

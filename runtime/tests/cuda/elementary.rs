@@ -1,0 +1,80 @@
+//! The kernels' elementary functions against the CPU's, over every f32.
+
+use std::{env, fmt::Write, fs, path::Path};
+
+use normfuse_ir::num;
+use normfuse_runtime::cuda::{Compiler, Device, Kernel};
+use rayon::prelude::*;
+
+use crate::or_skip;
+
+type Function = (&'static str, fn(f32) -> f32);
+
+/// In the words of `kernels/num.cuh`, and on the CPU.
+const FUNCTIONS: [Function; 11] = [
+    ("rsqrt_exact(x)", num::rsqrt),
+    ("is_moderate(x) ? inverse_of_moderate(x) : 1.0f / x", |x| 1.0 / x),
+    ("divide_by<0x43e00000u>(x)", |x| x / 448.0),
+    ("log_f(x)", num::log),
+    ("log2_f(x)", num::log2),
+    ("exp_f(x)", num::exp),
+    ("exp2_f(x)", num::exp2),
+    ("ceil_log2_f(x)", |x| num::log2(x).ceil()),
+    ("floor_log2_f(x)", |x| num::log2(x).floor()),
+    ("pow_f(2.0f, x)", |x| num::pow(2.0, x)),
+    ("pow_f(x, -0.5f)", |x| num::pow(x, -0.5)),
+];
+
+/// Inputs a launch.
+const AT_ONCE: u64 = 1 << 26;
+
+fn text(function: &str) -> String {
+    format!(
+        "#include \"norm.cuh\"\nstruct Params {{ float* out; i64 first; }};\n\
+         extern \"C\" __global__ void fused_norm(const __grid_constant__ Params p) {{\n    \
+         const i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x;\n    \
+         const float x = __uint_as_float((u32)(p.first + i));\n    p.out[i] = {function};\n}}\n"
+    )
+}
+
+#[test]
+#[ignore = "takes minutes of a GPU and of 16 cores: eleven functions of 2^32 numbers"]
+fn every_f32_has_the_value_of_the_cpu() {
+    let Some(device) = or_skip(Device::open(0)) else { return };
+    let Some(compiler) = or_skip(Compiler::load()) else { return };
+    let buffer = device.alloc(AT_ONCE as usize * 4).unwrap();
+    let mut log = String::new();
+    let mut all = 0;
+    for (name, on_cpu) in FUNCTIONS {
+        let compiled = compiler.compile(&text(name), device.arch()).unwrap();
+        let kernel = Kernel::load(&device, &compiled.cubin).unwrap();
+        let (mut wrong, mut example) = (0u64, None);
+        for first in (0..1u64 << 32).step_by(AT_ONCE as usize) {
+            // SAFETY: the buffer has a float for each thread, and nothing else uses it.
+            unsafe {
+                let stream = device.stream().cu_stream();
+                kernel.launch(stream, (AT_ONCE / 256) as u32, 256, &[buffer.address(), first], false).unwrap();
+            }
+            device.wait().unwrap();
+            let found = buffer.download().unwrap();
+            let differs = |(i, bytes): (usize, &[u8])| {
+                let x = f32::from_bits((first + i as u64) as u32);
+                let got = f32::from_le_bytes(bytes.try_into().unwrap());
+                let want = on_cpu(x);
+                let same = got.to_bits() == want.to_bits() || (got.is_nan() && want.is_nan());
+                (!same).then_some((x, got, want))
+            };
+            let bad: Vec<(f32, f32, f32)> = found.par_chunks(4).enumerate().filter_map(differs).collect();
+            wrong += bad.len() as u64;
+            example = example.or(bad.first().copied());
+        }
+        let _ =
+            writeln!(log, "{name}: {wrong} of 2^32 differ{}", example.map_or_else(String::new, |e| format!(", {e:?}")));
+        all += wrong;
+    }
+    eprintln!("{}\n{log}", device.name());
+    if let Some(folder) = env::var_os("OUT") {
+        fs::write(Path::new(&folder).join("elementary.txt"), format!("{}\n{log}", device.name())).unwrap();
+    }
+    assert_eq!(all, 0, "\n{log}");
+}

@@ -1,0 +1,54 @@
+//! What the kernels do instead of a division and of a root in f64, gone through on the CPU for every significand. Powers of two change
+//! nothing as long as no step overflows or loses bits, which `divisor` in `kernels/num.cuh` and `rsqrt_exact` see to.
+
+use rayon::prelude::*;
+
+/// How many quotients of dividends with `bits` significant bits differ from the division: one correction of the product with
+/// the rounded inverse.
+fn wrong_quotients(bits: u32) -> u64 {
+    (0..1u32 << 23)
+        .into_par_iter()
+        .map(|fraction| {
+            let by = f32::from_bits(0x3f80_0000 | fraction);
+            let inverse = 1.0 / by;
+            let wrong = |leading: &u32| {
+                let x = f32::from_bits(0x3f80_0000 | leading << (24 - bits));
+                let product = x * inverse;
+                let once = (-product.mul_add(by, -x)).mul_add(inverse, product);
+                once.to_bits() != (x / by).to_bits()
+            };
+            (0..1u32 << (bits - 1)).filter(wrong).count() as u64
+        })
+        .sum()
+}
+
+#[test]
+fn quotients_of_bf16_are_exact_after_one_correction() {
+    assert_eq!(wrong_quotients(8), 0);
+}
+
+#[test]
+#[ignore = "takes a minute: 2^33 divisions"]
+fn quotients_of_f16_are_exact_after_one_correction() {
+    assert_eq!(wrong_quotients(11), 0);
+}
+
+/// From an estimate that is off by as much as the hardware's may be, or more.
+#[test]
+fn roots_are_exact_after_one_step() {
+    let wrong: u64 = (0..1u32 << 24)
+        .into_par_iter()
+        .map(|at| {
+            let v = f64::from(f32::from_bits(0x3f80_0000 + at));
+            let exact = 1.0 / v.sqrt();
+            let off = |by: f64| {
+                let d = f64::from((exact * (1.0 + by)) as f32);
+                let e = (-(v * d)).mul_add(d, 1.0);
+                let refined = (d * e).mul_add(e.mul_add(0.375, 0.5), d);
+                refined as f32 != exact as f32
+            };
+            [-(2f64.powi(-21)), 0.0, 2f64.powi(-21)].into_iter().filter(|by| off(*by)).count() as u64
+        })
+        .sum();
+    assert_eq!(wrong, 0);
+}
