@@ -207,7 +207,7 @@ fn an_unmet_requirement_lists_the_sites_that_missed_it() {
     assert_eq!(
         stderr(&["--require", "norm_quant=8"]),
         "error: check failed: --require norm_quant=8: found 4; sites that did not:\n  \
-         node_mean_4 (norm): fused by residual_add into fused_norm/node_mean_4: no quantiser that reads it was recognised\n"
+         node_mean_4 (norm): fused by residual_add into fused_norm/node_mean_4: no quantiser reads it with nothing between\n"
     );
     // A reason, a precondition and a hint for what did not fuse at all.
     let off = stderr(&["--require", "norm_quant=8", "--disable", "quant_group"]);

@@ -388,6 +388,10 @@ impl Walk<'_> {
                     "the row is multiplied by something before the factor; after it, it would be rounded otherwise"
                         .into()
                 }
+                _ if is_vector(self.graph, scaled) => format!(
+                    "the factor is multiplied by `{}` before the row is: x * (r * w) is rounded otherwise than (x * r) * w",
+                    name(scaled)
+                ),
                 _ => format!("`{}` was squared, but another value is scaled", name(row)),
             };
             return nearest("same_row", n, hint);
@@ -405,11 +409,11 @@ impl Walk<'_> {
             }
         }
         if scaled != row && typed(self.graph, scaled).map(|t| t.0) == typed(self.graph, row).map(|t| t.0) {
-            let hint = format!(
-                "`{}` was squared, and `{}` is scaled: a cast between them loses bits",
-                name(row),
-                name(scaled)
-            );
+            let hint = if [row, scaled].into_iter().any(|v| loses_bits(self.graph, v)) {
+                format!("`{}` was squared, and `{}` is scaled: a cast between them loses bits", name(row), name(scaled))
+            } else {
+                format!("`{}` was squared, and `{}` is scaled, which is it in another shape", name(row), name(scaled))
+            };
             return nearest("same_row", n, hint);
         }
         Ok(n)
@@ -460,6 +464,29 @@ fn origin(graph: &Graph, value: ValueId) -> ValueId {
         }
     }
     value
+}
+
+/// True if a cast on the way back to the origin does not hold every number that it is given.
+fn loses_bits(graph: &Graph, value: ValueId) -> bool {
+    let mut value = value;
+    for _ in 0..16 {
+        let Some((id, op)) = producer_op(graph, value) else { return false };
+        let Some(x) = graph.node(id).input(0) else { return false };
+        match op {
+            Op::Cast { to, .. } if typed(graph, x).is_some_and(|(from, _)| !from.embeds_in(*to)) => return true,
+            Op::Cast { .. } | Op::Expand => {}
+            _ if is_view(graph, id) => {}
+            _ => return false,
+        }
+        value = x;
+    }
+    false
+}
+
+/// True for a weight as it comes: a stored or passed vector.
+fn is_vector(graph: &Graph, value: ValueId) -> bool {
+    let long = |s: &normfuse_ir::Shape| s.last().is_some_and(|last| *last == s.numel()) && !s.is_single();
+    graph.producer(value).is_none() && typed(graph, value).is_some_and(|(_, s)| long(s))
 }
 
 /// The subtraction, if what the anchor squares is a row minus its own mean.

@@ -31,12 +31,14 @@ fn plain(op: &ForeignOp) -> String {
 
 fn normalises(op: &ForeignOp) -> bool {
     let name = plain(op);
-    ["rmsnorm", "simplifiedlayernorm", "lpnorm", "l2norm"].iter().any(|n| name.contains(n))
+    ["rmsnorm", "simplifiedlayernorm", "t5layernorm", "lpnorm", "l2norm"].iter().any(|n| name.contains(n))
 }
 
 fn quantises(op: &ForeignOp) -> bool {
-    let name = plain(op);
-    name.contains("quantize") && !name.contains("dequantize") || name.contains("qdq")
+    // What is quantised already is read or undone, not quantised; and no cast is foreign but one to a type that the IR has not.
+    let name =
+        ["dequantize", "dequantization", "dequant", "quantized"].iter().fold(plain(op), |n, part| n.replace(part, ""));
+    name.contains("quant") || name == "qdq" || (op.domain.is_empty() && name == "cast")
 }
 
 /// The rule that would govern a quantiser of this name.
@@ -87,7 +89,11 @@ mod tests {
         assert_eq!(of("trt", "TRT_MXFP8DynamicQuantize"), Some((Kind::Quant, "quant_mx")));
         assert_eq!(of("acme", "DynamicQuantizeLSTMInput"), Some((Kind::Quant, "quant_token")));
         assert_eq!(of("", "QuantizeLinear"), Some((Kind::Quant, "quant_static")));
+        assert_eq!(of("brevitas", "Quant"), Some((Kind::Quant, "quant_static")));
+        assert_eq!(of("com.amd.quark", "MXQuantizeDequantize"), Some((Kind::Quant, "quant_mx")));
+        assert_eq!(of("", "Cast"), Some((Kind::Quant, "quant_static")));
         assert_eq!(of("", "DequantizeLinear"), None);
+        assert_eq!(of("acme", "QuantizedMatMul"), None);
         assert_eq!(of("", "LayerNormalization"), None);
         assert_eq!(of("", "Conv"), None);
         assert_eq!(named("trt", "TRT_INT4QuantizeLinear", true), None);

@@ -310,6 +310,15 @@ impl<'o> Pass<'o> {
             let site = || self.refused(graph, *anchor, Kind::Quant, Outcome::Rejected, refusal);
             left_out.entry(*anchor).or_insert_with(site);
         }
+        let results: BTreeSet<ValueId> =
+            found.norms.iter().flat_map(|n| &n.results).flat_map(|(_, v)| v).copied().collect();
+        let parts: BTreeSet<NodeId> = alone.candidates.iter().flat_map(|c| &c.parts).map(|part| part.anchor).collect();
+        for q in found.quants.iter().filter(|q| parts.contains(&q.anchor)) {
+            if let Some(refusal) = alone::behind(graph, q, &results) {
+                let site = self.refused(graph, q.anchor, Kind::Quant, Outcome::Rejected, &refusal);
+                left_out.entry(q.anchor).or_insert(site);
+            }
+        }
         let mut freed: BTreeSet<NodeId> = BTreeSet::new();
         let mut bodies = Bodies::default();
         for d in decided {

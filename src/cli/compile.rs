@@ -131,9 +131,10 @@ fn unmet(required: &[args::Requirement], report: &Report) -> Option<String> {
         for site in report.sites.iter().filter(|s| may_be(s, r.kind) && is(s, r.kind) != too_few) {
             let _ = write!(text, "\n  {}", report::line(site));
             if too_few && site.outcome == Outcome::Fused {
-                text.push_str(match r.kind {
-                    Kind::SiblingNorm => ": no other norm of the same row joined it",
-                    _ => ": no quantiser that reads it was recognised",
+                text.push_str(match (r.kind, site.kind) {
+                    (Kind::SiblingNorm, _) => ": no other norm of the same row joined it",
+                    (_, Kind::Quant) => ": no norm feeds it",
+                    _ => ": no quantiser reads it with nothing between",
                 });
             }
         }

@@ -294,7 +294,7 @@ impl Outcome {
     /// True if there are outputs and none has a number.
     pub fn is_all_nan(&self) -> bool {
         let mut compared = self.runs.iter().flat_map(|r| &r.outputs).map(|(_, _, c)| c).peekable();
-        compared.peek().is_some() && compared.all(|c| c.nans == c.elements)
+        compared.peek().is_some() && compared.all(|c| c.elements > 0 && c.nans == c.elements)
     }
 
     /// # Errors

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use normfuse_ir::{Descriptor, Graph, NodeId};
+use normfuse_ir::{Descriptor, Graph, NodeId, Op, ValueId};
 
 use super::{Found, Pass, Patch};
 use crate::{
@@ -10,8 +10,11 @@ use crate::{
     candidate::{self, Candidate, Gone, Refusal},
     cost::Price,
     quant::Quant,
+    region::producer_op,
     report::{Kind, Outcome, Site},
     rewrite::{self, Moved},
+    rules,
+    views::is_view,
 };
 
 /// What is to become of quantisers that are in no norm's op.
@@ -30,6 +33,34 @@ pub(super) struct Made {
     rule: &'static str,
     scheme: String,
     arithmetic: String,
+}
+
+/// Most nodes between a norm and a quantiser of which people say that the one feeds the other.
+const BETWEEN: usize = 4;
+
+/// What stands between a quantiser and the norm that it might have joined, if there is one.
+pub(super) fn behind(graph: &Graph, q: &Quant, results: &BTreeSet<ValueId>) -> Option<Refusal> {
+    let nearest = producer_op(graph, q.v)?.0;
+    let mut value = q.v;
+    for _ in 0..BETWEEN {
+        let (id, op) = producer_op(graph, value)?;
+        let moves = match op {
+            Op::Transpose { .. } | Op::Slice | Op::Split { .. } | Op::Gather { .. } | Op::Cast { .. } | Op::Clip => {
+                true
+            }
+            Op::Binary(_) => graph.node(id).input(1).is_some_and(|v| graph.value(v).as_const().is_some()),
+            Op::Foreign(f) => f.op_type == "Pad",
+            _ => is_view(graph, id),
+        };
+        value = graph.node(id).input(0).filter(|_| moves)?;
+        if results.contains(&value) {
+            let (between, result) = (graph.node(nearest).op.name(), &graph.value(value).name);
+            let hint = format!("`{between}` comes between the norm's result `{result}` and it");
+            let rule = rules::quantiser_rule(q);
+            return Some(Refusal { rule, precondition: "fed_by_norm", node: Some(nearest), hint });
+        }
+    }
+    None
 }
 
 impl Pass<'_> {

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     candidate::Refusal,
     region::{producer_op, typed},
-    views::is_view,
+    views::{is_view, without_leading_ones},
 };
 
 /// Most steps between the value that met its factor and the codes.
@@ -54,15 +54,25 @@ impl Codes {
                 let x = node.input(0).ok_or(Miss::None)?;
                 let encode = if to.is_int() || !*saturate { Encode::Cast } else { Encode::Saturate };
                 let mut nodes = BTreeSet::from([anchor]);
+                // By way of a wider integer.
+                let (wide, x) = match whole(graph, x).filter(|_| to.is_int()) {
+                    Some((cast, float)) => (Some(cast), float),
+                    None => (None, x),
+                };
+                nodes.extend(wide);
                 let (scheme, v, factor, width) = applied(graph, x, (*to, encode, Packing::None), &mut nodes)
                     .map_err(|stopped| stopped.miss(graph, anchor, *to))?;
                 if to.is_int() && !rounds(&scheme.post) {
-                    // What is whole already is a count, an index or an exponent.
-                    if scheme.post.iter().any(|s| matches!(s, Step::Floor | Step::Ceil)) {
-                        return Err(Miss::None);
-                    }
-                    let hint = format!("the cast to {to} cuts fractions off: nothing rounds the value before it");
+                    let whole = scheme.post.iter().rev().find(|s| matches!(s, Step::Floor | Step::Ceil));
+                    let hint = match whole {
+                        Some(step) => format!("it is rounded by `{step}`, not to the nearest"),
+                        None => format!("the cast to {to} cuts fractions off: nothing rounds the value before it"),
+                    };
                     return Err(scheme_miss(graph, v, width, (anchor, hint)));
+                }
+                if let Some(wide) = wide.filter(|_| !is_clipped(&scheme.post, *to)) {
+                    let hint = format!("codes that no clip keeps within {to} are cut down to it bit by bit");
+                    return Err(scheme_miss(graph, v, width, (wide, hint)));
                 }
                 let q = node.outputs[0];
                 Ok(Self {
@@ -112,6 +122,23 @@ impl Codes {
     }
 }
 
+/// The cast and its operand, if a value is a float as an integer of at least 16 bits.
+pub fn whole(graph: &Graph, value: ValueId) -> Option<(NodeId, ValueId)> {
+    let (id, Op::Cast { to: DType::I16 | DType::I32 | DType::I64, .. }) = producer_op(graph, value)? else {
+        return None;
+    };
+    let x = graph.node(id).input(0)?;
+    typed(graph, x)?.0.is_arithmetic_float().then_some((id, x))
+}
+
+/// True if the steps leave no number outside of an integer type.
+fn is_clipped(post: &[Step], to: DType) -> bool {
+    let (least, most) = if to == DType::U8 { (0.0, 255.0) } else { (-128.0, 127.0) };
+    let low = post.iter().any(|s| matches!(s, Step::Max(c) if c.get() >= least));
+    let high = post.iter().any(|s| matches!(s, Step::Min(c) if c.get() <= most));
+    low && high && post.iter().all(|s| matches!(s, Step::Max(_) | Step::Min(_) | Step::Round))
+}
+
 /// True if there is a rounding to the nearest among the steps: ties to even, or up as the floor of a half more.
 fn rounds(post: &[Step]) -> bool {
     let up = [Step::Add(F32::new(0.5)), Step::Floor];
@@ -151,7 +178,12 @@ impl Stopped {
         }
         let name = |n: NodeId| graph.node(n).op.name();
         let scales = |n: NodeId| matches!(graph.node(n).op, Op::Binary(BinaryOp::Mul | BinaryOp::Div));
+        let untyped = |n: NodeId| graph.node(n).operands().any(|(_, v)| typed(graph, v).is_none());
         let hint = match self.at {
+            Some(n) if untyped(n) => format!(
+                "the dtype or the shape of what `{}` reads is unknown: it comes from an op that the IR does not know",
+                name(n)
+            ),
             Some(n) if scales(n) => {
                 let shape = |port| graph.node(n).input(port).and_then(|v| typed(graph, v));
                 let shapes: Vec<String> = [0, 1].into_iter().filter_map(shape).map(|(_, s)| s.to_string()).collect();
@@ -257,7 +289,8 @@ fn application(graph: &Graph, id: NodeId) -> Option<Application> {
     let width = out.last().and_then(normfuse_ir::Dim::as_const);
     let reach = |value: ValueId, factor: ValueId| -> Option<Reach> {
         let (vs, fs) = (typed(graph, value)?.1, typed(graph, factor)?.1);
-        if *vs != out || out.is_single() {
+        // A factor of higher rank puts axes of size 1 in front.
+        if without_leading_ones(vs) != without_leading_ones(&out) || out.is_single() {
             return None;
         }
         if fs.is_single() {

@@ -77,7 +77,9 @@ pub fn is_anchor(graph: &Graph, id: NodeId) -> bool {
             to.is_quantised()
                 && node.input(0).is_some_and(|v| {
                     // Casts of constants are weights on their way; casts between narrow types quantise nothing.
-                    graph.producer(v).is_some() && typed(graph, v).is_none_or(|(d, _)| d.is_arithmetic_float())
+                    graph.producer(v).is_some()
+                        && (typed(graph, v).is_none_or(|(d, _)| d.is_arithmetic_float())
+                            || codes::whole(graph, v).is_some())
                 })
         }
         Op::QuantizeLinear { .. } => node.input(0).is_some_and(|v| graph.value(v).as_const().is_none()),

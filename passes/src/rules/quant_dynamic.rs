@@ -16,7 +16,7 @@ const PRECONDITIONS: &[&str] = &[
 ];
 
 fn linear(s: &Scheme) -> bool {
-    s.origin != Origin::Given && s.given.is_none() && !quant_mx::power_of_two(s)
+    s.origin != Origin::Given && !quant_mx::power_of_two(s) && !quant_mx::scaled_scales(s)
 }
 
 /// One scale for the tensor.

@@ -1,7 +1,7 @@
-//! Quantisers whose scales are powers of two, or have a scale of their own: UE8M0, the MX formats, NVFP4.
+//! Quantisers whose scales are powers of two, or are themselves scaled: UE8M0, the MX formats, NVFP4.
 
 use normfuse_ir::{
-    Scheme,
+    DType, Scheme,
     scheme::{Origin, Step},
 };
 
@@ -25,6 +25,14 @@ pub(super) fn power_of_two(s: &Scheme) -> bool {
     s.factor.iter().any(|s| matches!(s, Step::Exp2 | Step::Power(_)))
 }
 
+/// True for codes of four bits whose scales are rounded to FP8: only a scale of the scales, given or a constant, makes those wide
+/// enough.
+pub(super) fn scaled_scales(s: &Scheme) -> bool {
+    let narrow = |step: &Step| matches!(step, Step::Cast { to: DType::F8E4M3FN, .. });
+    let stored = s.scale.as_ref().is_some_and(|scale| scale.dtype == DType::F8E4M3FN);
+    s.element == DType::F4E2M1 && (stored || s.factor.iter().any(narrow))
+}
+
 /// Powers of two.
 pub const RULE: Rule = Rule {
     name: "quant_mx",
@@ -35,7 +43,7 @@ y -> view [.., G, 32] -> |.| -> max of group -> log2 -> floor or ceil -> [- emax
                      '-> / s -> [clip] -> cast f8, or f4e2m1 by comparisons and two in a byte -> q",
     preconditions: PRECONDITIONS,
     rewrites: none,
-    schemes: |s| s.origin != Origin::Given && s.given.is_none() && power_of_two(s),
+    schemes: |s| s.origin != Origin::Given && power_of_two(s) && !scaled_scales(s),
 };
 
 /// A scale of scales.
@@ -47,5 +55,5 @@ y -> view [.., G, 16] -> |.| -> max of group -> * 1/6 -> * global -> [clip] -> c
                      '-> * (global / scale, 0 where it is 0) -> [clip] -> f4e2m1, two in a byte -> q",
     preconditions: PRECONDITIONS,
     rewrites: none,
-    schemes: |s| s.origin != Origin::Given && s.given.is_some(),
+    schemes: |s| s.origin != Origin::Given && scaled_scales(s),
 };
