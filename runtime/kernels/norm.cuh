@@ -91,9 +91,9 @@ template <class S, class H> __device__ __forceinline__ Two normed(const Vector<H
     else return {x.a * r, x.b * r};
 }
 
-// The weight's vectors of a thread, read early where there are registers for them.
+// The weight's vectors of a thread, read ahead where that is asked for and there are registers for them.
 template <class W, class R> struct Weights {
-    static constexpr bool EARLY = R::USED * sizeof(Vector<W>) <= 128;
+    static constexpr bool EARLY = R::AHEAD && R::USED * sizeof(Vector<W>) <= 128;
     const void* base;
     Vector<W> w[EARLY ? R::USED : 1];
 };
@@ -338,7 +338,8 @@ __device__ __forceinline__ void write_rows(u8* row, const Vector<Y> (&y)[R::USED
         if (plain) {
 #pragma unroll
             for (int j = 0; j < R::USED; ++j) {
-                of(j).template of<true>(pairs, y[j]);
+                const Factor<Q, Y> f = of(j);
+                f.template of<true>(pairs, y[j]);
                 if (at.active) write_codes<Q, R::N, ALIGNED>(row, at.thread + j * R::THREADS, pairs);
             }
             return;
@@ -346,7 +347,8 @@ __device__ __forceinline__ void write_rows(u8* row, const Vector<Y> (&y)[R::USED
     }
 #pragma unroll
     for (int j = 0; j < R::USED; ++j) {
-        of(j).template of<false>(pairs, y[j]);
+        const Factor<Q, Y> f = of(j);
+        f.template of<false>(pairs, y[j]);
         if (at.active) write_codes<Q, R::N, ALIGNED>(row, at.thread + j * R::THREADS, pairs);
     }
 }
@@ -381,22 +383,33 @@ __device__ __forceinline__ void quantise(const Vector<Y> (&y)[R::USED], void* co
             if (at.active) write_codes<Q, R::N, ALIGNED>(row, index, pairs);
         }
     } else if constexpr (Q::GRANULARITY == GROUP && Q::ORIGIN == AMAX) {
+        // The groups of a thread's vectors are spread over the threads that share them: each works out the scale of its own.
         constexpr int LANES = Q::GROUP_SIZE / VECTOR, GROUPS = R::N / Q::GROUP_SIZE;
-        Factor<Q, Y> meets[R::USED];
+        typedef Scatter<power_of_two_from(R::USED), LANES> S;
+        u32 largest[S::V];
+#pragma unroll
+        for (int j = 0; j < S::V; ++j) largest[j] = j < R::USED ? largest_of_vector(y[j < R::USED ? j : 0]) : 0;
+        scatter_largest<S::V, LANES>(largest, at.thread);
+        Factor<Q, Y> own[S::HELD];
         bool plain = true;
 #pragma unroll
-        for (int j = 0; j < R::USED; ++j) {
-            const int index = at.thread + j * R::THREADS;
-            const u32 largest = largest_of_lanes<LANES>(largest_of_vector(y[j]));
-            const float amax = __uint_as_float(largest), factor = Q::factor(amax, one);
-            meets[j] = Factor<Q, Y>(factor, zero_one);
-            plain = plain && meets[j].plain(largest);
-            if (at.active && index % LANES == 0 && index / LANES < GROUPS) {
-                write_scale<Q>(scales, Q::scale(amax, one, factor), index / LANES, GROUPS, at);
+        for (int k = 0; k < S::HELD; ++k) {
+            const float amax = __uint_as_float(largest[k]), factor = Q::factor(amax, one);
+            own[k] = Factor<Q, Y>(factor, zero_one);
+            const int j = S::index(at.thread, k), group = (at.thread + j * R::THREADS) / LANES;
+            plain = plain && (own[k].plain(largest[k]) || j >= R::USED);
+            if (at.active && at.thread % S::REPEAT == 0 && j < R::USED && group < GROUPS) {
+                write_scale<Q>(scales, Q::scale(amax, one, factor), group, GROUPS, at);
             }
         }
-        auto of = [&](int j) -> const Factor<Q, Y>& { return meets[j]; };
-        write_rows<Q, Y, R, ALIGNED>(row, y, plain, of, at);
+        auto of = [&](int j) {
+            Factor<Q, Y> f = own[j % S::HELD];
+            const int from = S::holder(at.thread, j);
+            f.by.by = __shfl_sync(0xffffffff, f.by.by, from);
+            if constexpr (Factor<Q, Y>::QUICK) f.by.inverse = __shfl_sync(0xffffffff, f.by.inverse, from);
+            return f;
+        };
+        write_rows<Q, Y, R, ALIGNED>(row, y, __all_sync(0xffffffff, plain), of, at);
     } else {
         u32 largest = 0;
         if constexpr (Q::ORIGIN == AMAX || Factor<Q, Y>::QUICK) {
@@ -416,7 +429,7 @@ __device__ __forceinline__ void quantise(const Vector<Y> (&y)[R::USED], void* co
         if constexpr (Q::HAS_SCALE) {
             if (at.active && at.thread == 0) write_scale<Q>(scales, Q::scale(origin, one, factor), 0, 1, at);
         }
-        auto of = [&](int) -> const Factor<Q, Y>& { return meets; };
+        auto of = [&](int) { return meets; };
         write_rows<Q, Y, R, ALIGNED>(row, y, meets.plain(largest), of, at);
     }
 }

@@ -363,7 +363,10 @@ __device__ __forceinline__ float exp2_f(float v) {
 __device__ __forceinline__ bool is_normal(float v) { return v >= 1.17549435e-38f && v <= 3.40282347e38f; }
 __device__ __forceinline__ float ceil_log2_f(float v) {
     const u32 bits = __float_as_uint(v), fraction = bits & 0x7fffff;
-    if (is_normal(v) && (fraction == 0 || fraction >= 0x1000)) return (float)((int)(bits >> 23) - 127 + (fraction != 0));
+    const int exponent = bits >> 23;
+    if (is_normal(v) && fraction == 0) return (float)(exponent - 127);
+    // Between 1/2 and 1 it is -0.
+    if (is_normal(v) && fraction >= 0x1000) return -(float)(126 - exponent);
     return ceilf(log2_f(v));
 }
 __device__ __forceinline__ float floor_log2_f(float v) {

@@ -22,8 +22,10 @@ constexpr int power_of_two_from(int n) {
 }
 
 // THREADS threads (a power of two) share a row of N elements; thread t has the vectors t, t + THREADS, ...
-template <int N_, int THREADS_> struct Row {
+template <int N_, int THREADS_, bool AHEAD_> struct Row {
     static constexpr int N = N_, THREADS = THREADS_;
+    // True if weights are read before the sum: sooner done, and fewer rows at a time.
+    static constexpr bool AHEAD = AHEAD_;
     static constexpr int VECTORS = vectors_of(N);
     // Vectors of a thread: a power of two, so that they are the high bits of the tree.
     static constexpr int DEPTH = power_of_two_from(VECTORS) > THREADS ? power_of_two_from(VECTORS) / THREADS : 1;
@@ -133,7 +135,9 @@ template <class R> __device__ __forceinline__ float sum_of_threads(float partial
 
 // The largest of magnitudes as bits: NaN is larger than infinity. Over LANES neighbouring threads.
 template <int LANES> __device__ __forceinline__ u32 largest_of_lanes(u32 bits) {
-    if constexpr (LANES == 32) {
+    if constexpr (LANES == 1) {
+        return bits;
+    } else if constexpr (LANES == 32) {
         return __reduce_max_sync(0xffffffff, bits);
     } else {
 #pragma unroll
@@ -142,6 +146,32 @@ template <int LANES> __device__ __forceinline__ u32 largest_of_lanes(u32 bits) {
             bits = bits > other ? bits : other;
         }
         return bits;
+    }
+}
+
+// The largest of each of V values (a power of two) over LANES neighbouring threads, each in some of them: a thread ends with
+// HELD of the V, and REPEAT threads with the same.
+template <int V_, int LANES> struct Scatter {
+    static constexpr int V = V_;
+    static constexpr int HELD = V > LANES ? V / LANES : 1, REPEAT = LANES > V ? LANES / V : 1;
+    // Which value a thread's held one is.
+    static __device__ __forceinline__ int index(int thread, int held) { return thread % LANES / REPEAT * HELD + held; }
+    // The first of the threads that hold a value.
+    static __device__ __forceinline__ int holder(int thread, int value) { return thread / LANES * LANES + value / HELD * REPEAT; }
+};
+template <int V, int LANES> __device__ __forceinline__ void scatter_largest(u32* v, int thread) {
+    if constexpr (V == 1) {
+        v[0] = largest_of_lanes<LANES>(v[0]);
+    } else if constexpr (LANES > 1) {
+        constexpr int HALF = V / 2, LANE = LANES / 2;
+        const bool upper = thread & LANE;
+#pragma unroll
+        for (int i = 0; i < HALF; ++i) {
+            const u32 sent = upper ? v[i] : v[i + HALF], kept = upper ? v[i + HALF] : v[i];
+            const u32 other = __shfl_xor_sync(0xffffffff, sent, LANE);
+            v[i] = kept > other ? kept : other;
+        }
+        scatter_largest<HALF, LANE>(v, thread);
     }
 }
 

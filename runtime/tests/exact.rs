@@ -1,6 +1,7 @@
 //! What the kernels do instead of a division and of a root in f64, gone through on the CPU for every significand. Powers of two change
 //! nothing as long as no step overflows or loses bits, which `divisor` in `kernels/num.cuh` and `rsqrt_exact` see to.
 
+use normfuse_ir::num;
 use rayon::prelude::*;
 
 /// How many quotients of dividends with `bits` significant bits differ from the division: one correction of the product with
@@ -51,4 +52,21 @@ fn roots_are_exact_after_one_step() {
         })
         .sum();
     assert_eq!(wrong, 0);
+}
+
+/// Whole parts of logarithms by bits, at both ends of each binade and of what is left to the logarithm: between them it grows.
+#[test]
+fn whole_parts_of_logarithms_are_bits() {
+    for exponent in 1..255u32 {
+        let log2 = |fraction: u32| num::log2(f32::from_bits(exponent << 23 | fraction));
+        let same = |a: f32, b: f32| assert_eq!(a.to_bits(), b.to_bits(), "2^{}: {a} {b}", exponent.cast_signed() - 127);
+        same(log2(0).ceil(), (exponent as f32) - 127.0);
+        same(log2(0).floor(), (exponent as f32) - 127.0);
+        for fraction in [0x1000, 0x40_0000, 0x7f_ffff] {
+            same(log2(fraction).ceil(), -(126.0 - exponent as f32));
+        }
+        for fraction in [1, 0x40_0000, 0x7f_f000] {
+            same(log2(fraction).floor(), (exponent as f32) - 127.0);
+        }
+    }
 }

@@ -40,7 +40,8 @@ fn shapes(norm: &FusedNorm) -> Vec<LaunchShape> {
         }
         for block in [128u32, 256, 512, 1024] {
             if block == threads || (block > threads && block <= 256) {
-                all.push(LaunchShape { block, jobs: vec![Threads { threads }], aligned: true });
+                let jobs = vec![Threads { threads }];
+                all.extend([false, true].map(|ahead| LaunchShape { block, jobs: jobs.clone(), aligned: true, ahead }));
             }
         }
     }
@@ -123,7 +124,7 @@ fn main() -> Outcome<()> {
     println!("{}, {} MB of L2; device copy {:.0} GB/s", device.name(), device.l2_bytes()? >> 20, bandwidth / 1e9);
     println!("us a launch, the median of replays of a CUDA graph; in brackets with programmatic dependent launch");
     println!(
-        "{:<26} {:>6} {:>6} {:>8} {:>8} {:>8} {:>8} {:>6} {:>6}  threads a row / a block",
+        "{:<26} {:>6} {:>6} {:>8} {:>8} {:>8} {:>8} {:>6} {:>6}  threads a row / a block, + weights ahead",
         "op", "N", "M", "us", "(pdl)", "limit", "(pdl)", "ratio", "(pdl)"
     );
     for (name, make) in ops::OPS {
@@ -143,7 +144,9 @@ fn main() -> Outcome<()> {
                         arena.refresh()?;
                         let us = time(&timer, &arena, kernel, &norm, rows, early)?;
                         if us < best.0 {
-                            *best = (us, format!("{}/{}", kernel.shape().jobs[0].threads, kernel.shape().block));
+                            let shape = kernel.shape();
+                            let ahead = if shape.ahead { "+" } else { "" };
+                            *best = (us, format!("{}/{}{ahead}", shape.jobs[0].threads, shape.block));
                         }
                     }
                 }

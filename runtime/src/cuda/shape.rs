@@ -25,6 +25,8 @@ pub struct LaunchShape {
     pub jobs: Vec<Threads>,
     /// True if all rows and results begin at multiples of 16 bytes, and rows are as far apart.
     pub aligned: bool,
+    /// True if weights are read before the sum of squares is known: a row is done sooner, and fewer are in flight.
+    pub ahead: bool,
 }
 
 impl LaunchShape {
@@ -50,6 +52,6 @@ impl LaunchShape {
         };
         let jobs: Vec<Threads> = jobs(norm).iter().map(|s| Threads { threads: threads(widest(s)) }).collect();
         let block = jobs.iter().map(|j| j.threads).max().unwrap_or(32).max(if rows >= 1024 { 128 } else { 32 });
-        Self { block, jobs, aligned }
+        Self { block, jobs, aligned, ahead: rows < 4096 }
     }
 }

@@ -111,8 +111,8 @@ impl Kernel<'_> {
         let first = &self.norm.siblings[siblings[0]];
         let (threads, rows) = (self.shape.jobs[j].threads, self.shape.rows(j));
         let mut out = format!(
-            "__device__ __forceinline__ void job{j}(const Params& p, i64 block) {{\n    typedef Row<{}, {threads}> R;\n",
-            first.width
+            "__device__ __forceinline__ void job{j}(const Params& p, i64 block) {{\n    typedef Row<{}, {threads}, {}> R;\n",
+            first.width, self.shape.ahead
         );
         let _ = write!(
             out,

@@ -71,10 +71,12 @@ fn every_f32_has_the_value_of_the_cpu() {
         let _ =
             writeln!(log, "{name}: {wrong} of 2^32 differ{}", example.map_or_else(String::new, |e| format!(", {e:?}")));
         all += wrong;
+        // After each, so that what was done is there if the run is cut short.
+        if let Some(folder) = env::var_os("OUT") {
+            let text = format!("{}\n{log}", device.name());
+            fs::write(Path::new(&folder).join("elementary.txt"), text).unwrap();
+        }
     }
     eprintln!("{}\n{log}", device.name());
-    if let Some(folder) = env::var_os("OUT") {
-        fs::write(Path::new(&folder).join("elementary.txt"), format!("{}\n{log}", device.name())).unwrap();
-    }
     assert_eq!(all, 0, "\n{log}");
 }

@@ -133,7 +133,12 @@ fn a_row_does_not_depend_on_its_batch_or_launch() {
     let one = variants::operands(&norm, 1, 0);
     let mut first: Option<Vec<Tensor>> = None;
     for threads in [32, 64, 128, 256, 512, 1024] {
-        let shape = LaunchShape { block: threads.max(128), jobs: vec![Threads { threads }], aligned: true };
+        let shape = LaunchShape {
+            block: threads.max(128),
+            jobs: vec![Threads { threads }],
+            aligned: true,
+            ahead: threads > 128,
+        };
         let kernel = FusedNormKernel::new(&device, compiler, &norm, shape).unwrap();
         for batch in [1, 7, 128, 16_384] {
             let row = one[0].bytes();
