@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 
 use normfuse_ir::{
     DType, Graph, NodeId, Op, ValueId,
-    op::{BinaryOp, ReduceOp, UnaryOp},
+    op::{BinaryOp, UnaryOp},
     scheme::{F32, Step},
 };
 
+use super::amax::amax;
 use crate::{
     consts::{known, num, scalar},
-    region::{last_axis_width, producer_op, typed},
+    region::{producer_op, typed},
     term::Num,
     views::is_view,
 };
@@ -424,74 +425,4 @@ fn times(a: F32, b: F32, dtype: DType) -> Option<F32> {
     let product = f64::from(a.get()) * f64::from(b.get());
     let held = num(dtype, product).and_then(single).filter(|p| f64::from(p.get()) == product);
     held.filter(|p| p.get().is_finite() && b.get() != 0.0)
-}
-
-/// The nodes from `v` to a node that takes the largest magnitude of each `width` consecutive values of it (of all, if
-/// `None`).
-fn amax(graph: &Graph, id: NodeId, v: ValueId, width: Option<u64>) -> Option<BTreeSet<NodeId>> {
-    let node = graph.node(id);
-    match &node.op {
-        Op::Reduce { op: ReduceOp::Max, .. } => {
-            reduces(graph, id, width).then_some(())?;
-            let mut nodes = magnitude(graph, node.input(0)?, v, true)?;
-            nodes.insert(id);
-            Some(nodes)
-        }
-        // max(max(v), -min(v))
-        Op::Binary(BinaryOp::Max) => {
-            let side = |value: ValueId| {
-                let (n, op) = producer_op(graph, value)?;
-                Some((n, matches!(op, Op::Unary(UnaryOp::Neg))))
-            };
-            let ((a, na), (b, nb)) = (side(node.input(0)?)?, side(node.input(1)?)?);
-            let (high, neg) = if nb && !na { (a, b) } else { (b, a) };
-            let (low, op) = producer_op(graph, graph.node(neg).input(0)?)?;
-            let is_high = matches!(graph.node(high).op, Op::Reduce { op: ReduceOp::Max, .. });
-            let is_low = matches!(op, Op::Reduce { op: ReduceOp::Min, .. }) && (na != nb);
-            if !is_high || !is_low || !reduces(graph, high, width) || !reduces(graph, low, width) {
-                return None;
-            }
-            let mut nodes = magnitude(graph, graph.node(high).input(0)?, v, false)?;
-            nodes.extend(magnitude(graph, graph.node(low).input(0)?, v, false)?);
-            nodes.extend([id, high, neg, low]);
-            Some(nodes)
-        }
-        _ => None,
-    }
-}
-
-/// True for a reduction of runs of `width` along the last axis, or of everything.
-pub fn reduces(graph: &Graph, id: NodeId, width: Option<u64>) -> bool {
-    let node = graph.node(id);
-    let Some((_, shape)) = node.input(0).and_then(|v| typed(graph, v)) else { return false };
-    let Op::Reduce { axes, .. } = &node.op else { return false };
-    let all = axes.as_ref().is_none_or(|a| a.len() == shape.rank());
-    match width {
-        None => all,
-        Some(w) => last_axis_width(graph, id) == i64::try_from(w).ok(),
-    }
-}
-
-/// The nodes between `v` and its magnitudes (or itself, where `abs` is not asked for): views, casts that hold every
-/// value of `v`, and a magnitude.
-fn magnitude(graph: &Graph, value: ValueId, v: ValueId, abs: bool) -> Option<BTreeSet<NodeId>> {
-    let (held, _) = typed(graph, v)?;
-    let mut nodes = BTreeSet::new();
-    let mut at = value;
-    let mut seen = false;
-    for _ in 0..MAX_LENGTH {
-        if at == v {
-            return (seen == abs).then_some(nodes);
-        }
-        let (id, op) = producer_op(graph, at)?;
-        match op {
-            Op::Unary(UnaryOp::Abs) if abs => seen = true,
-            Op::Cast { to, .. } if held.embeds_in(*to) => {}
-            _ if is_view(graph, id) => {}
-            _ => return None,
-        }
-        nodes.insert(id);
-        at = graph.node(id).input(0)?;
-    }
-    None
 }

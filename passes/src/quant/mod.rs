@@ -7,6 +7,7 @@
 //! Nothing is matched by name or as a whole: every scalar op between is a [`normfuse_ir::scheme::Step`] of the scheme, in
 //! the order in which the graph has it, so quantisers that give other bits get other schemes.
 
+mod amax;
 mod chain;
 mod codes;
 mod e2m1;

@@ -5,7 +5,7 @@ use normfuse_ir::{
     op::{ReduceOp, UnaryOp},
 };
 
-use super::chain;
+use super::amax;
 use crate::{
     region::{producer_op, typed},
     views::is_view,
@@ -30,7 +30,7 @@ pub fn no_step(graph: &Graph, at: NodeId, v: ValueId, width: Option<u64>) -> Str
 /// What is wrong with what a maximum is taken of.
 fn largest(graph: &Graph, at: NodeId, v: ValueId, width: Option<u64>) -> String {
     let node = graph.node(at);
-    if !chain::reduces(graph, at, width) {
+    if !amax::reduces(graph, at, width) {
         let shape = node.input(0).and_then(|x| typed(graph, x)).map_or_else(String::new, |(_, s)| s.to_string());
         let axes = match &node.op {
             Op::Reduce { axes: Some(axes), .. } => format!("axes {axes:?} of {shape}"),
