@@ -231,6 +231,13 @@ fn arithmetic(c: &mut Call<'_, '_>, base: &str) -> Result<ValueId, Reject> {
     if base == "mul" && both_bool(a) && both_bool(b) {
         return bits(c, "and", a, b);
     }
+    // `1.0 / x` is exported as a reciprocal times one: no number changes, its bits neither.
+    if let (Operand::Tensor(x), Operand::Scalar(Scalar::Int(1) | Scalar::Float(1.0))) = (a, b) {
+        let dtype = c.b.dtype(x)?;
+        if matches!(base, "mul" | "div") && dtype.is_arithmetic_float() && c.b.result_type(a, b)? == dtype {
+            return Ok(x);
+        }
+    }
     match base {
         "add" => c.b.arithmetic(BinaryOp::Add, a, b),
         "sub" => c.b.arithmetic(BinaryOp::Sub, a, b),
