@@ -76,3 +76,17 @@ fn native_norm_ops() {
 fn torch_export_archive() {
     assert_aligned("deepseek_v3_fp8.pt2", 0.9995);
 }
+
+#[test]
+fn rotary_embeddings_by_complex_numbers() {
+    assert_aligned("deepseek_v2.pt2", 0.9995);
+}
+
+/// Also a layer whose queries are scaled by `log1p` of their position.
+#[test]
+fn chunked_attention_and_experts() {
+    assert_aligned("llama4.pt2", 0.9995);
+    let report = normfuse(["compile", s(&model("llama4.pt2")), "--report", "json"]).code(0).json();
+    // Before attention, of q and k in the layer that rotates them, before experts and MLP, and the last one.
+    assert_eq!(report["summary"]["norms"], 7);
+}

@@ -45,6 +45,23 @@ fn a_tensor_of_rank_0_does_not_widen_and_is_not_rounded() {
 }
 
 #[test]
+fn the_logarithm_of_one_more_is_rounded_once() {
+    let x = [0.0, -0.0, 1e-30, 1e-10, -3e-9, 1e-4, 0.5, -0.999_999_9, -1.0, -1.5, 3.0, 8191.0, 3e38, f32::INFINITY];
+    let n = x.len().to_string();
+    let p = Program::new(&[("x", F32, &n)]).then("aten.log1p.default", &[("self", t("x"))], "y", F32, &n).output("y");
+    let y = floats(&p.run(&[f32s(&[x.len()], &x)])[0]);
+    for (x, y) in x.iter().zip(y) {
+        let want = f64::from(*x).ln_1p() as f32;
+        assert!(y.to_bits() == want.to_bits() || (y.is_nan() && want.is_nan()), "{x}: {y} instead of {want}");
+    }
+    let near = [0.001_953_125, 3.0];
+    assert_eq!(
+        one(&near, "aten.log1p.default", &[("self", t("x"))], BF16),
+        near.map(|x: f32| bf16(f64::from(x).ln_1p() as f32))
+    );
+}
+
+#[test]
 fn a_product_with_one_is_no_op() {
     let times = |dtype: i64, one: Value, result: i64| {
         Program::new(&[("x", dtype, "3")])
