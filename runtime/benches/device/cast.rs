@@ -25,7 +25,7 @@ impl Cast {
         let made: normfuse_ir::Result<Vec<Self>> = shapes
             .into_par_iter()
             .map(|(threads, vectors)| {
-                let compiled = compiler.compile(&text(threads, vectors), device.arch())?;
+                let compiled = device.compile(compiler, &text(threads, vectors))?;
                 Ok(Self { threads, vectors, kernel: Kernel::load(device, &compiled.cubin)? })
             })
             .collect();

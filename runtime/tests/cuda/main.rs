@@ -10,8 +10,10 @@ mod schemes;
 
 use std::io::{self, Write};
 
+mod arguments;
 mod compile;
 mod elementary;
+mod launches;
 mod matrix;
 mod variants;
 
