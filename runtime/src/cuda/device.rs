@@ -6,12 +6,14 @@ use cudarc::driver::{
     CudaContext, CudaStream, DriverError, result,
     sys::{self, CUdevice_attribute as Attribute},
 };
-use normfuse_ir::{Error, ErrorKind, Result};
+use normfuse_ir::{Error, ErrorKind, FusedNorm, Result};
 
 use super::{
     arguments::Region,
     cache::Cache,
     nvrtc::{Compiled, Compiler},
+    regimes::Regimes,
+    shape::LaunchShape,
 };
 
 /// An opened GPU. Several may be open at once; nothing is global but the driver's own context of the device.
@@ -60,6 +62,15 @@ impl Device {
     #[must_use]
     pub fn with_cache(self, cache: Cache) -> Self {
         Self { cache, ..self }
+    }
+
+    /// The launch shape for an op and a number of rows: by the table that was measured for the architecture, else as
+    /// [`LaunchShape::choose`] works it out.
+    pub fn shape(&self, norm: &FusedNorm, rows: u64, aligned: bool) -> LaunchShape {
+        match Regimes::of_arch(&self.arch) {
+            Some(table) => table.choose(norm, rows, aligned),
+            None => LaunchShape::choose(norm, rows, aligned),
+        }
     }
 
     /// Machine code of a text for this GPU, compiled unless it is in the cache.

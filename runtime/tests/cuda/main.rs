@@ -15,6 +15,7 @@ mod compile;
 mod elementary;
 mod launches;
 mod matrix;
+mod regimes;
 mod variants;
 
 /// What is there, or none, and the reason is said, past the harness, which would keep it to itself.
