@@ -102,6 +102,9 @@ pub struct Bench {
 
 #[derive(Debug, Args)]
 pub struct Tune {
+    /// Class of ops to measure, such as norm+row or add+norm+groups (may be repeated) [default: all]
+    #[arg(long = "class", value_name = "CLASS")]
+    pub classes: Vec<normfuse::cuda::regimes::Class>,
     /// Where to write the table; without it there is only the log of what was chosen
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,

@@ -6,6 +6,7 @@ use normfuse::{
     cuda::{
         Compiler,
         measure::{self, Tuned},
+        regimes::Class,
     },
     formats::atomic::AtomicFile,
 };
@@ -26,9 +27,10 @@ pub fn main(args: &args::Tune) -> Result<()> {
     let head = format!("# Launch shapes by class of op, width and rows, as `normfuse tune` measured them on {name}.\n");
     let columns = "# class          width   rows threads rows-a-block weights us\n";
     output::print(&format!("{head}{columns}"))?;
+    let classes = if args.classes.is_empty() { &Class::ALL[..] } else { &args.classes };
     let mut gains = Vec::new();
     let mut broken = None;
-    let table = gpu.tune(&widths, &rows, |tuned| {
+    let table = gpu.tune(classes, &widths, &rows, |tuned| {
         let gain = tuned.worked_out / tuned.entry.us;
         gains.push(gain);
         broken = broken.take().or_else(|| output::print(&line(tuned, gain)).err());

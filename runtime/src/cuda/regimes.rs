@@ -11,7 +11,7 @@
 //! Rows of f32 count as twice as wide, for so many registers do they take. A thread gets no more vectors than fit its registers,
 //! and the weights of a very wide row are read late, whatever the entry says.
 
-use std::{fmt, sync::OnceLock};
+use std::{fmt, str::FromStr, sync::OnceLock};
 
 use normfuse_ir::{DType, Error, ErrorKind, FusedNorm, Granularity, Result, fused::Prologue, scheme::Origin};
 
@@ -83,6 +83,17 @@ impl Class {
             (true, Needs::Row) => "add+norm+row",
             (true, Needs::Groups) => "add+norm+groups",
         }
+    }
+}
+
+impl FromStr for Class {
+    type Err = String;
+
+    fn from_str(name: &str) -> std::result::Result<Self, String> {
+        Self::ALL.into_iter().find(|c| c.name() == name).ok_or_else(|| {
+            let names = Self::ALL.map(Self::name).join(", ");
+            format!("expected one of {names}, found `{name}`")
+        })
     }
 }
 
@@ -237,10 +248,7 @@ fn entry(line: &str) -> std::result::Result<Entry, String> {
     let [class, width, rows, threads, rows_a_block, ahead, us] = words[..] else {
         return Err(format!("expected class, width, rows, threads, rows a block, ahead or late, us; found `{line}`"));
     };
-    let class = Class::ALL.into_iter().find(|c| c.name() == class).ok_or_else(|| {
-        let names: Vec<&str> = Class::ALL.iter().map(|c| c.name()).collect();
-        format!("expected one of {}, found `{class}`", names.join(", "))
-    })?;
+    let class: Class = class.parse()?;
     let number = |word: &str, what: &str| {
         word.parse::<u64>().ok().filter(|n| *n > 0).ok_or_else(|| format!("expected {what}, found `{word}`"))
     };

@@ -26,7 +26,13 @@ pub use self::{
     timer::Time,
     tune::{ROWS, Tuned, WIDTHS, shapes},
 };
-use super::{device::Device, fused_norm::FusedNormKernel, nvrtc::Compiler, shape::LaunchShape, source::Params};
+use super::{
+    device::{Buffer, Device},
+    fused_norm::FusedNormKernel,
+    nvrtc::Compiler,
+    shape::LaunchShape,
+    source::Params,
+};
 
 /// Bytes from which on a launch is limited by the memory alone: one that is shorter says nothing of a bandwidth.
 const LARGE: u64 = 32 << 20;
@@ -40,6 +46,8 @@ pub struct Bench {
     arena: Arena,
     casts: Vec<Cast>,
     bandwidth: f64,
+    /// A given scale: a number that divides as real ones do, which arbitrary ones would not.
+    scale: Buffer,
 }
 
 impl Bench {
@@ -53,7 +61,8 @@ impl Bench {
         arena.refresh()?;
         let bandwidth = timer.copy_bandwidth(&arena)?;
         let casts = Cast::all(device, compiler)?;
-        Ok(Self { device: device.clone(), compiler, timer, arena, casts, bandwidth })
+        let scale = device.upload(&0.05f32.to_le_bytes())?;
+        Ok(Self { device: device.clone(), compiler, timer, arena, casts, bandwidth, scale })
     }
 
     /// The GPU.
@@ -73,7 +82,7 @@ impl Bench {
     pub fn time(&self, op: &Op, kernel: &FusedNormKernel, rows: u64, early: bool) -> Result<Time> {
         let traffic = Traffic::of(op, rows);
         let sets = self.arena.sets(&traffic.memory)?;
-        let params: Vec<Params> = sets.iter().map(|set| Traffic::params(op, set, rows)).collect();
+        let params: Vec<Params> = sets.iter().map(|set| Traffic::params(op, set, rows, self.scale.address())).collect();
         self.arena.refresh()?;
         self.timer.replay(params.len(), |i, stream| {
             // SAFETY: the arena has all of these bytes, in places that do not overlap, and lives until the replays are done.
@@ -225,13 +234,16 @@ impl Traffic {
         Self { memory, bytes }
     }
 
-    /// The parameter for memory at these addresses.
-    fn params(op: &Op, set: &[u64], rows: u64) -> Params {
+    /// The parameter for memory at these addresses, and a given scale at its own.
+    fn params(op: &Op, set: &[u64], rows: u64, scale: u64) -> Params {
         let norm = &op.norm;
         let ports = norm.in_ports();
         let mut params = Params { outputs: set[ports.len()..].to_vec(), ..Params::default() };
         for (port, address) in ports.iter().zip(set) {
             let (mut address, mut stride) = (*address, 0);
+            if matches!(port, InPort::Scale(..)) {
+                address = scale;
+            }
             if let Some(dtype) = norm.rows_dtype(*port) {
                 let k = if let InPort::Rows(k) = port { *k } else { 0 };
                 stride = op.packed.unwrap_or(norm.siblings[k].width);

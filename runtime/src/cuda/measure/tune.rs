@@ -65,13 +65,19 @@ fn representative(class: Class) -> String {
 }
 
 impl Bench {
-    /// Measures all launch shapes of every class at these widths and numbers of rows, and hands out each place as it is found.
+    /// Measures all launch shapes of these classes at these widths and numbers of rows, and hands out each place as it is found.
     ///
     /// # Errors
     /// `Value` for a width that groups of 128 do not divide; `Unsupported` with what compiler or driver say.
-    pub fn tune(&self, widths: &[u64], rows: &[u64], mut found: impl FnMut(&Tuned)) -> Result<Regimes> {
+    pub fn tune(
+        &self,
+        classes: &[Class],
+        widths: &[u64],
+        rows: &[u64],
+        mut found: impl FnMut(&Tuned),
+    ) -> Result<Regimes> {
         let mut entries = Vec::new();
-        for class in Class::ALL {
+        for class in classes.iter().copied() {
             for width in widths {
                 let op = Op::of(&representative(class), *width)?;
                 let kernels = self.kernels(&op, shapes(&op))?;
