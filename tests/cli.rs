@@ -262,6 +262,31 @@ fn help_names_the_exit_codes_and_bad_usage_is_exit_2() {
     }
 }
 
+/// What a GPU is needed for says so where there is none, after everything else was checked.
+#[test]
+fn bench_and_tune_say_what_they_lack() {
+    let list = normfuse(["bench", "--op", "list"]).code(0).stdout;
+    assert!(list.lines().any(|l| l == "add+rms_norm+fp8_group128"), "{list}");
+    normfuse(["bench"]).code(2).says("--op");
+    normfuse(["bench", "--op", "rms"]).code(2).says("found `rms`").says("rms_norm+fp8_token");
+    normfuse(["bench", "--op", "rms_norm", "--dim", "k=4"]).code(2).says("found `k=4`");
+    normfuse(["bench", "--op", "rms_norm+mxfp8", "--dim", "n=40"]).code(2).says("groups of 32");
+    normfuse(["bench", "--op", "rms_norm", "--replays", "0"]).code(2).says("--replays");
+    let temp = tempfile::tempdir().unwrap();
+    let table = temp.path().join("table.txt");
+    std::fs::write(&table, "# a comment\nnorm 4096 1 48 1 late 1.5\n").unwrap();
+    let bad = normfuse(["bench", "--op", "rms_norm", "--regimes", s(&table)]).code(2);
+    bad.says("table.txt: line 2 of a table of regimes").says("found 48 x 1");
+    // No GPU is opened by a number that none has.
+    let missing = temp.path().join("out.txt");
+    for command in [vec!["bench", "--op", "rms_norm"], vec!["tune", "--output", s(&missing)]] {
+        let done = normfuse([&command[..], &["--gpu", "99"]].concat()).code(2);
+        assert!(done.stderr.contains("no CUDA driver") || done.stderr.contains("opening GPU 99"), "{}", done.stderr);
+    }
+    assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 1, "no table was written");
+    normfuse(["tune", "--output", "/nowhere/table.txt"]).code(2).says("/nowhere/table.txt");
+}
+
 #[test]
 fn explain_shows_the_chain_from_the_source_to_the_recognised_term() {
     for name in ["add_rms", "rms_one_plus_weight"] {

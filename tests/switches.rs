@@ -224,10 +224,10 @@ fn an_unmet_requirement_lists_the_sites_that_missed_it() {
     assert!(!two.contains("norm>=1"));
 }
 
-/// `NORMFUSE_NVRTC` names a library: it is no switch, and no misspelt one.
+/// `NORMFUSE_NVRTC` names a library, `NORMFUSE_CUDA_CACHE` a folder: they are no switches, and no misspelt ones.
 #[test]
 fn a_variable_of_the_runtime_is_not_taken_for_a_switch() {
-    let (done, _) = compile(&[("NORMFUSE_NVRTC", "/nowhere")], &[]);
+    let (done, _) = compile(&[("NORMFUSE_NVRTC", "/nowhere"), ("NORMFUSE_CUDA_CACHE", "/nowhere")], &[]);
     assert_eq!(done.stderr, "");
     let (done, _) = compile(&[("NORMFUSE_NVRT", "/nowhere")], &[]);
     assert!(done.stderr.contains("NORMFUSE_NVRT is no switch"), "{}", done.stderr);

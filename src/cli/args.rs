@@ -74,6 +74,56 @@ pub enum Command {
     /// Compile every graph of a folder and compare what comes out with the snapshots beside them
     #[command(after_help = TEST_EXIT_CODES)]
     Test(Test),
+    /// Time fused ops on a GPU beside their limit: a cast of the same bytes
+    #[command(after_help = EXIT_CODES)]
+    Bench(Bench),
+    /// Measure which launch shapes are the fastest on this GPU, and write the table that kernels are picked by
+    #[command(after_help = EXIT_CODES)]
+    Tune(Tune),
+}
+
+#[derive(Debug, Args)]
+pub struct Bench {
+    /// Op to time, such as rms_norm+fp8_group128 or add+rms_norm (may be repeated); `--op list` lists them
+    #[arg(long = "op", value_name = "OP", required = true)]
+    pub ops: Vec<String>,
+    /// Size to time it at: n=N elements in a row, m=M rows (may be repeated) [default: n of 4096 and 7168, m from 1 to 16384]
+    #[arg(long = "dim", value_name = "n=N|m=M")]
+    pub dims: Vec<Binding>,
+    /// Try every launch shape and print the fastest, instead of the one that the table says
+    #[arg(long, conflicts_with = "regimes")]
+    pub all_shapes: bool,
+    #[command(flatten)]
+    pub gpu: Gpu,
+    /// Table of launch shapes, as `normfuse tune` writes it [default: the one measured for the architecture]
+    #[arg(long, value_name = "FILE")]
+    pub regimes: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct Tune {
+    /// Class of ops to measure, such as norm+row or add+norm+groups (may be repeated) [default: all]
+    #[arg(long = "class", value_name = "CLASS")]
+    pub classes: Vec<normfuse::cuda::regimes::Class>,
+    /// Where to write the table; without it there is only the log of what was chosen
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Size to measure: n=N elements in a row, m=M rows (may be repeated) [default: n from 128 to 16384, m from 1 to 16384]
+    #[arg(long = "dim", value_name = "n=N|m=M")]
+    pub dims: Vec<Binding>,
+    #[command(flatten)]
+    pub gpu: Gpu,
+}
+
+/// Which GPU is measured, and how long.
+#[derive(Debug, Args)]
+pub struct Gpu {
+    /// Number of the GPU
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub gpu: usize,
+    /// Replays of which a time is the median
+    #[arg(long, value_name = "N", default_value_t = 15, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub replays: u16,
 }
 
 #[derive(Debug, Args)]

@@ -1,6 +1,7 @@
 //! The command line: arguments in, exit code out. What it does is in the crates; here is only how it is asked for.
 
 mod args;
+mod bench;
 mod bits;
 mod compile;
 mod dice;
@@ -16,6 +17,7 @@ mod run;
 mod switches;
 mod table;
 mod test;
+mod tune;
 mod verify;
 mod weights;
 
@@ -36,6 +38,8 @@ pub fn main() -> ExitCode {
         Command::Verify(args) => verify::main(args),
         Command::Rules(args) => rules::main(args),
         Command::Test(args) => test::main(args),
+        Command::Bench(args) => bench::main(args),
+        Command::Tune(args) => tune::main(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -20,9 +20,9 @@ use super::{
 /// # Errors
 /// A rule that does not exist, or a variable that says neither on nor off.
 pub fn read(flags: &args::Switches) -> Result<Resolution> {
-    // The variable that names a library is another crate's. A name or value that is not UTF-8 is none of ours; what replaces the bytes keeps it so.
+    // What the runtime reads is no switch. A name or value that is not UTF-8 is none of ours; what replaces the bytes keeps it so.
     let environment: Vec<(String, String)> = std::env::vars_os()
-        .filter(|(name, _)| name != cuda::NVRTC_VARIABLE)
+        .filter(|(name, _)| !cuda::VARIABLES.iter().any(|v| name == v))
         .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
         .collect();
     let resolution =

@@ -1,114 +1,114 @@
-//! Fused norms on a GPU: each with every launch shape that makes sense, the fastest beside its limit.
+//! Fused norms on a GPU beside their limit and beside what others need for the same.
 //!
-//! `cargo bench -p normfuse-runtime --bench device [-- FILTER]` prints a line for each op and shape. Kernels run from a CUDA
-//! graph on buffers that rotate through more memory than the GPU's cache has; a time is the median of replays. The limit is
-//! the faster of the best of some cast kernels that move the same bytes, launched in the same way, and of those bytes over
-//! the bandwidth of the driver's own device copy in the same run, where there are enough of them for a bandwidth to mean anything.
+//! `cargo bench -p normfuse-runtime --bench device -- [--rivals PYTHON] [--all-shapes] [--width N] [FILTER]` prints a line for
+//! each op whose name has FILTER in it, width and number of rows. Our time is that of the launch shape that the runtime picks; with
+//! `--all-shapes` that of the fastest of all. How it is measured, and what the limit is, [`normfuse_runtime::cuda::measure`]
+//! says. With a Python that has torch and Triton there are `torch.compile` of the plain form and kernels written by hand in
+//! Triton too (`rivals.py`), and the limit is the fastest of three: torch.compile's cast of the same bytes counts as well.
 
-mod cast;
-mod ops;
-mod timer;
-
-use std::error::Error;
-
-use normfuse_ir::{
-    DType, FusedNorm,
-    fused::{InPort, OutPort},
+use std::{
+    collections::HashMap,
+    env,
+    fmt::Write as _,
+    fs,
+    io::Write as _,
+    process::{Command, Stdio},
 };
-use normfuse_runtime::cuda::{Compiler, Device, FusedNormKernel, LaunchShape, Params, Threads};
-use rayon::prelude::*;
 
-use cast::Cast;
-use timer::{Arena, Timer};
+use normfuse_runtime::cuda::{
+    Compiler, Device,
+    measure::{self, Bench, Measured, Op, ROWS},
+};
 
 const WIDTHS: [u64; 2] = [4096, 7168];
-const ROWS: [u64; 6] = [1, 16, 128, 1024, 4096, 16_384];
+const QUANTISERS: [&str; 9] = [
+    "",
+    "+fp8_static",
+    "+fp8_token",
+    "+fp8_group128",
+    "+fp8_group128_columns",
+    "+ue8m0_group128",
+    "+mxfp8",
+    "+mxfp4",
+    "+nvfp4",
+];
+const REPLAYS: usize = 15;
 
-/// Bytes from which on a launch is limited by the memory alone.
-const LARGE: u64 = 32 << 20;
+type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
-type Outcome<T> = Result<T, Box<dyn Error>>;
+/// Median microseconds, by op, width, rows and who it is.
+type Rivals = HashMap<(String, u64, u64, String), f64>;
 
-/// Launch shapes to try: threads a row, from a warp to a block, and rows a block.
-fn shapes(norm: &FusedNorm) -> Vec<LaunchShape> {
-    let vectors = norm.siblings[0].width.div_ceil(8);
+fn ops(filter: &str) -> Outcome<Vec<Op>> {
     let mut all = Vec::new();
-    for threads in [32u32, 64, 128, 256, 512, 1024] {
-        let each = vectors.div_ceil(u64::from(threads));
-        if each > 16 || u64::from(threads) >= 2 * vectors {
-            continue;
-        }
-        for block in [128u32, 256, 512, 1024] {
-            if block == threads || (block > threads && block <= 256) {
-                let jobs = vec![Threads { threads }];
-                all.extend([false, true].map(|ahead| LaunchShape { block, jobs: jobs.clone(), aligned: true, ahead }));
+    for norm in ["rms_norm", "add+rms_norm"] {
+        for quantiser in QUANTISERS {
+            for width in WIDTHS {
+                all.push(Op::of(&format!("{norm}{quantiser}"), width)?);
             }
         }
     }
-    all
+    all.push(Op::of("dual_rms_norm+fp8_group128", 0)?);
+    all.retain(|op| op.name.contains(filter));
+    Ok(all)
 }
 
-/// Bytes that an op reads and writes once for a number of rows.
-struct Traffic {
-    inputs: Vec<(InPort, u64)>,
-    outputs: Vec<(OutPort, u64)>,
-}
-
-impl Traffic {
-    fn of(norm: &FusedNorm, rows: u64) -> Self {
-        let bytes = |bits: usize, n: u64| n * bits as u64 / 8;
-        let width = norm.siblings[0].width;
-        let inputs = norm.in_ports().into_iter().map(|port| {
-            let size = match port {
-                InPort::Weight(k) => bytes(norm.siblings[k].weight.map_or(32, |w| w.dtype.bits()), width),
-                InPort::Scale(..) | InPort::ZeroPoint(..) => 4,
-                _ => bytes(norm.rows_dtype(port).map_or(0, DType::bits), rows * width),
-            };
-            (port, size)
-        });
-        let outputs = norm.out_ports().into_iter().map(|port| {
-            // Room for every layout of the scales.
-            let rows = if matches!(port, OutPort::Scale(..)) { rows.next_multiple_of(4) } else { rows };
-            let bits = norm.result_dtype(port).map_or(0, DType::bits);
-            (port, bytes(bits, rows * norm.result_width(port).unwrap_or(1)))
-        });
-        Self { inputs: inputs.collect(), outputs: outputs.collect() }
+/// Runs the script under a Python; its first line says which versions it has.
+fn rivals(python: &str, ops: &[Op]) -> Outcome<Rivals> {
+    let folder = env::temp_dir().join(format!("normfuse-rivals-{}", std::process::id()));
+    fs::create_dir_all(&folder)?;
+    let script = folder.join("rivals.py");
+    fs::write(&script, include_str!("rivals.py"))?;
+    let mut child = Command::new(python).arg(&script).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    let mut lines = String::new();
+    for op in ops {
+        for rows in ROWS {
+            writeln!(lines, "{op} {} {rows} {}", op.width(), measure::bytes(op, rows))?;
+        }
     }
-
-    fn total(&self) -> u64 {
-        self.inputs.iter().map(|(_, n)| n).sum::<u64>() + self.outputs.iter().map(|(_, n)| n).sum::<u64>()
+    // A script that cannot start reads nothing, and says why on standard error.
+    let _ = child.stdin.take().ok_or("no standard input")?.write_all(lines.as_bytes());
+    let done = child.wait_with_output()?;
+    fs::remove_dir_all(&folder)?;
+    if !done.status.success() {
+        return Err(format!("{python} rivals.py ended with {}", done.status).into());
     }
+    let mut found = Rivals::new();
+    for line in String::from_utf8(done.stdout)?.lines() {
+        if let Some(versions) = line.strip_prefix("# ") {
+            println!("beside {versions}");
+        } else if let [op, n, m, who, us, ..] = line.split_whitespace().collect::<Vec<_>>()[..] {
+            found.insert((op.to_owned(), n.parse()?, m.parse()?, who.to_owned()), us.parse()?);
+        }
+    }
+    Ok(found)
 }
 
-/// Microseconds a launch.
-fn time(
-    timer: &Timer,
-    arena: &Arena,
-    kernel: &FusedNormKernel,
-    norm: &FusedNorm,
-    rows: u64,
-    early: bool,
-) -> Outcome<f64> {
-    let traffic = Traffic::of(norm, rows);
-    let sizes: Vec<u64> = traffic.inputs.iter().map(|i| i.1).chain(traffic.outputs.iter().map(|o| o.1)).collect();
-    let mut sets = arena.sets(&sizes);
-    timer.replay(sets.len(), |i, stream| {
-        let mut addresses = std::mem::take(&mut sets[i]);
-        let outputs = addresses.split_off(traffic.inputs.len());
-        let strides =
-            traffic.inputs.iter().map(|(p, _)| if norm.rows_dtype(*p).is_some() { norm.siblings[0].width } else { 0 });
-        let params = Params { inputs: addresses, strides: strides.collect(), outputs, rows: vec![rows] };
-        // SAFETY: the arena has all of these bytes, in places that do not overlap, and lives until the replays are done.
-        Ok(unsafe { kernel.launch(stream, &params, early) }?)
-    })
+/// The columns of rivals behind a line: microseconds of each, and how many times ours that is.
+fn beside(measured: &Measured, rivals: &Rivals) -> String {
+    let of = |who: &str| rivals.get(&(measured.op.name.clone(), measured.op.width(), measured.rows, who.to_owned()));
+    let ours = measured.plain.time.us;
+    let columns = ["torch", "triton"].map(|who| {
+        of(who).map_or_else(|| format!("{:>8} {:>6}", "-", "-"), |us| format!("{us:>8.2} {:>6.2}", us / ours))
+    });
+    columns.join(" ")
 }
 
 fn main() -> Outcome<()> {
-    let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
+    let mut args: Vec<String> = env::args().skip(1).filter(|a| a != "--bench").collect();
     if args.iter().any(|a| a == "--test") {
         return Ok(());
     }
-    let filter = args.first().map_or("", String::as_str);
+    let all_shapes = args.iter().position(|a| a == "--all-shapes").map(|i| args.remove(i)).is_some();
+    let mut option = |name: &str| match args.iter().position(|a| a == name) {
+        Some(i) if i + 1 < args.len() => Ok(args.drain(i..i + 2).nth(1)),
+        Some(_) => Err(format!("{name} needs a value")),
+        None => Ok(None),
+    };
+    let python = option("--rivals")?;
+    let width = option("--width")?.map(|n| n.parse::<u64>()).transpose()?;
+    let mut ops = ops(args.first().map_or("", String::as_str))?;
+    ops.retain(|op| width.is_none_or(|n| n == op.width()));
     let (device, compiler) = match Device::open(0).and_then(|d| Ok((d, Compiler::load()?))) {
         Ok(found) => found,
         Err(e) => {
@@ -116,57 +116,25 @@ fn main() -> Outcome<()> {
             return Ok(());
         }
     };
-    let mut arena = Arena::new(&device)?;
-    arena.refresh()?;
-    let timer = Timer::new(&device);
-    let bandwidth = timer.copy_bandwidth(&arena)?;
-    let casts = Cast::all(&device, compiler)?;
-    println!("{}, {} MB of L2; device copy {:.0} GB/s", device.name(), device.l2_bytes()? >> 20, bandwidth / 1e9);
-    println!("us a launch, the median of replays of a CUDA graph; in brackets with programmatic dependent launch");
+    let rivals = python.as_ref().map_or_else(|| Ok(Rivals::new()), |python| rivals(python, &ops))?;
+    let bench = Bench::new(&device, compiler, REPLAYS)?;
+    let (cache, copy) = (device.l2_bytes()? >> 20, bench.bandwidth() / 1e9);
+    println!("{}, {cache} MB of L2; device copy {copy:.0} GB/s", device.name());
+    let shapes = if all_shapes { "the fastest launch shape" } else { "the launch shape that the runtime picks" };
     println!(
-        "{:<26} {:>6} {:>6} {:>8} {:>8} {:>8} {:>8} {:>6} {:>6}  threads a row / a block, + weights ahead",
-        "op", "N", "M", "us", "(pdl)", "limit", "(pdl)", "ratio", "(pdl)"
+        "us a launch of {shapes}: the median of replays of a CUDA graph, and half of what lies between the fastest and slowest tenth"
     );
-    for (name, make) in ops::OPS {
-        if !name.contains(filter) {
-            continue;
-        }
-        for width in WIDTHS {
-            let norm = make(width);
-            let kernels: Vec<FusedNormKernel> = shapes(&norm)
-                .into_par_iter()
-                .map(|s| FusedNormKernel::new(&device, compiler, &norm, s))
-                .collect::<normfuse_ir::Result<_>>()?;
-            for rows in ROWS {
-                let mut best = [(f64::INFINITY, String::new()), (f64::INFINITY, String::new())];
-                for kernel in &kernels {
-                    for (early, best) in [false, true].into_iter().zip(&mut best) {
-                        arena.refresh()?;
-                        let us = time(&timer, &arena, kernel, &norm, rows, early)?;
-                        if us < best.0 {
-                            let shape = kernel.shape();
-                            let ahead = if shape.ahead { "+" } else { "" };
-                            *best = (us, format!("{}/{}{ahead}", shape.jobs[0].threads, shape.block));
-                        }
-                    }
-                }
-                let bytes = Traffic::of(&norm, rows).total();
-                // A launch that is shorter than it takes to start says nothing of a bandwidth.
-                let copied = if bytes < LARGE { f64::INFINITY } else { bytes as f64 / bandwidth * 1e6 };
-                let limit =
-                    [false, true].map(|early| Cast::best(&casts, &timer, &arena, bytes, early).map(|c| c.min(copied)));
-                let [plain, early] = limit;
-                let (plain, early) = (plain?, early?);
-                println!(
-                    "{name:<26} {width:>6} {rows:>6} {:>8.2} {:>8.2} {plain:>8.2} {early:>8.2} {:>6.3} {:>6.3}  {} ({})",
-                    best[0].0,
-                    best[1].0,
-                    best[0].0 / plain,
-                    best[1].0 / early,
-                    best[0].1,
-                    best[1].1,
-                );
+    println!("{:>8} {:>6} {:>8} {:>6}  {}", "torch", "/ us", "triton", "/ us", Measured::header());
+    for op in &ops {
+        let every = if all_shapes { bench.kernels(op, measure::shapes(op))? } else { Vec::new() };
+        for rows in ROWS {
+            let picked =
+                if all_shapes { Vec::new() } else { bench.kernels(op, vec![device.shape(&op.norm, rows, true)])? };
+            let mut measured = bench.measure(op, if all_shapes { &every } else { &picked }, rows)?;
+            if let Some(cast) = rivals.get(&(op.name.clone(), op.width(), rows, "torch_cast".to_owned())) {
+                measured.plain.limit = measured.plain.limit.min(*cast);
             }
+            println!("{}  {measured}", beside(&measured, &rivals));
         }
     }
     Ok(())

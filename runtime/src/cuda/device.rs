@@ -6,7 +6,15 @@ use cudarc::driver::{
     CudaContext, CudaStream, DriverError, result,
     sys::{self, CUdevice_attribute as Attribute},
 };
-use normfuse_ir::{Error, ErrorKind, Result};
+use normfuse_ir::{Error, ErrorKind, FusedNorm, Result};
+
+use super::{
+    arguments::Region,
+    cache::Cache,
+    nvrtc::{Compiled, Compiler},
+    regimes::Regimes,
+    shape::LaunchShape,
+};
 
 /// An opened GPU. Several may be open at once; nothing is global but the driver's own context of the device.
 #[derive(Debug, Clone)]
@@ -15,6 +23,9 @@ pub struct Device {
     stream: Arc<CudaStream>,
     arch: String,
     name: String,
+    /// Version of the driver, as it counts them: 13000 for 13.0.
+    driver: i32,
+    cache: Cache,
 }
 
 /// An error of the driver's, with the call that it came from.
@@ -25,7 +36,7 @@ pub(super) fn failed(call: &str, error: DriverError) -> Error {
 }
 
 impl Device {
-    /// Opens the GPU of a number, with a stream of its own.
+    /// Opens the GPU of a number, with a stream of its own and the user's cache of compiled kernels.
     ///
     /// # Errors
     /// `Unsupported` if there is no driver or no such GPU.
@@ -39,7 +50,35 @@ impl Device {
         let stream = context.new_stream().map_err(|e| failed("cuStreamCreate", e))?;
         let (major, minor) = context.compute_capability().map_err(|e| failed("cuDeviceGetAttribute", e))?;
         let name = context.name().map_err(|e| failed("cuDeviceGetName", e))?;
-        Ok(Self { context, stream, arch: format!("sm_{major}{minor}"), name })
+        let mut driver = 0;
+        // SAFETY: the driver is loaded, and the pointer is to an integer that lives past the call.
+        let asked = unsafe { sys::cuDriverGetVersion(&raw mut driver) }.result();
+        asked.map_err(|e| failed("cuDriverGetVersion", e))?;
+        let arch = format!("sm_{major}{minor}");
+        Ok(Self { context, stream, arch, name, driver, cache: Cache::of_user() })
+    }
+
+    /// The same with another cache of compiled kernels.
+    #[must_use]
+    pub fn with_cache(self, cache: Cache) -> Self {
+        Self { cache, ..self }
+    }
+
+    /// The launch shape for an op and a number of rows: by the table that was measured for the architecture, else as
+    /// [`LaunchShape::choose`] works it out.
+    pub fn shape(&self, norm: &FusedNorm, rows: u64, aligned: bool) -> LaunchShape {
+        match Regimes::of_arch(&self.arch) {
+            Some(table) => table.choose(norm, rows, aligned),
+            None => LaunchShape::choose(norm, rows, aligned),
+        }
+    }
+
+    /// Machine code of a text for this GPU, compiled unless it is in the cache.
+    ///
+    /// # Errors
+    /// `Unsupported` with the compiler's messages.
+    pub fn compile(&self, compiler: Compiler, text: &str) -> Result<Compiled> {
+        compiler.compile_once(&self.cache, text, &self.arch, self.driver)
     }
 
     /// The GPU's name.
@@ -64,6 +103,15 @@ impl Device {
     pub fn l2_bytes(&self) -> Result<usize> {
         let bytes = self.context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE);
         bytes.map(|n| n.max(0) as usize).map_err(|e| failed("cuDeviceGetAttribute", e))
+    }
+
+    /// True if it is the same GPU.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        self.context.ordinal() == other.context.ordinal()
+    }
+
+    pub(super) fn new_stream(&self) -> Result<Arc<CudaStream>> {
+        self.context.new_stream().map_err(|e| failed("cuStreamCreate", e))
     }
 
     /// Makes the GPU the calling thread's.
@@ -117,6 +165,16 @@ impl Buffer {
     /// Where it begins.
     pub fn address(&self) -> u64 {
         self.address
+    }
+
+    /// All of it, for a launch.
+    pub fn region(&self) -> Region {
+        Region::new(self.address, self.len as u64)
+    }
+
+    /// The GPU.
+    pub(super) fn device(&self) -> &Device {
+        &self.device
     }
 
     /// Bytes.

@@ -7,6 +7,7 @@ use normfuse_ir::{
 };
 
 use super::{
+    arguments::{Arguments, Operand},
     device::{Buffer, Device},
     kernel::Kernel,
     nvrtc::Compiler,
@@ -14,9 +15,6 @@ use super::{
     source::{self, Params},
     supports::supports,
 };
-
-/// Rows and results must begin at such multiples for the vectorised kernels.
-const ALIGNMENT: u64 = 16;
 
 /// A fused norm, compiled for one launch shape and loaded.
 #[derive(Debug, Clone)]
@@ -33,7 +31,7 @@ impl FusedNormKernel {
     /// `Unsupported` for a descriptor that [`supports`] refuses, or with what the compiler or the driver says.
     pub fn new(device: &Device, compiler: Compiler, norm: &FusedNorm, shape: LaunchShape) -> Result<Self> {
         supports(norm).map_err(|why| Error::new(ErrorKind::Unsupported, why))?;
-        let compiled = compiler.compile(&source::write(norm, &shape), device.arch())?;
+        let compiled = device.compile(compiler, &source::write(norm, &shape))?;
         Ok(Self { norm: norm.clone(), shape, kernel: Kernel::load(device, &compiled.cubin)? })
     }
 
@@ -42,14 +40,33 @@ impl FusedNormKernel {
         &self.shape
     }
 
-    /// Puts it on a stream of its GPU. Rows of no elements, and no rows at all, launch nothing.
+    /// The descriptor that it was compiled for.
+    pub fn norm(&self) -> &FusedNorm {
+        &self.norm
+    }
+
+    /// The GPU that it is loaded on.
+    pub fn device(&self) -> &Device {
+        self.kernel.device()
+    }
+
+    /// Checks what a launch would read and write, for [`FusedNormKernel::launch`]: once for as many launches as use it.
     ///
     /// # Errors
-    /// `Value` if pointers or strides are not as aligned as the launch shape says, `Shape` if there are too many rows;
-    /// `Unsupported` with what the driver says.
+    /// As [`Arguments::check`].
+    pub fn check(&self, arguments: &Arguments) -> Result<Params> {
+        arguments.check(&self.norm, &self.shape)
+    }
+
+    /// Puts it on a stream of its GPU. No rows at all launch nothing. With `early`, it may begin while the kernel before it
+    /// on the stream ends (programmatic dependent launch).
+    ///
+    /// # Errors
+    /// `Shape` if there are too many rows, or none for one of several siblings; `Unsupported` with what the driver says.
     ///
     /// # Safety
-    /// As of [`Kernel::launch`]: operands and results in port order, rows of the descriptor's widths, strides in elements.
+    /// The stream is one of the kernel's GPU, and lives. The parameter is what [`FusedNormKernel::check`] gave for memory of
+    /// that GPU, which is there until the launch is done; until then nothing else writes what it reads, or touches what it writes.
     pub unsafe fn launch(&self, stream: cudarc::driver::sys::CUstream, params: &Params, early: bool) -> Result<()> {
         let blocks = self.shape.blocks(&params.rows);
         if blocks == 0 {
@@ -59,34 +76,10 @@ impl FusedNormKernel {
             let message = "siblings with rows of their own: expected rows for each, found none for one";
             return Err(Error::new(ErrorKind::Shape, message));
         }
-        if self.shape.aligned && !self.aligned(params) {
-            let message = format!("expected rows and results at multiples of {ALIGNMENT} bytes, found others");
-            return Err(Error::new(ErrorKind::Value, message).hint("compile the kernel for unaligned rows"));
-        }
         let blocks = i32::try_from(blocks)
             .map_err(|_| Error::new(ErrorKind::Shape, format!("expected at most 2^31 blocks, found {blocks}")))?;
         // SAFETY: the words are in the order of the text's parameter; the caller answers for what they point to.
         unsafe { self.kernel.launch(stream, blocks.unsigned_abs(), self.shape.block, &params.words(), early) }
-    }
-
-    /// True if what is read and written a vector at a time is aligned: rows of whole vectors, and what belongs to them.
-    fn aligned(&self, params: &Params) -> bool {
-        let vectors = |k: usize| self.norm.siblings[k].width.is_multiple_of(8);
-        let operands = self.norm.in_ports().into_iter().zip(params.strides.iter().zip(&params.inputs));
-        let mut operands = operands.filter(|(port, _)| match port {
-            InPort::X | InPort::Residual => vectors(0),
-            InPort::Rows(k) | InPort::Weight(k) => vectors(*k),
-            InPort::Scale(..) | InPort::ZeroPoint(..) => false,
-        });
-        let mut results = self.norm.out_ports().into_iter().zip(&params.outputs).filter(|(port, _)| match port {
-            OutPort::Sum => vectors(0),
-            OutPort::Normed(k) | OutPort::Q(k, _) => vectors(*k),
-            OutPort::Scale(..) | OutPort::ZeroPoint(..) => false,
-        });
-        operands.all(|(port, (stride, address))| {
-            let bytes = self.norm.rows_dtype(port).map_or(0, |d| d.bits() as u64 / 8);
-            address.is_multiple_of(ALIGNMENT) && (stride * bytes).is_multiple_of(ALIGNMENT)
-        }) && results.all(|(_, address)| address.is_multiple_of(ALIGNMENT))
     }
 
     /// Uploads operands, runs, and gives the results back: in the descriptor's port order, scales in row-major order or as
@@ -96,32 +89,31 @@ impl FusedNormKernel {
     /// Operands that are missing or do not fit, by port; `Unsupported` with what the driver says.
     pub fn run(&self, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>> {
         let device = self.kernel.device();
-        let mut params = Params::default();
+        let mut arguments = Arguments::default();
         let mut buffers = Vec::new();
         let mut leads: Vec<Vec<usize>> = Vec::new();
         for (i, port) in self.norm.in_ports().into_iter().enumerate() {
             let missing = || Error::new(ErrorKind::Structure, "this operand is missing").at_port(port.to_string());
             let tensor = inputs.get(i).copied().flatten().ok_or_else(missing)?;
             self.expect(port, tensor).map_err(|e| e.at_port(port.to_string()))?;
-            let width = tensor.shape().last().copied().unwrap_or(1);
-            params.strides.push(if self.norm.rows_dtype(port).is_some() { width as u64 } else { 0 });
             if matches!(port, InPort::X | InPort::Rows(_)) {
                 leads.push(tensor.shape()[..tensor.shape().len() - 1].to_vec());
             }
             let buffer = device.upload(tensor.bytes())?;
-            params.inputs.push(buffer.address());
+            arguments.inputs.push(Operand::from(buffer.region()));
             buffers.push(buffer);
         }
-        params.rows = leads.iter().map(|lead| lead.iter().product::<usize>() as u64).collect();
+        arguments.rows = leads.iter().map(|lead| lead.iter().product::<usize>() as u64).collect();
         let mut results: Vec<(DType, Vec<usize>, Buffer)> = Vec::new();
         for port in self.norm.out_ports() {
             let (dtype, shape) = self.result(port, &leads)?;
             let bytes = normfuse_ir::tensor::byte_len(dtype, &shape)?;
             let buffer = device.alloc(bytes)?;
-            params.outputs.push(buffer.address());
+            arguments.outputs.push(buffer.region());
             results.push((dtype, shape, buffer));
         }
-        // SAFETY: the buffers have the sizes of their tensors and live until the results are downloaded, which waits.
+        let params = self.check(&arguments)?;
+        // SAFETY: the buffers live until the results are downloaded, which waits, and nobody else has them.
         unsafe { self.launch(device.stream().cu_stream(), &params, false) }?;
         results.iter().map(|(dtype, shape, b)| Tensor::from_bytes(*dtype, shape.clone(), b.download()?)).collect()
     }

@@ -12,7 +12,10 @@ use std::{
 use cudarc::nvrtc::sys;
 use normfuse_ir::{Error, ErrorKind, Result};
 
-use super::source::HEADERS;
+use super::{
+    cache::{Cache, Key},
+    source::HEADERS,
+};
 
 /// The variable that names the library, or a folder that has it.
 pub const VARIABLE: &str = "NORMFUSE_NVRTC";
@@ -80,6 +83,18 @@ impl Compiler {
         // SAFETY: the library is loaded, and both pointers are to integers that live past the call.
         check(unsafe { sys::nvrtcVersion(&raw mut major, &raw mut minor) }, "nvrtcVersion")?;
         Ok((major, minor))
+    }
+
+    /// As [`Compiler::compile`], out of a cache if it is there; `driver` is the version of the driver that will run it.
+    ///
+    /// # Errors
+    /// As [`Compiler::compile`].
+    pub fn compile_once(self, cache: &Cache, text: &str, arch: &str, driver: i32) -> Result<Compiled> {
+        let (major, minor) = self.version()?;
+        let versions = format!("NVRTC {major}.{minor}, driver {driver}");
+        let files = HEADERS.iter().flat_map(|(name, text)| [*name, *text]);
+        let key = Key::of([text, arch, &versions].into_iter().chain(OPTIONS).chain(files));
+        cache.get(key, || self.compile(text, arch))
     }
 
     /// Machine code of a text for an architecture such as `sm_90`. Deterministic for one version of the library.

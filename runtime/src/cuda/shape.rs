@@ -7,7 +7,7 @@ use super::source::jobs;
 /// Most threads that share a row, and that a block has.
 pub const MAX_THREADS: u32 = 1024;
 /// Elements in a vector: a thread reads one at a time.
-const VECTOR: u64 = 8;
+pub(super) const VECTOR: u64 = 8;
 
 /// The threads of one job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -52,6 +52,11 @@ impl LaunchShape {
         };
         let jobs: Vec<Threads> = jobs(norm).iter().map(|s| Threads { threads: threads(widest(s)) }).collect();
         let block = jobs.iter().map(|j| j.threads).max().unwrap_or(32).max(if rows >= 1024 { 128 } else { 32 });
-        Self { block, jobs, aligned, ahead: rows < 4096 }
+        Self { block, jobs, aligned, ahead: rows < 4096 && fits_ahead(norm) }
     }
+}
+
+/// True if a block's registers hold the weights of the widest row beside it.
+pub(super) fn fits_ahead(norm: &FusedNorm) -> bool {
+    norm.siblings.iter().all(|s| s.width <= 16_384)
 }

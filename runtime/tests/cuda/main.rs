@@ -10,9 +10,12 @@ mod schemes;
 
 use std::io::{self, Write};
 
+mod arguments;
 mod compile;
 mod elementary;
+mod launches;
 mod matrix;
+mod regimes;
 mod variants;
 
 /// What is there, or none, and the reason is said, past the harness, which would keep it to itself.

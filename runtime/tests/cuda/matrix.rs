@@ -5,7 +5,7 @@ use std::{env, fs};
 use normfuse_ir::{FusedNorm, Result, Tensor, body::bits_equal, fused::OutPort, scheme::ScaleLayout};
 use normfuse_runtime::{
     cpu,
-    cuda::{Compiler, Device, FusedNormKernel, LaunchShape, Threads},
+    cuda::{Compiler, Device, FusedNormKernel, LaunchShape, Threads, regimes::Regimes},
 };
 use rayon::prelude::*;
 
@@ -21,6 +21,7 @@ struct Case {
 }
 
 fn cases() -> Vec<Case> {
+    let measured = Regimes::of_arch("sm_90").unwrap();
     let mut all = Vec::new();
     for width in WIDTHS {
         for norm in variants::of_width(width) {
@@ -30,7 +31,7 @@ fn cases() -> Vec<Case> {
                     continue;
                 }
                 let aligned = aligned && width % 8 == 0;
-                let shape = LaunchShape::choose(&norm, many, aligned);
+                let shape = measured.choose(&norm, many, aligned);
                 all.push(Case { norm: norm.clone(), shape, rows: rows.to_vec() });
             }
         }

@@ -1,15 +1,14 @@
 //! The limit: a kernel that reads bf16, writes FP8, and does nothing else.
 
-use normfuse_runtime::cuda::{Compiler, Device, Kernel};
+use normfuse_ir::Result;
 use rayon::prelude::*;
 
-use crate::{
-    Outcome,
-    timer::{Arena, Timer},
-};
+use super::timer::{Arena, Time, Timer};
+use crate::cuda::{device::Device, kernel::Kernel, nvrtc::Compiler};
 
 /// A cast kernel: threads a block, and vectors of 8 elements a thread.
-pub struct Cast {
+#[derive(Debug)]
+pub(super) struct Cast {
     threads: u32,
     vectors: u32,
     kernel: Kernel,
@@ -19,32 +18,31 @@ pub struct Cast {
 const VECTOR_BYTES: u64 = 24;
 
 impl Cast {
-    pub fn all(device: &Device, compiler: Compiler) -> Outcome<Vec<Self>> {
+    pub fn all(device: &Device, compiler: Compiler) -> Result<Vec<Self>> {
         let shapes: Vec<(u32, u32)> =
             [64, 128, 256, 512].into_iter().flat_map(|t| [1, 2, 4, 8].map(|v| (t, v))).collect();
-        let made: normfuse_ir::Result<Vec<Self>> = shapes
-            .into_par_iter()
-            .map(|(threads, vectors)| {
-                let compiled = compiler.compile(&text(threads, vectors), device.arch())?;
-                Ok(Self { threads, vectors, kernel: Kernel::load(device, &compiled.cubin)? })
-            })
-            .collect();
-        Ok(made?)
+        let made = shapes.into_par_iter().map(|(threads, vectors)| {
+            let compiled = device.compile(compiler, &text(threads, vectors))?;
+            Ok(Self { threads, vectors, kernel: Kernel::load(device, &compiled.cubin)? })
+        });
+        made.collect()
     }
 
-    /// Microseconds of the fastest for as many bytes.
-    pub fn best(all: &[Self], timer: &Timer, arena: &Arena, bytes: u64, early: bool) -> Outcome<f64> {
+    /// The time of the fastest for as many bytes.
+    pub fn best(all: &[Self], timer: &Timer, arena: &Arena, bytes: u64, early: bool) -> Result<Time> {
         let count = bytes.div_ceil(VECTOR_BYTES);
-        let mut best = f64::INFINITY;
+        let mut best = Time { us: f64::INFINITY, low: f64::INFINITY, high: f64::INFINITY };
         for cast in all {
             let blocks = count.div_ceil(u64::from(cast.threads * cast.vectors)) as u32;
-            let sets = arena.sets(&[count * 16, count * 8]);
-            let us = timer.replay(sets.len(), |i, stream| {
+            let sets = arena.sets(&[count * 16, count * 8])?;
+            let time = timer.replay(sets.len(), |i, stream| {
                 let words = [sets[i][0], sets[i][1], count];
                 // SAFETY: the arena has as many bytes at both addresses.
-                Ok(unsafe { cast.kernel.launch(stream, blocks, cast.threads, &words, early) }?)
+                unsafe { cast.kernel.launch(stream, blocks, cast.threads, &words, early) }
             })?;
-            best = best.min(us);
+            if time.us < best.us {
+                best = time;
+            }
         }
         Ok(best)
     }

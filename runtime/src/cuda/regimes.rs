@@ -1,0 +1,286 @@
+//! Regimes: which launch shape for which widths and numbers of rows, as measured on a GPU.
+//!
+//! A table is text: a line for each class of op, width and number of rows with the launch shape that was the fastest
+//! there (`normfuse tune` measures and writes it). Tables that were measured for an architecture are part of the crate.
+//! Between its entries a table is read by this rule:
+//! 1. the class is the op's: with or without a residual add, and the most that any quantiser of the rows needs to know of
+//!    them (nothing, the row's largest magnitude, that of groups);
+//! 2. of the widths, the nearest by ratio; of its numbers of rows, the nearest by ratio; of two as near the larger;
+//! 3. the shape of that entry, with threads doubled or halved until each has about as many elements as there.
+//!
+//! Rows of f32 count as twice as wide, for so many registers do they take. A thread gets no more vectors than fit its registers,
+//! and the weights of a very wide row are read late, whatever the entry says.
+
+use std::{fmt, str::FromStr, sync::OnceLock};
+
+use normfuse_ir::{DType, Error, ErrorKind, FusedNorm, Granularity, Result, fused::Prologue, scheme::Origin};
+
+use super::{
+    shape::{LaunchShape, MAX_THREADS, Threads, VECTOR, fits_ahead},
+    source::jobs,
+};
+
+/// The tables of this crate, by architecture.
+const MEASURED: [(&str, &str); 1] = [("sm_90", include_str!("../../regimes/nvidia_h200.txt"))];
+
+/// Most vectors of a thread: 16 do not fit its registers.
+pub(super) const MOST_VECTORS: u64 = 12;
+
+/// The most that a quantiser needs to know of a row before it writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Needs {
+    /// There is no quantiser.
+    NoQuantiser,
+    /// Nothing: its scale is given.
+    Nothing,
+    /// The largest magnitude of the row.
+    Row,
+    /// The largest magnitude of each group of it.
+    Groups,
+}
+
+/// What decides a launch shape besides widths and rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Class {
+    /// A residual is added first.
+    pub add: bool,
+    /// What the quantisers need.
+    pub needs: Needs,
+}
+
+impl Class {
+    /// All of them, in the order of tables.
+    pub const ALL: [Self; 8] = {
+        let all = [Needs::NoQuantiser, Needs::Nothing, Needs::Row, Needs::Groups];
+        let mut out = [Self { add: false, needs: Needs::Nothing }; 8];
+        let mut i = 0;
+        while i < 8 {
+            out[i] = Self { add: i >= 4, needs: all[i % 4] };
+            i += 1;
+        }
+        out
+    };
+
+    /// The class of some siblings of an op.
+    pub fn of(norm: &FusedNorm, siblings: &[usize]) -> Self {
+        let schemes = siblings.iter().flat_map(|k| &norm.siblings[*k].epilogues);
+        let needs = schemes.map(|s| match (s.origin, s.granularity) {
+            (Origin::Given, _) => Needs::Nothing,
+            (_, Granularity::Group(_)) => Needs::Groups,
+            _ => Needs::Row,
+        });
+        Self { add: norm.prologue != Prologue::None, needs: needs.max().unwrap_or(Needs::NoQuantiser) }
+    }
+
+    const fn name(self) -> &'static str {
+        match (self.add, self.needs) {
+            (false, Needs::NoQuantiser) => "norm",
+            (false, Needs::Nothing) => "norm+given",
+            (false, Needs::Row) => "norm+row",
+            (false, Needs::Groups) => "norm+groups",
+            (true, Needs::NoQuantiser) => "add+norm",
+            (true, Needs::Nothing) => "add+norm+given",
+            (true, Needs::Row) => "add+norm+row",
+            (true, Needs::Groups) => "add+norm+groups",
+        }
+    }
+}
+
+impl FromStr for Class {
+    type Err = String;
+
+    fn from_str(name: &str) -> std::result::Result<Self, String> {
+        Self::ALL.into_iter().find(|c| c.name() == name).ok_or_else(|| {
+            let names = Self::ALL.map(Self::name).join(", ");
+            format!("expected one of {names}, found `{name}`")
+        })
+    }
+}
+
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// One measured place of a table.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Entry {
+    /// What kind of op.
+    pub class: Class,
+    /// Elements in a row, of 16 bits.
+    pub width: u64,
+    /// Rows.
+    pub rows: u64,
+    /// Threads that share a row.
+    pub threads: u32,
+    /// Rows of a block.
+    pub rows_a_block: u32,
+    /// Weights are read before the sum.
+    pub ahead: bool,
+    /// Microseconds that it took.
+    pub us: f64,
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { class, width, rows, threads, rows_a_block, us, .. } = self;
+        let ahead = if self.ahead { "ahead" } else { "late" };
+        write!(f, "{class:<16} {width:>6} {rows:>6} {threads:>5} {rows_a_block:>3} {ahead:<5} {us:>9.2}")
+    }
+}
+
+/// A table.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Regimes {
+    entries: Vec<Entry>,
+}
+
+impl Regimes {
+    /// Of measured places.
+    pub fn new(entries: Vec<Entry>) -> Self {
+        Self { entries }
+    }
+
+    /// The table that was measured for an architecture such as `sm_90`, if one was.
+    pub fn of_arch(arch: &str) -> Option<&'static Self> {
+        static TABLES: OnceLock<Vec<(&str, Regimes)>> = OnceLock::new();
+        let tables = TABLES.get_or_init(|| {
+            // A test reads them all, so that none is left out here.
+            let parsed = MEASURED.iter().filter_map(|(arch, text)| Some((*arch, Self::parse(text).ok()?)));
+            parsed.collect()
+        });
+        tables.iter().find(|(of, _)| *of == arch).map(|(_, table)| table)
+    }
+
+    /// Its places.
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// Reads a table.
+    ///
+    /// # Errors
+    /// `Parse`, with the line and what was expected of it.
+    pub fn parse(text: &str) -> Result<Self> {
+        let mut entries: Vec<Entry> = Vec::new();
+        for (i, line) in text.lines().enumerate() {
+            let line = line.split('#').next().unwrap_or_default().trim();
+            if line.is_empty() {
+                continue;
+            }
+            let bad =
+                |what: String| Error::new(ErrorKind::Parse, format!("line {} of a table of regimes: {what}", i + 1));
+            let entry = entry(line).map_err(bad)?;
+            let place = |e: &Entry| (e.class, e.width, e.rows);
+            if entries.iter().any(|e| place(e) == place(&entry)) {
+                return Err(bad(format!(
+                    "{} at {} and {} rows is there already",
+                    entry.class, entry.width, entry.rows
+                )));
+            }
+            entries.push(entry);
+        }
+        Ok(Self { entries })
+    }
+
+    /// The launch shape for an op and a number of rows; where the table has nothing of a class, that of
+    /// [`LaunchShape::choose`].
+    pub fn choose(&self, norm: &FusedNorm, rows: u64, aligned: bool) -> LaunchShape {
+        let found: Option<Vec<(Entry, u32)>> = jobs(norm)
+            .iter()
+            .map(|siblings| {
+                let width = siblings.iter().map(|k| weighed(norm, *k)).max().unwrap_or(1);
+                let entry = self.nearest(Class::of(norm, siblings), width, rows)?;
+                Some((entry, scaled(&entry, width)))
+            })
+            .collect();
+        let Some(found) = found else { return LaunchShape::choose(norm, rows, aligned) };
+        let block = found.iter().map(|(e, threads)| (threads * e.rows_a_block).min(MAX_THREADS)).max().unwrap_or(32);
+        LaunchShape {
+            block: block.max(found.iter().map(|f| f.1).max().unwrap_or(32)),
+            jobs: found.iter().map(|(_, threads)| Threads { threads: *threads }).collect(),
+            aligned,
+            ahead: found.iter().all(|(e, _)| e.ahead) && fits_ahead(norm),
+        }
+    }
+
+    fn nearest(&self, class: Class, width: u64, rows: u64) -> Option<Entry> {
+        let far = |a: u64, b: u64| (a.max(1) as f64 / b.max(1) as f64).ln().abs();
+        let key = |e: &Entry| (far(e.width, width), far(e.rows, rows));
+        let of_class = self.entries.iter().filter(|e| e.class == class);
+        let better = |best: &Entry, e: &Entry| {
+            let ((bw, br), (w, r)) = (key(best), key(e));
+            let order = w.total_cmp(&bw).then(best.width.cmp(&e.width)).then(r.total_cmp(&br));
+            order.then(best.rows.cmp(&e.rows)).is_lt()
+        };
+        of_class.fold(None, |best: Option<Entry>, e| match best {
+            Some(b) if !better(&b, e) => Some(b),
+            _ => Some(*e),
+        })
+    }
+}
+
+/// A sibling's width, in elements of 16 bits.
+fn weighed(norm: &FusedNorm, k: usize) -> u64 {
+    let sibling = &norm.siblings[k];
+    let residual = match norm.prologue {
+        Prologue::ResidualAdd(add) => [add.dtype, add.residual()],
+        Prologue::None => [sibling.input; 2],
+    };
+    let wide = [sibling.input, sibling.output, sibling.product()].iter().chain(&residual).any(|d| *d == DType::F32);
+    if wide { sibling.width * 2 } else { sibling.width }
+}
+
+/// The threads of an entry for a row of another width: about as many elements each, and no more vectors than fit.
+fn scaled(entry: &Entry, width: u64) -> u32 {
+    let (vectors, there) = (width.div_ceil(VECTOR), entry.width.div_ceil(VECTOR));
+    // To the nearest power of two by ratio.
+    let ratio = (vectors as f64 / there as f64).log2().round();
+    let threads = (f64::from(entry.threads) * ratio.exp2()) as u64;
+    let least = vectors.div_ceil(MOST_VECTORS).next_power_of_two();
+    let most = vectors.next_power_of_two();
+    threads.min(most).max(least).clamp(32, u64::from(MAX_THREADS)) as u32
+}
+
+fn entry(line: &str) -> std::result::Result<Entry, String> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let [class, width, rows, threads, rows_a_block, ahead, us] = words[..] else {
+        return Err(format!("expected class, width, rows, threads, rows a block, ahead or late, us; found `{line}`"));
+    };
+    let class: Class = class.parse()?;
+    let number = |word: &str, what: &str| {
+        word.parse::<u64>().ok().filter(|n| *n > 0).ok_or_else(|| format!("expected {what}, found `{word}`"))
+    };
+    let width = number(width, "a width")?;
+    let threads = number(threads, "threads")?;
+    let rows_a_block = number(rows_a_block, "rows of a block")?;
+    let block = threads.saturating_mul(rows_a_block);
+    if !threads.is_power_of_two() || threads < 32 || block > u64::from(MAX_THREADS) {
+        return Err(format!(
+            "expected a power of two from 32 threads on and at most {MAX_THREADS} a block, found {threads} x {rows_a_block}"
+        ));
+    }
+    if width.div_ceil(VECTOR) > MOST_VECTORS * threads {
+        return Err(format!(
+            "expected at most {MOST_VECTORS} vectors a thread, found {width} elements of {threads} threads"
+        ));
+    }
+    let ahead = match ahead {
+        "ahead" => true,
+        "late" => false,
+        other => return Err(format!("expected ahead or late, found `{other}`")),
+    };
+    let us = us.parse::<f64>().ok().filter(|us| us.is_finite() && *us > 0.0);
+    let us = us.ok_or_else(|| format!("expected microseconds, found `{}`", words[6]))?;
+    // Both fit, as was just seen.
+    Ok(Entry {
+        class,
+        width,
+        rows: number(rows, "rows")?,
+        threads: threads as u32,
+        rows_a_block: rows_a_block as u32,
+        ahead,
+        us,
+    })
+}

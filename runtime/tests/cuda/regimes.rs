@@ -1,0 +1,206 @@
+//! Tables of launch shapes: how they are read, what they give between their entries, and that no shape changes a bit.
+
+use std::collections::BTreeMap;
+
+use normfuse_ir::{DType, FusedNorm, Tensor, body::bits_equal, fused::Sibling};
+use normfuse_runtime::{
+    cpu,
+    cuda::{
+        Compiler, Device, FusedNormKernel, LaunchShape,
+        measure::Op,
+        regimes::{Class, Regimes},
+    },
+};
+use rayon::prelude::*;
+
+use crate::{compile::compile, or_skip, variants};
+
+const TABLE: &str = "\
+# class width rows threads rows-a-block weights us
+norm           4096     1   256 1 ahead  1.40
+norm           4096  4096   128 2 late  18.00   # said after it
+norm           8192     1   512 1 ahead  1.90
+
+norm+groups    4096  4096    64 4 late  16.00
+";
+
+fn plain(width: u64, dtype: DType) -> FusedNorm {
+    FusedNorm::of(vec![Sibling::plain(width, dtype)])
+}
+
+/// Threads a row, threads a block, weights ahead.
+fn chosen(table: &Regimes, norm: &FusedNorm, rows: u64) -> (u32, u32, bool) {
+    let shape = table.choose(norm, rows, true);
+    (shape.jobs[0].threads, shape.block, shape.ahead)
+}
+
+#[test]
+fn between_entries_the_nearest_by_ratio_counts() {
+    let table = Regimes::parse(TABLE).unwrap();
+    let at = |width, rows| chosen(&table, &plain(width, DType::BF16), rows);
+    assert_eq!(at(4096, 1), (256, 256, true));
+    assert_eq!(at(4096, 4096), (128, 256, false));
+    assert_eq!(at(4096, 63), (256, 256, true));
+    // As near to 1 as to 4096: the larger.
+    assert_eq!(at(4096, 64), (128, 256, false));
+    assert_eq!(at(4096, 1 << 40), (128, 256, false));
+    assert_eq!(at(4096, 0), (256, 256, true));
+    // Widths: 8192 has one number of rows only. Between 4096 and 8192 the middle is at 5793.
+    assert_eq!(at(5792, 4096), (128, 256, false));
+    assert_eq!(at(7168, 4096), (512, 512, true));
+    // Threads follow the width, down to a warp and up to a block.
+    assert_eq!(at(2048, 4096), (64, 128, false));
+    assert_eq!(at(16_384, 1), (1024, 1024, true));
+    assert_eq!(at(65_536, 1), (1024, 1024, false));
+    assert_eq!(at(128, 1), (32, 32, true));
+    assert_eq!(at(1, 4096), (32, 64, false));
+    // An f32 row takes the registers of two.
+    assert_eq!(chosen(&table, &plain(2048, DType::F32), 4096), (128, 256, false));
+}
+
+#[test]
+fn a_class_without_entries_is_worked_out() {
+    let table = Regimes::parse(TABLE).unwrap();
+    let op = Op::of("add+rms_norm", 4096).unwrap();
+    assert_eq!(table.choose(&op.norm, 16, true), LaunchShape::choose(&op.norm, 16, true));
+    assert_eq!(Regimes::default().choose(&op.norm, 16, false), LaunchShape::choose(&op.norm, 16, false));
+}
+
+/// Siblings with rows of their own have threads of their own, in one block.
+#[test]
+fn siblings_are_chosen_each_for_itself() {
+    let table = Regimes::parse(TABLE).unwrap();
+    let dual = Op::of("dual_rms_norm+fp8_group128", 1).unwrap();
+    let shape = table.choose(&dual.norm, 4096, true);
+    // 1536 of groups: a third of 4096, so half or a quarter of 64, but a warp at least. 512 plain: an eighth of 128.
+    assert_eq!(shape.jobs.iter().map(|j| j.threads).collect::<Vec<_>>(), [32, 32]);
+    assert_eq!((shape.block, shape.rows(0), shape.rows(1)), (128, 4, 4));
+}
+
+#[test]
+fn classes_are_of_the_most_that_a_quantiser_needs() {
+    let class = |name: &str| Class::of(&Op::of(name, 4096).unwrap().norm, &[0]).to_string();
+    assert_eq!(class("rms_norm"), "norm");
+    assert_eq!(class("rms_norm+int8_static"), "norm+given");
+    assert_eq!(class("add+rms_norm+fp8_token"), "add+norm+row");
+    assert_eq!(class("add+rms_norm+nvfp4"), "add+norm+groups");
+}
+
+#[test]
+fn a_table_that_is_wrong_is_refused_by_line() {
+    let said = |line: &str| Regimes::parse(&format!("# a comment\n{line}\n")).unwrap_err().to_string();
+    for (line, why) in [
+        ("norm 4096 1 256 1 ahead", "expected class, width"),
+        ("rms 4096 1 256 1 ahead 1.0", "found `rms`"),
+        ("norm 0 1 256 1 ahead 1.0", "expected a width, found `0`"),
+        ("norm 4096 x 256 1 ahead 1.0", "expected rows, found `x`"),
+        ("norm 4096 1 48 1 ahead 1.0", "found 48 x 1"),
+        ("norm 4096 1 16 1 ahead 1.0", "found 16 x 1"),
+        ("norm 4096 1 256 8 ahead 1.0", "found 256 x 8"),
+        ("norm 16384 1 64 1 ahead 1.0", "at most 12 vectors a thread"),
+        ("norm 4096 1 256 1 maybe 1.0", "expected ahead or late, found `maybe`"),
+        ("norm 4096 1 256 1 late -1", "expected microseconds, found `-1`"),
+        ("norm 4096 1 256 1 late inf", "expected microseconds, found `inf`"),
+        ("norm 4096 1 256 1 late 1\nnorm 4096 1 128 1 late 1", "line 3 of a table of regimes: norm at 4096 and 1 rows"),
+    ] {
+        assert!(said(line).contains(why), "{line}: {}", said(line));
+    }
+}
+
+#[test]
+fn what_is_printed_is_read_again() {
+    let table = Regimes::parse(TABLE).unwrap();
+    let printed: String = table.entries().iter().fold(String::new(), |all, e| all + &format!("{e}\n"));
+    assert_eq!(Regimes::parse(&printed).unwrap(), table);
+}
+
+/// The table of the crate: every class, and shapes that every width up to the widest row can have.
+#[test]
+fn the_measured_table_is_whole() {
+    let table = Regimes::of_arch("sm_90").unwrap();
+    assert!(Regimes::of_arch("sm_1").is_none());
+    let mut places: BTreeMap<Class, usize> = BTreeMap::new();
+    for entry in table.entries() {
+        *places.entry(entry.class).or_default() += 1;
+    }
+    assert_eq!(places.len(), Class::ALL.len());
+    assert!(places.values().all(|n| *n == places[&Class::ALL[0]]), "{places:?}");
+    for width in [1, 7, 64, 100, 576, 4096, 7168, 16_384, 40_000, 65_536] {
+        for norm in variants::of_width(width) {
+            for rows in [0, 1, 100, 5000, 1 << 40] {
+                let shape = table.choose(&norm, rows, false);
+                let (block, threads) = (shape.block, shape.jobs.iter().map(|j| j.threads));
+                assert!(block <= 1024 && threads.clone().all(|t| t.is_power_of_two() && t >= 32 && block % t == 0));
+                let least = width.div_ceil(8).div_ceil(12).min(1024);
+                assert!(u64::from(shape.jobs[0].threads) >= least, "{width} {shape:?}");
+            }
+        }
+    }
+}
+
+/// The ops that stand for the classes, at the table's widths, in every shape that it has for them.
+fn shapes_of_the_table() -> Vec<(Op, Vec<LaunchShape>)> {
+    let table = Regimes::of_arch("sm_90").unwrap();
+    let mut all: BTreeMap<(Class, u64), Vec<LaunchShape>> = BTreeMap::new();
+    let names = Op::names();
+    let op = |class: Class, width: u64| {
+        let of = |name: &&String| Op::of(name, width).is_ok_and(|op| Class::of(&op.norm, &[0]) == class);
+        Op::of(names.iter().find(of).unwrap(), width).unwrap()
+    };
+    for entry in table.entries() {
+        let shape = table.choose(&op(entry.class, entry.width).norm, entry.rows, true);
+        let shapes = all.entry((entry.class, entry.width)).or_default();
+        if !shapes.contains(&shape) {
+            shapes.push(shape);
+        }
+    }
+    all.into_iter().map(|((class, width), shapes)| (op(class, width), shapes)).collect()
+}
+
+/// By one command, with every shape: no row goes to memory.
+#[test]
+#[ignore = "compiles hundreds of kernels: minutes"]
+fn everything_that_the_table_can_choose_compiles_without_spills() {
+    let Some(compiler) = or_skip(Compiler::load()) else { return };
+    let mut count = 0;
+    let mut bad = Vec::new();
+    for (op, shapes) in shapes_of_the_table() {
+        for shape in shapes {
+            let compiled = compile(compiler, &normfuse_runtime::cuda::source(&op.norm, &shape), "sm_90").unwrap();
+            if compiled.spills() != Some(0) {
+                bad.push(format!("{op} {} {shape:?}\n{}", op.width(), compiled.log));
+            }
+            count += 1;
+        }
+    }
+    eprintln!("{count} kernels");
+    assert!(bad.is_empty(), "{} of {count}:\n{}", bad.len(), bad.join("\n"));
+}
+
+#[test]
+fn every_shape_of_the_table_has_the_bits_of_the_cpu() {
+    let Some(device) = or_skip(Device::open(0)) else { return };
+    let Some(compiler) = or_skip(Compiler::load()) else { return };
+    let bad: Vec<String> = shapes_of_the_table()
+        .into_par_iter()
+        .flat_map_iter(|(op, shapes)| {
+            let operands = variants::operands(&op.norm, 19, op.width());
+            let inputs: Vec<Option<&Tensor>> = operands.iter().map(Some).collect();
+            let want = cpu::fused_norm(&op.norm, &inputs).unwrap();
+            let (device, compiler) = (&device, compiler);
+            let differ = move |shape: LaunchShape| {
+                let inputs: Vec<Option<&Tensor>> = operands.iter().map(Some).collect();
+                let found =
+                    FusedNormKernel::new(device, compiler, &op.norm, shape.clone()).and_then(|k| k.run(&inputs));
+                let differs = found.map(|found| want.iter().zip(&found).find_map(|(w, f)| bits_equal(w, f)));
+                match differs {
+                    Ok(None) => None,
+                    Ok(Some(m)) => Some(format!("{op} {} {shape:?}: {m}", op.width())),
+                    Err(e) => Some(format!("{op} {} {shape:?}: {e}", op.width())),
+                }
+            };
+            shapes.into_iter().filter_map(differ).collect::<Vec<_>>()
+        })
+        .collect();
+    assert!(bad.is_empty(), "{} differ; the first:\n{}", bad.len(), bad[0]);
+}
