@@ -360,6 +360,22 @@ def write(args, results, out):
             f"| {sum(r.get('quantisers', 0) for r in read)} | {number(sum(times))} ({len(times)} files) "
             f"| {f'{max(off):.1e}' if off else 'n/a'} ({len(off)} files) |"
         )
+    lines += [
+        "",
+        "Each beside normfuse on the files that both read:",
+        "",
+        "| tool | files | norms | norms, normfuse | pass, ms | pass, ms, normfuse |",
+        "|---|---|---|---|---|---|",
+    ]
+    for tool in TOOLS[1:]:
+        both = [(f[tool], f[TOOLS[0]], there[name]) for name, f in results.items() if "error" not in f[tool]]
+        total = sum(n for *_, n in both)
+        timed = [(a["pass_ms"], b["pass_ms"]) for a, b, _ in both if isinstance(a.get("pass_ms"), (int, float))]
+        lines.append(
+            f"| {tool} | {len(both)} | {sum(a.get('norms', 0) for a, *_ in both)} of {total} "
+            f"| {sum(b['norms'] for _, b, _ in both)} of {total} "
+            f"| {number(sum(a for a, _ in timed))} | {number(sum(b for _, b in timed))} |"
+        )
     for name, found in results.items():
         lines += ["", f"## {name}", "", "| tool | pass, ms | norms | quantisers | difference |", "|---|---|---|---|---|"]
         for tool in TOOLS:

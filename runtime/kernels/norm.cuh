@@ -173,9 +173,9 @@ struct I8 {};
 struct U8 {};
 
 template <class E, Encode HOW> struct Code {
-    static __device__ __forceinline__ u8 of(float v, int) {
+    static __device__ __forceinline__ u32 of(float v, int) {
         if constexpr (HOW == COMPARE) {
-            return E::encode(is_nan(v) ? 0.0f : fabsf(v), true) | (v < 0.0f ? 8 : 0);
+            return E::magnitude(is_nan(v) ? 0 : __float_as_uint(v) & 0x7fffffffu) | (v < 0.0f ? 8 : 0);
         } else {
             return E::encode(v, HOW == SATURATE);
         }
@@ -186,13 +186,13 @@ __device__ __forceinline__ int toward_zero(float v) {
     return is_nan(v) ? 0 : __float2int_rz(fminf(fmaxf(v, -1048576.0f), 1048576.0f));
 }
 template <Encode HOW> struct Code<I8, HOW> {
-    static __device__ __forceinline__ u8 of(float v, int zero) {
+    static __device__ __forceinline__ u32 of(float v, int zero) {
         const int q = toward_zero(v) + zero;
         return (u8)(q < -128 ? -128 : q > 127 ? 127 : q);
     }
 };
 template <Encode HOW> struct Code<U8, HOW> {
-    static __device__ __forceinline__ u8 of(float v, int zero) {
+    static __device__ __forceinline__ u32 of(float v, int zero) {
         const int q = toward_zero(v) + zero;
         return (u8)(q < 0 ? 0 : q > 255 ? 255 : q);
     }
@@ -207,7 +207,7 @@ __device__ __forceinline__ u32 two_saturated(Two v) {
 template <class Q> __device__ __forceinline__ u32 two_codes(Two v, int za, int zb) {
     typedef Code<typename Q::Element, Q::ENCODE> C;
     if constexpr (Same<typename Q::Element, E4M3FN>::value && Q::ENCODE == SATURATE) return two_saturated(v);
-    else return C::of(v.a, za) | (u32)C::of(v.b, zb) << 8;
+    else return C::of(v.a, za) | C::of(v.b, zb) << 8;
 }
 
 // The scale in its dtype, at its place.

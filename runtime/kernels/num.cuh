@@ -228,7 +228,19 @@ struct E4M3FNUZ : E4M3FNUZ_ {};
 struct E5M2 : E5M2_ {};
 struct E5M2FNUZ : E5M2FNUZ_ {};
 struct E2M1 : E2M1_ {
-    static __device__ u8 encode(float v, bool) { return E2M1_::encode(v, true); }
+    // The code of a magnitude, of which these are the bits. Added to a power of two whose last bit is half of the magnitude's own
+    // power of two, or of 1, it is rounded to that many halves, to nearest even: 0 to 4 of them, and two more codes a binade.
+    static __device__ __forceinline__ u32 magnitude(u32 bits) {
+        const u32 v = min(bits, 0x40c00000u);
+        const u32 power = max(v & 0x7f800000u, 0x3f800000u) + (22u << 23);
+        const u32 sum = __float_as_uint(__uint_as_float(v) + __uint_as_float(power));
+        return sum - power + (power >> 22) - 2 * (127 + 22);
+    }
+    // NaN has the code of the largest magnitude, and no sign.
+    static __device__ __forceinline__ u32 encode(float v, bool) {
+        const u32 bits = __float_as_uint(v);
+        return magnitude(bits & 0x7fffffffu) | (is_nan(v) ? 0 : bits >> 28 & 8);
+    }
 };
 struct E4M3FN : E4M3FN_ {
     // The hardware's conversion saturates, and gives NaN the code 0x7f.

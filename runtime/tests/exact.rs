@@ -1,7 +1,7 @@
 //! What the kernels do instead of a division and of a root in f64, gone through on the CPU for every significand. Powers of two change
 //! nothing as long as no step overflows or loses bits, which `divisor` in `kernels/num.cuh` and `rsqrt_exact` see to.
 
-use normfuse_ir::num;
+use normfuse_ir::{DType, num};
 use rayon::prelude::*;
 
 /// How many quotients of dividends with `bits` significant bits differ from the division: one correction of the product with
@@ -69,4 +69,28 @@ fn whole_parts_of_logarithms_are_bits() {
             same(log2(fraction).floor(), (exponent as f32) - 127.0);
         }
     }
+}
+
+/// `E2M1::encode` of `kernels/num.cuh`.
+fn e2m1_by_a_sum(v: f32) -> u8 {
+    let bits = v.to_bits();
+    let magnitude = (bits & 0x7fff_ffff).min(0x40c0_0000);
+    let power = (magnitude & 0x7f80_0000).max(0x3f80_0000) + (22 << 23);
+    let sum = (f32::from_bits(magnitude) + f32::from_bits(power)).to_bits();
+    let code = sum - power + (power >> 22) - 2 * (127 + 22);
+    (code | if v.is_nan() { 0 } else { bits >> 28 & 8 }) as u8
+}
+
+/// Every 32nd f32, and both neighbours of what lies half way between two codes.
+#[test]
+fn codes_of_four_bits_are_a_sum() {
+    let wrong = |bits: u32| {
+        let v = f32::from_bits(bits);
+        e2m1_by_a_sum(v) != num::cast_f32_to(DType::F4E2M1, v, true)
+    };
+    let halves = [0.0f32, 0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0, 6.0, 7.0, f32::INFINITY];
+    for at in halves.into_iter().flat_map(|v| [v.to_bits(), (-v).to_bits()]) {
+        assert!(![at.wrapping_sub(1), at, at + 1].into_iter().any(wrong), "{}", f32::from_bits(at));
+    }
+    assert_eq!((0..1u32 << 27).into_par_iter().filter(|at| wrong(at << 5 | 0x15)).count(), 0);
 }

@@ -298,13 +298,23 @@ fn scheme_traits(name: &str, s: &Scheme) -> String {
         if s.element.bits() == 4 && s.packing != Packing::Codes { "NIBBLES" } else { "BYTES" },
         s.apply == Apply::Divide,
         tolerant(&s.post),
-        matches!(s.factor[..], [.., Step::Ceil | Step::Floor, Step::Exp2]),
+        power_of_two(&s.factor),
         s.given.is_some(),
         s.scale.is_some(),
         s.zero_point == ZeroPoint::Given,
         chain(&s.factor, s.compute, "origin"),
         chain(post(s), s.compute, "origin"),
     )
+}
+
+/// True if the chain ends in a power of 2 with a whole exponent: rounded, and then moved and bounded by whole numbers.
+fn power_of_two(steps: &[Step]) -> bool {
+    let Some((Step::Exp2, rest)) = steps.split_last() else { return false };
+    let whole = |step: &&Step| match step {
+        Step::Add(c) | Step::Max(c) | Step::Min(c) => c.get().fract() == 0.0 && c.get().abs() <= 256.0,
+        _ => false,
+    };
+    matches!(rest.iter().rev().find(|step| !whole(step)), Some(Step::Ceil | Step::Floor | Step::Round))
 }
 
 /// True if the code does not depend on a quotient below 2^-40 but for its sign: it is rounded to nothing, whatever the element.
@@ -318,14 +328,13 @@ fn tolerant(post: &[Step]) -> bool {
 
 /// The steps before the code, but for a clip that the conversion to the element does as well.
 fn post(s: &Scheme) -> &[Step] {
+    let bounds = match (s.element, s.encode) {
+        (DType::F8E4M3FN, Encode::Saturate) => (-448.0, 448.0),
+        (DType::F4E2M1, _) => (-6.0, 6.0),
+        _ => return &s.post,
+    };
     match s.post.split_last_chunk::<2>() {
-        Some((rest, [Step::Max(low), Step::Min(high)]))
-            if s.encode == Encode::Saturate
-                && s.element == DType::F8E4M3FN
-                && (low.get(), high.get()) == (-448.0, 448.0) =>
-        {
-            rest
-        }
+        Some((rest, [Step::Max(low), Step::Min(high)])) if (low.get(), high.get()) == bounds => rest,
         _ => &s.post,
     }
 }

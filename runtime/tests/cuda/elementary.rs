@@ -2,7 +2,7 @@
 
 use std::{env, fmt::Write, fs, path::Path};
 
-use normfuse_ir::num;
+use normfuse_ir::{DType, num};
 use normfuse_runtime::cuda::{Compiler, Device, Kernel};
 use rayon::prelude::*;
 
@@ -11,7 +11,7 @@ use crate::or_skip;
 type Function = (&'static str, fn(f32) -> f32);
 
 /// In the words of `kernels/num.cuh`, and on the CPU.
-const FUNCTIONS: [Function; 11] = [
+const FUNCTIONS: [Function; 13] = [
     ("rsqrt_exact(x)", num::rsqrt),
     ("is_moderate(x) ? inverse_of_moderate(x) : 1.0f / x", |x| 1.0 / x),
     ("divide_by<0x43e00000u>(x)", |x| x / 448.0),
@@ -23,6 +23,8 @@ const FUNCTIONS: [Function; 11] = [
     ("floor_log2_f(x)", |x| num::log2(x).floor()),
     ("pow_f(2.0f, x)", |x| num::pow(2.0, x)),
     ("pow_f(x, -0.5f)", |x| num::pow(x, -0.5)),
+    ("(float)E2M1::encode(x, true)", |x| f32::from(num::cast_f32_to(DType::F4E2M1, x, true))),
+    ("(float)E4M3FN::encode(x, false)", |x| f32::from(num::cast_f32_to(DType::F8E4M3FN, x, false))),
 ];
 
 /// Inputs a launch.
@@ -38,7 +40,7 @@ fn text(function: &str) -> String {
 }
 
 #[test]
-#[ignore = "takes minutes of a GPU and of 16 cores: eleven functions of 2^32 numbers"]
+#[ignore = "takes minutes of a GPU and of 16 cores: thirteen functions of 2^32 numbers"]
 fn every_f32_has_the_value_of_the_cpu() {
     let Some(device) = or_skip(Device::open(0)) else { return };
     let Some(compiler) = or_skip(Compiler::load()) else { return };
