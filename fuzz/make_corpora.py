@@ -5,7 +5,7 @@
   python3 -m venv venv && venv/bin/pip install torch==2.15.0 numpy==2.4.6
   venv/bin/python fuzz/make_corpora.py [TARGET ...]
 
-text, onnx and json need the program alone, npz numpy, pt2 torch. Files called `found_*` are what a fuzzer once broke a
+text, onnx and json need the program alone, npz numpy, pt2 torch, config and safetensors nothing. Files called `found_*` are what a fuzzer once broke a
 reader with: they stay.
 """
 
@@ -110,6 +110,50 @@ def safetensors():
                                                        "weight_map": {"x": place}}).encode())
 
 
+def config():
+    def file(name, value):
+        put("config", f"{name}.json", json.dumps(value, separators=(",", ":")).encode())
+
+    def args(bits, kind, strategy, dynamic=False, **more):
+        return {"num_bits": bits, "type": kind, "strategy": strategy, "dynamic": dynamic, "symmetric": True} | more
+
+    def compressed(name, weights, activations=None, ignore=("lm_head",), targets=("Linear",), **more):
+        group = {"targets": targets, "weights": weights, "input_activations": activations}
+        file(name, {"quant_method": "compressed-tensors", "config_groups": {"group_0": group}, "ignore": ignore} | more)
+
+    fp8 = {"quant_method": "fp8", "activation_scheme": "dynamic", "fmt": "e4m3", "weight_block_size": [128, 128]}
+    file("fp8", {"model_type": "deepseek_v3", "hidden_size": 7168, "quantization_config": fp8})
+    file("fp8_alone", fp8)
+    file("fp8_ue8m0", fp8 | {"scale_fmt": "ue8m0", "weight_block_size": [4, 32]})
+    file("fp8_static", fp8 | {"activation_scheme": "static"})
+    file("fp8_skips", fp8 | {"modules_to_not_convert": ["layers.1", r"mlp\.(up|down)_proj", "lm_head"]})
+    file("fp8_no_blocks", {"quant_method": "fp8"})
+    file("fp8_huge_blocks", fp8 | {"weight_block_size": [2**64 - 1, 2**64 - 1]})
+    file("mxfp4", {"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn"]})
+    file("awq", {"quant_method": "awq", "bits": 4, "group_size": 128})
+    file("none", {"hidden_size": 128})
+    compressed("fp8_channel", args(8, "float", "channel"), args(8, "float", "token", True, observer=None))
+    compressed("fp8_tensor", args(8, "float", "tensor"), args(8, "float", "tensor"), format="float-quantized")
+    compressed("fp8_block", args(8, "float", "block", block_structure=[128, 128]),
+               args(8, "float", "group", True, group_size=128))
+    compressed("int8", args(8, "int", "channel", actorder=None), args(8, "int", "token", True), version="0.12.2")
+    compressed("int8_static", args(8, "int", "channel"), args(8, "int", "tensor"))
+    mx = {"group_size": 32, "scale_dtype": "torch.uint8"}
+    compressed("mxfp8", args(8, "float", "group", **mx), args(8, "float", "group", True, **mx))
+    compressed("mxfp4_group", args(4, "float", "group", **mx), args(4, "float", "group", True, **mx),
+               format="mxfp4-pack-quantized")
+    compressed("nvfp4", args(4, "float", "tensor_group", group_size=16),
+               args(4, "float", "tensor_group", "local", group_size=16), format="nvfp4-pack-quantized")
+    compressed("weights_only", args(8, "float", "group", group_size=64))
+    compressed("by_name", args(8, "int", "channel"), None, [r"re:.*up_proj", "Head"], ["re:model.layers.[0-9]+", "Head"])
+    compressed("no_expression", args(8, "int", "channel"), None, ["re:("])
+    compressed("asymmetric", args(8, "int", "channel") | {"symmetric": False})
+    compressed("int4", args(4, "int", "group", group_size=128))
+    compressed("odd_group", args(8, "float", "group", group_size=-1), args(8, "float", "group", True, group_size=0))
+    compressed("kv_cache", args(8, "float", "tensor"), kv_cache_scheme=args(8, "float", "tensor"),
+               sparsity_config={"format": "dense"}, transform_config={})
+
+
 def npz():
     import numpy as np
 
@@ -172,7 +216,8 @@ def lines(records):
     return b"\n".join([json.dumps(p, separators=(",", ":")).encode() for p in parts] + [data])
 
 
-MAKERS = {"onnx": onnx, "pt2": pt2, "text": text, "json": json_form, "npz": npz, "safetensors": safetensors}
+MAKERS = {"onnx": onnx, "pt2": pt2, "text": text, "json": json_form, "npz": npz, "safetensors": safetensors,
+          "config": config}
 
 if __name__ == "__main__":
     for target in sys.argv[1:] or MAKERS:

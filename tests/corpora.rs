@@ -48,3 +48,8 @@ fn npz() {
 fn safetensors() {
     each("safetensors", readers::safetensors);
 }
+
+#[test]
+fn config() {
+    each("config", readers::config);
+}

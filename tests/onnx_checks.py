@@ -9,8 +9,9 @@ of NAME.npz or NAME.ref.npz, or on made ones where there are none. They run in o
 where its CPU provider cannot run the source, in onnx.reference. A source that fails onnx.checker itself may be refused;
 where it is read, what it means is ours to say, and the three files are compared with one another.
 
-For every FOLDER/NAME.nf the source is what normfuse writes of it as ONNX with all rules off; a graph with an op that ONNX has
-no name for is passed over, and where nothing fuses the files must be the same. Prints a line a model, of graphs only what failed and how many did not, and exits with 1 if
+For every FOLDER/NAME.nf and NAME.pt2 the source is what normfuse writes of it as ONNX with all rules off; a graph with an op that
+ONNX has no name for is passed over, and so is an archive with pickled tensors; where nothing fuses the files must be the same. What
+an archive has no data for is an input: such files are checked and not run. Prints a line a model, of graphs only what failed and how many did not, and exits with 1 if
 anything failed.
 """
 
@@ -57,13 +58,16 @@ def all_rules(program, model):
 
 
 def inputs_of(path, model):
-    """The inputs beside a model, in the types that it declares; made ones if there are none."""
+    """The inputs beside a model, in the types that it declares; made ones if there are none. None for an archive without
+    inputs for all that its program reads."""
     for name in (path.with_suffix(".npz"), path.with_suffix(".ref.npz")):
         if name.exists():
             arrays = np.load(name)
             break
     else:
-        return made_inputs(model)
+        return None if path.suffix == ".pt2" else made_inputs(model)
+    if path.suffix == ".pt2" and any(f"in.{value.name}" not in arrays for value in model.graph.input):
+        return None
     feeds = {}
     for value in model.graph.input:
         array = arrays[f"in.{value.name}"]
@@ -142,10 +146,12 @@ def check(program, rules, model, folder):
     rewritten, untouched, inlined = (folder / f"{kind}.onnx" for kind in ("rewritten", "untouched", "inlined"))
     off = [flag for rule in rules for flag in ("--disable", rule)]
     path = model
-    if model.suffix == ".nf":
+    if model.suffix != ".onnx":
         try:
-            normfuse(program, "compile", model, "-o", folder / "source.onnx", *off)
+            normfuse(program, "compile", model, "-o", folder / "source.onnx", "--copy-weights", *off)
         except Failed as e:
+            if "pickled" in str(e):
+                raise PassedOver("pickled tensors") from e
             if "ONNX has no op" in str(e):
                 raise PassedOver(first_line(e)) from e
             raise
@@ -168,7 +174,10 @@ def check(program, rules, model, folder):
 
     fused = report["summary"]["fused"]
     line = f"{report['summary']['norms']} norms, {fused['norm_quant']} fused with quantisers, {fused['norm']} without"
-    feeds = inputs_of(path, onnx.load(path, load_external_data=False))
+    beside = model if model.suffix == ".pt2" else path
+    feeds = inputs_of(beside, onnx.load(path, load_external_data=False))
+    if feeds is None:
+        return f"{line}; not run"
     first, *others = (untouched, rewritten, inlined) if illegal else (path, untouched, rewritten, inlined)
     run, engine = run_ort, "onnxruntime"
     try:
@@ -199,7 +208,7 @@ def main():
     parser.add_argument("--normfuse", default="target/release/normfuse", help="the program [default: %(default)s]")
     parser.add_argument("folders", nargs="+", type=pathlib.Path)
     args = parser.parse_args()
-    found = [m for folder in args.folders for m in sorted(folder.iterdir()) if m.suffix in (".onnx", ".nf")]
+    found = [m for folder in args.folders for m in sorted(folder.iterdir()) if m.suffix in (".onnx", ".pt2", ".nf")]
     if not found:
         sys.exit("no models")
     rules = all_rules(args.normfuse, found[0])
@@ -211,10 +220,10 @@ def main():
             counts[verdict] += 1
             unfused += line == "nothing fused"
             unrun += "runs neither" in line
-            if verdict == "FAIL" or model.suffix == ".onnx":
+            if verdict == "FAIL" or model.suffix != ".nf":
                 print(f"{verdict:5} {model.name}: {line}", flush=True)
     print(
-        f"onnx checks: {len(found)} models, {counts['FAIL']} failed; of graphs {counts['over']} that ONNX cannot say,"
+        f"onnx checks: {len(found)} models, {counts['FAIL']} failed; {counts['over']} that ONNX cannot say,"
         f" {unfused} in which nothing fuses; {unrun} that neither engine runs"
     )
     sys.exit(counts["FAIL"] > 0)

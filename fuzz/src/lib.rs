@@ -12,8 +12,9 @@ use std::{
 };
 
 use normfuse::{
-    formats::{checkpoint::Checkpoint, json, nf, onnx, tensors, torch},
-    ir::{Graph, infer, text},
+    formats::{checkpoint::Checkpoint, json, nf, onnx, quant_config::QuantConfig, tensors, torch},
+    ir::{DType, Graph, Tensor, infer, text},
+    passes::linears::{self, Source},
 };
 use tempfile::TempDir;
 use zip::{CompressionMethod, ZipWriter, write::SimpleFileOptions};
@@ -99,6 +100,40 @@ pub fn safetensors(bytes: &[u8]) {
     };
     let _ = Checkpoint::open(&path);
     tensors_again(&path);
+}
+
+/// Two linear layers, of which the second one has a class of its own, behind names that lists may have.
+const LAYERS: &str = r#"graph "layers"
+input %x: bf16[tokens, 128]
+input %model.layers.0.mlp.up_proj.weight: bf16[6, 128]
+input %lm_head.weight: bf16[4, 128]
+%up.t = transpose(%model.layers.0.mlp.up_proj.weight) {perm=[1, 0]}
+%up = matmul(%x, %up.t)
+%head.t = transpose(%lm_head.weight) {perm=[1, 0]}
+%head = matmul(%x, %head.t) from {metadata=[[torch.class, a.Head]]}
+output %up
+output %head
+"#;
+
+/// The quantisation that a model's `config.json` describes, on two layers with and without weights.
+pub fn config(bytes: &[u8]) {
+    let Ok(config) = QuantConfig::read(&put("config.json", bytes)) else { return };
+    let scheme = |module: &str, class: Option<&str>| config.scheme_of(module, class);
+    let mut graph = text::parse(LAYERS, &mut |_| unreachable!("no weights")).expect("a graph");
+    for data in [false, true] {
+        if data {
+            let made = |rows: usize| Tensor::from_bytes(DType::BF16, vec![rows, 128], vec![0x3f; rows * 256]);
+            let (up, head) = (made(6).expect("its size"), made(4).expect("its size"));
+            let weights = vec![(graph.inputs()[1], up), (graph.inputs()[2], head)];
+            graph.set_consts(weights);
+        }
+        let mut quantised = graph.clone();
+        if linears::quantise(&mut quantised, Source { scheme: &scheme, stored: None }).is_ok() {
+            infer::infer(&mut quantised).unwrap_or_else(|e| panic!("a quantised layer has no types: {e}"));
+            quantised.verify().unwrap_or_else(|e| panic!("a quantised layer is not legal: {e}"));
+            again(&quantised);
+        }
+    }
 }
 
 /// What was read and has types is written as text, read again, and is the same.

@@ -9,7 +9,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use self::step::{Step, run};
-use crate::DType;
+use crate::{DType, Dim, Shape};
 
 mod step;
 
@@ -163,6 +163,23 @@ pub enum ScaleLayout {
     ColumnMajor,
     /// `s[g*roundup(M, 4) + m]`.
     TmaAligned,
+}
+
+impl ScaleLayout {
+    /// Strides in elements of scales of a shape, tokens first and groups last; `None` if they are those of the shape.
+    pub fn strides(self, shape: &[Dim]) -> Option<Vec<Dim>> {
+        let (_, tokens) = shape.split_last()?;
+        let m = tokens.iter().fold(Dim::from(1), |m, d| &m * d);
+        let step = match self {
+            Self::RowMajor => return None,
+            Self::ColumnMajor => m,
+            Self::TmaAligned => &(&m + &Dim::from(3)).floor_div(&Dim::from(4)) * &Dim::from(4),
+        };
+        // A column holds one scale of every row, in row order: the rows' own strides, then the step between columns.
+        let mut strides = Shape(tokens.to_vec()).row_major_strides();
+        strides.push(step);
+        Some(strides)
+    }
 }
 
 /// The type of a quantised value.

@@ -12,6 +12,7 @@ mod alone;
 mod builder;
 mod finish;
 mod inside;
+mod layout;
 mod member;
 
 pub use alone::{Gone, One, alone, ones};
@@ -226,8 +227,7 @@ pub fn build(
         let precondition = if norms.len() > 1 { "no_path" } else { "no_escape" };
         return Err(Refusal { rule, precondition, node, hint });
     }
-    let supported = candidate.descriptor.check().and_then(|()| options.supported(&candidate.descriptor));
-    supported.map_err(|hint| {
+    layout::settle(graph, &mut candidate, options).map_err(|hint| {
         let node = Some(norms[0].anchor);
         Refusal { rule: "rms_norm", precondition: "supported", node, hint }
     })?;

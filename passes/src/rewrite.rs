@@ -57,7 +57,9 @@ pub(crate) fn port_type(descriptor: &Descriptor, port: OutPort, shape: &Shape) -
         OutPort::Q(k, e) | OutPort::Scale(k, e) => descriptor.scheme(k, e).cloned().map(Arc::new),
         _ => None,
     };
-    Type { dtype, scheme, ..Type::tensor(DType::F32, shape.clone()) }
+    let strides =
+        scheme.as_ref().filter(|_| matches!(port, OutPort::Scale(..))).and_then(|s| s.layout.strides(&shape.0));
+    Type { dtype, scheme, strides, ..Type::tensor(DType::F32, shape.clone()) }
 }
 
 /// Replaces the candidate's subgraph. The graph is unchanged if this fails. Operands of the candidate that earlier

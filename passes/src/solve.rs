@@ -139,6 +139,18 @@ fn facts_of_leaves(e: &Expr, leaves: &mut Vec<LeafFacts>) {
         _ => {}
     }
 }
+/// Drops readings whose product is among another one's casts: a product of 16-bit values that is rounded to f32 and then to
+/// 16 bits is a product in 16 bits, too.
+fn one_a_result(found: Vec<NormMatch>) -> Vec<NormMatch> {
+    let is_cast_of = |m: &NormMatch, wide: &NormMatch| {
+        let own = m.results.first().map_or(&[][..], |(_, values)| values);
+        let mut casts = wide.results.iter().skip(1).flat_map(|(_, values)| values);
+        m.h == wide.h && own.first().is_some_and(|own| casts.any(|v| v == own))
+    };
+    let kept: Vec<bool> = found.iter().map(|m| !found.iter().any(|wide| is_cast_of(m, wide))).collect();
+    found.into_iter().zip(kept).filter_map(|(m, kept)| kept.then_some(m)).collect()
+}
+
 impl Solved<'_> {
     fn facts(&self, id: Id) -> Facts {
         self.eg[id].data
@@ -199,6 +211,7 @@ impl Solved<'_> {
                 found.push(m);
             }
         }
+        let mut found = one_a_result(found);
         for class in self.classes() {
             let direct = find(self.eg, class, |t| matches!(t, Term::Normed(_)).then_some(()));
             if direct.is_some()

@@ -6,6 +6,9 @@
 
 deepseek_v3_fp8  dynamo exporter, opset 20, bf16; every Linear that a norm feeds quantises its input to FP8, 1x128;
                  and the same model as a torch.export archive
+deepseek_v3_static  the same two, with one given scale for each Linear's input, as calibration leaves them
+deepseek_v2      torch.export archive, bf16: rotary embeddings by complex numbers
+llama4           the same, with a layer that has none and scales its queries by the position, chunked attention and experts
 llama_ts         TorchScript exporter, opset 17, fp32
 llama_native     dynamo exporter at opset 23, which writes RMSNormalization and Attention, bf16
 
@@ -47,12 +50,27 @@ def llama():
                                     **SMALL)
 
 
-def deepseek():
+def deepseek(width=128):
     # Rows of 128 and 256 values, so that groups of 128 divide them.
     return transformers.DeepseekV3Config(
-        hidden_size=128, intermediate_size=128, num_key_value_heads=2, q_lora_rank=256, kv_lora_rank=128,
+        hidden_size=width, intermediate_size=width, num_key_value_heads=2, q_lora_rank=2 * width, kv_lora_rank=width,
         qk_nope_head_dim=16, qk_rope_head_dim=16, v_head_dim=16, n_routed_experts=4, n_group=2, topk_group=1,
         num_experts_per_tok=2, n_shared_experts=1, moe_intermediate_size=32, first_k_dense_replace=0, **SMALL)
+
+
+def deepseek_v2():
+    return transformers.DeepseekV2Config(
+        hidden_size=32, intermediate_size=32, num_key_value_heads=2, q_lora_rank=32, kv_lora_rank=32,
+        qk_nope_head_dim=16, qk_rope_head_dim=8, v_head_dim=16, n_routed_experts=4, n_group=2, topk_group=1,
+        topk_method="group_limited_greedy", num_experts_per_tok=2, n_shared_experts=1, moe_intermediate_size=16,
+        first_k_dense_replace=0, **SMALL)
+
+
+def llama4():
+    return transformers.Llama4TextConfig(
+        hidden_size=32, intermediate_size=32, intermediate_size_mlp=32, num_key_value_heads=1, head_dim=16,
+        num_local_experts=2, num_experts_per_tok=1, moe_layers=[1], no_rope_layers=[1, 0], floor_scale=2,
+        attention_chunk_size=4, **{**SMALL, "num_hidden_layers": 2})
 
 
 class Fp8Linear(nn.Module):
@@ -74,16 +92,30 @@ class Fp8Linear(nn.Module):
         return nn.functional.linear(back.to(self.dtype), weight)
 
 
-def quantise_after_norms(model, ids):
-    """Puts an Fp8Linear in the place of every Linear that reads what a norm wrote, the head excepted."""
-    normed, found, keep, hooks = set(), [], [], []
+class StaticFp8Linear(Fp8Linear):
+    """The same with one scale for all of the input, which is a buffer of the layer."""
+
+    def __init__(self, linear, amax):
+        super().__init__(linear)
+        self.register_buffer("input_scale", (amax / 448.0).float().reshape(1))
+
+    def forward(self, x):
+        q = (x.float() * self.input_scale.reciprocal()).clamp(-448.0, 448.0).to(torch.float8_e4m3fn)
+        back = q.to(torch.float32) * self.input_scale
+        weight = (self.weight.to(torch.float32) * self.scale).to(self.dtype)
+        return nn.functional.linear(back.to(self.dtype), weight)
+
+
+def quantise_after_norms(model, ids, quantised=lambda linear, amax: Fp8Linear(linear)):
+    """Puts a quantised layer in the place of every Linear that reads what a norm wrote, the head excepted."""
+    normed, found, keep, hooks = set(), {}, [], []
 
     def after_norm(_module, _args, out):
         normed.add(out.data_ptr())
         keep.append(out)
 
     def before_linear(name):
-        return lambda _module, args: found.append(name) if args[0].data_ptr() in normed else None
+        return lambda _module, args: found.update({name: args[0].abs().amax()}) if args[0].data_ptr() in normed else None
 
     for name, module in model.named_modules():
         if "RMSNorm" in type(module).__name__:
@@ -93,9 +125,9 @@ def quantise_after_norms(model, ids):
     model(input_ids=ids, use_cache=False)
     for hook in hooks:
         hook.remove()
-    for name in found:
+    for name, amax in found.items():
         parent, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(parent), leaf, Fp8Linear(model.get_submodule(name)))
+        setattr(model.get_submodule(parent), leaf, quantised(model.get_submodule(name), amax))
 
 
 class Prefill(nn.Module):
@@ -147,6 +179,11 @@ def export_pt2(folder, name, wrapper, inputs):
     print(f"{path.name}: {path.stat().st_size} bytes, {len(program.graph.nodes)} nodes")
 
 
+def save_reference(folder, name, inputs, want):
+    arrays = {f"in.{k}": v.numpy() for k, v in inputs.items()}
+    np.savez_compressed(folder / f"{name}.npz", **arrays, **{"out.logits": want.float().numpy()})
+
+
 def export(folder, name, wrapper, inputs, **how):
     with torch.no_grad():
         want = wrapper(**inputs)
@@ -160,8 +197,7 @@ def export(folder, name, wrapper, inputs, **how):
                                         dynamic_shapes={k: dims() for k in inputs}, **names, **how)
             program.save(path, external_data=False)
             tidy(path)
-    arrays = {f"in.{k}": v.numpy() for k, v in inputs.items()}
-    np.savez_compressed(folder / f"{name}.npz", **arrays, **{"out.logits": want.float().numpy()})
+    save_reference(folder, name, inputs, want)
     print(f"{path.name}: {path.stat().st_size} bytes, {len(onnx.load(path).graph.node)} nodes")
 
 
@@ -173,6 +209,16 @@ def main():
     quantise_after_norms(model, ids)
     export(folder, "deepseek_v3_fp8", Prefill(model).eval(), {"input_ids": ids}, opset_version=20)
     export_pt2(folder, "deepseek_v3_fp8", Prefill(model).eval(), {"input_ids": ids})
+
+    model = build(deepseek(width=32), torch.bfloat16)
+    quantise_after_norms(model, ids, StaticFp8Linear)
+    export(folder, "deepseek_v3_static", Prefill(model).eval(), {"input_ids": ids}, opset_version=20)
+    export_pt2(folder, "deepseek_v3_static", Prefill(model).eval(), {"input_ids": ids})
+
+    for name, config in [("deepseek_v2", deepseek_v2()), ("llama4", llama4())]:
+        model = Prefill(build(config, torch.bfloat16)).eval()
+        export_pt2(folder, name, model, {"input_ids": ids})
+        save_reference(folder, name, {"input_ids": ids}, model(ids))
 
     model = build(llama(), torch.bfloat16)
     export(folder, "llama_native", Prefill(model).eval(), {"input_ids": ids}, opset_version=23)

@@ -31,6 +31,16 @@ pub fn to_onnx(dtype: DType) -> i32 {
     TABLE.iter().find(|(_, d)| *d == dtype).map_or(0, |(o, _)| *o as i32)
 }
 
+/// The first opset whose ops take tensors of a type, where not all that we know do.
+pub const fn since(dtype: DType) -> Option<i64> {
+    match dtype {
+        DType::F8E4M3FN | DType::F8E4M3FNUZ | DType::F8E5M2 | DType::F8E5M2FNUZ => Some(19),
+        DType::F4E2M1 => Some(23),
+        DType::F8E8M0 => Some(24),
+        _ => None,
+    }
+}
+
 /// The element type of ONNX's number; the error is ONNX's name of the type (or the number, where it has no name).
 pub fn from_onnx(number: i64) -> Result<DType, String> {
     let Some(onnx) = i32::try_from(number).ok().and_then(|n| DataType::try_from(n).ok()) else {

@@ -12,6 +12,8 @@ use crate::error::{FormatError, Result};
 pub enum Part {
     /// All of it, in order.
     Whole,
+    /// All of it, in order, in another shape.
+    Reshaped,
     /// A range of one axis.
     Slice { axis: usize, start: i64, end: i64 },
     /// Some other view, or perhaps a copy.
@@ -67,6 +69,8 @@ impl Storage {
 pub enum Write {
     /// The storage holds this now.
     Whole(ValueId),
+    /// The storage holds this in its own shape.
+    Reshaped(ValueId),
     /// Fresh memory is full: these side by side.
     Joined { axis: usize, pieces: Vec<ValueId> },
     /// Of what was there, a range is this now.
@@ -119,6 +123,7 @@ impl Memory {
         let part = match (t.part, part) {
             (whole, Part::Whole) => whole,
             (Part::Whole, part) => part,
+            (Part::Reshaped, Part::Reshaped) => Part::Reshaped,
             _ => Part::Other,
         };
         let tensor = Tensor { value, storage: t.storage, version: t.version, part };
@@ -176,6 +181,7 @@ impl Memory {
         let whole = s.whole.clone();
         let write = match t.part {
             Part::Whole => Write::Whole(new),
+            Part::Reshaped => Write::Reshaped(new),
             Part::Other => return refuse(format!("`{name}`, a view or copy of `{whole}`")),
             // Fresh memory: whichever slice of it this is, it was not written by another name.
             Part::Slice { axis, start, end } => match self.tensors.get(&whole).and_then(|w| w.value) {

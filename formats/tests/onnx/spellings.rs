@@ -379,3 +379,44 @@ fn writing_twice_gives_the_same_bytes() {
     };
     assert_eq!(bytes(&Disk::new()), bytes(&Disk::new()));
 }
+
+#[test]
+fn element_types_need_their_opsets() {
+    for (dtype, first, version) in [
+        (DType::F8E4M3FN, 19, 9),
+        (DType::F8E4M3FNUZ, 19, 9),
+        (DType::F8E5M2, 19, 9),
+        (DType::F8E5M2FNUZ, 19, 9),
+        (DType::F4E2M1, 23, 11),
+        (DType::F8E8M0, 24, 12),
+    ] {
+        let graph = |opset: i64| {
+            let mut g = Graph::new("g");
+            let ty = |d| Type::tensor(d, normfuse_ir::Shape::from_concrete(&[2]));
+            let x = g.add_input("x", ty(DType::F32));
+            let mut cast = |from, to, name: &str| {
+                let node = g.add_node(name, Op::Cast { to, saturate: true }, &[Some(from)], [name]).unwrap();
+                let made = g.node(node).outputs[0];
+                *g.type_mut(made) = ty(to);
+                made
+            };
+            let q = cast(x, dtype, "q");
+            let y = cast(q, DType::F32, "y");
+            g.add_output("codes", q);
+            g.add_output("y", y);
+            g.info.opsets.insert(String::new(), opset);
+            g
+        };
+        let disk = Disk::new();
+        let written = disk.write(&graph(first)).unwrap();
+        assert_eq!(written.ir_version(), version, "{dtype}");
+        let e = disk.write(&graph(first - 1)).unwrap_err().to_string();
+        for said in ["node `q`".to_owned(), format!("opset {first}, the first that has tensors of {dtype}")] {
+            assert!(e.contains(&said), "{e}");
+        }
+        // A file that is of an older version than its types is of theirs when it is written.
+        let mut g = graph(first);
+        g.info.fields.insert("onnx.ir_version".into(), "7".into());
+        assert_eq!(disk.write(&g).unwrap().ir_version(), version, "{dtype}");
+    }
+}

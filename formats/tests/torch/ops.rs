@@ -45,6 +45,43 @@ fn a_tensor_of_rank_0_does_not_widen_and_is_not_rounded() {
 }
 
 #[test]
+fn the_logarithm_of_one_more_is_rounded_once() {
+    let x = [0.0, -0.0, 1e-30, 1e-10, -3e-9, 1e-4, 0.5, -0.999_999_9, -1.0, -1.5, 3.0, 8191.0, 3e38, f32::INFINITY];
+    let n = x.len().to_string();
+    let p = Program::new(&[("x", F32, &n)]).then("aten.log1p.default", &[("self", t("x"))], "y", F32, &n).output("y");
+    let y = floats(&p.run(&[f32s(&[x.len()], &x)])[0]);
+    for (x, y) in x.iter().zip(y) {
+        let want = f64::from(*x).ln_1p() as f32;
+        assert!(y.to_bits() == want.to_bits() || (y.is_nan() && want.is_nan()), "{x}: {y} instead of {want}");
+    }
+    let near = [0.001_953_125, 3.0];
+    assert_eq!(
+        one(&near, "aten.log1p.default", &[("self", t("x"))], BF16),
+        near.map(|x: f32| bf16(f64::from(x).ln_1p() as f32))
+    );
+}
+
+#[test]
+fn a_product_with_one_is_no_op() {
+    let times = |dtype: i64, one: Value, result: i64| {
+        Program::new(&[("x", dtype, "3")])
+            .then("aten.reciprocal.default", &[("self", t("x"))], "r", if dtype == I64 { F32 } else { dtype }, "3")
+            .then("aten.mul.Tensor", &[("self", t("r")), ("other", one)], "y", result, "3")
+            .output("y")
+    };
+    let p = times(BF16, float(1.0), BF16);
+    assert_eq!(p.read().node_count(), 1);
+    assert_eq!(floats(&p.run(&[bf16s(&[3], &[2., -4., 0.5])])[0]), [0.5, -0.25, 2.]);
+    assert_eq!(times(F32, int(1), F32).read().node_count(), 1);
+    assert_eq!(times(F32, float(2.0), F32).read().node_count(), 2);
+    // Of integers it is a cast.
+    let p = Program::new(&[("i", I64, "2")])
+        .then("aten.mul.Tensor", &[("self", t("i")), ("other", float(1.0))], "y", F32, "2")
+        .output("y");
+    assert_eq!(floats(&p.run(&[Tensor::from_i64(&[2], &[3, -1])])[0]), [3., -1.]);
+}
+
+#[test]
 fn integers_divide_as_floats_and_meet_floats_there() {
     let p = Program::new(&[("i", I64, "3")])
         .then("aten.div.Tensor", &[("self", t("i")), ("other", int(2))], "h", F32, "3")

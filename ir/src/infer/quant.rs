@@ -6,7 +6,7 @@ use super::args::{Args, show, tensor};
 use crate::{
     DType, Dim, FusedNorm, Granularity, Result, Scheme, Shape, Type,
     fused::{InPort, OutPort, Prologue},
-    scheme::{Packing, ScaleLayout, ZeroPoint},
+    scheme::{Packing, ZeroPoint},
 };
 
 /// The scale of a QDQ pair: one element, one a slice of `axis`, or one a block along it.
@@ -71,20 +71,9 @@ fn scales(rows: &[Dim], scheme: &Scheme) -> (Vec<Dim>, Option<Vec<Dim>>) {
         Granularity::Group(g) => n.floor_div(&Dim::from(i64::from(g.max(1)))),
         _ => Dim::from(1),
     };
-    let m = leading.iter().fold(Dim::from(1), |m, d| &m * d);
-    let column = match scheme.layout {
-        ScaleLayout::RowMajor => None,
-        ScaleLayout::ColumnMajor => Some(m),
-        ScaleLayout::TmaAligned => Some(&(&m + &Dim::from(3)).floor_div(&Dim::from(4)) * &Dim::from(4)),
-    };
-    // A column holds one scale of every row, in row order: the rows' own strides, then the step between columns.
-    let strides = column.map(|step| {
-        let mut strides = Shape(leading.to_vec()).row_major_strides();
-        strides.push(step);
-        strides
-    });
     let mut shape = leading.to_vec();
     shape.push(per_row);
+    let strides = scheme.layout.strides(&shape);
     (shape, strides)
 }
 

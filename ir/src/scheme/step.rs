@@ -45,6 +45,10 @@ pub enum Step {
     GivenOver,
     /// `given / x`, and 0 where x is 0.
     GivenOverOrZero,
+    /// The larger of x and given; NaN propagates.
+    MaxGiven,
+    /// The smaller of x and given; NaN propagates. vLLM's `scale_ub`.
+    MinGiven,
     /// c where x is 0.
     IfZero(F32),
     /// Through another float type; arithmetic goes on in that type if it is f32, f16 or bf16, and where it was if not.
@@ -59,7 +63,10 @@ pub enum Step {
 impl Step {
     /// True if the step reads the given operand.
     pub const fn reads_given(self) -> bool {
-        matches!(self, Self::MulGiven | Self::DivGiven | Self::GivenOver | Self::GivenOverOrZero)
+        matches!(
+            self,
+            Self::MulGiven | Self::DivGiven | Self::GivenOver | Self::GivenOverOrZero | Self::MaxGiven | Self::MinGiven
+        )
     }
 
     /// The step on one value, in the arithmetic of `at` (f32, f16 or bf16), which a cast may change.
@@ -82,6 +89,8 @@ impl Step {
             Self::DivGiven => x / given,
             Self::GivenOverOrZero if x == 0.0 => 0.0,
             Self::GivenOver | Self::GivenOverOrZero => given / x,
+            Self::MaxGiven => num::max(x, given),
+            Self::MinGiven => num::min(x, given),
             Self::IfZero(c) if x == 0.0 => c.get(),
             Self::IfZero(_) => x,
             Self::Cast { to, saturate } => {
@@ -118,6 +127,8 @@ impl fmt::Display for Step {
             Self::DivGiven => f.write_str("/ given"),
             Self::GivenOver => f.write_str("given over it"),
             Self::GivenOverOrZero => f.write_str("given over it, 0 at 0"),
+            Self::MaxGiven => f.write_str("max given"),
+            Self::MinGiven => f.write_str("min given"),
             Self::IfZero(c) => write!(f, "{:?} at 0", c.get()),
             Self::Cast { to, saturate: true } => write!(f, "cast {to}"),
             Self::Cast { to, saturate: false } => write!(f, "cast {to} unsaturated"),

@@ -13,7 +13,7 @@ use super::{
     builder::{Port, one_quantiser, scheme_on_rows},
     finish::quantised_shape,
     inside::{Inside, Ports},
-    value_name,
+    layout, value_name,
 };
 use crate::{Options, quant::Quant, reach::Order, region::typed, rules, views::is_view};
 
@@ -176,9 +176,6 @@ pub fn alone(
         let name = value_name(graph, *v);
         return refuse("independent", node, format!("operand `{name}` depends on what the op makes"));
     }
-    if let Err(hint) = descriptor.check().and_then(|()| options.supported(&descriptor)) {
-        return refuse("supported", None, hint);
-    }
     let width = one.rows.last().cloned().unwrap_or_else(|| Dim::from(1));
     let shape = |port| {
         if one.rows.rank() == 0 { Shape::default() } else { quantised_shape(&one.scheme, &one.rows, &width, port) }
@@ -189,7 +186,7 @@ pub fn alone(
         _ => Port::Q(0, 0),
     };
     let out = descriptor.out_ports().into_iter().map(|p| (p, inside.values_of(&ports, stands_for(p)), shape(p)));
-    Ok(Candidate {
+    let mut candidate = Candidate {
         ports: out.collect(),
         operands,
         passed: typed(graph, first.v).is_none_or(|(_, own)| *own != one.rows).then(|| one.rows.clone()),
@@ -203,7 +200,11 @@ pub fn alone(
             .collect(),
         left_out: Vec::new(),
         descriptor,
-    })
+    };
+    match layout::settle(graph, &mut candidate, options) {
+        Ok(()) => Ok(candidate),
+        Err(hint) => refuse("supported", None, hint),
+    }
 }
 
 /// Views and casts of a value that nothing comes between: whoever else reads one of them reads what stays.

@@ -332,17 +332,26 @@ pub fn step(graph: &Graph, value: ValueId, given: &mut Option<Given>) -> Option<
                 UnaryOp::Floor => Step::Floor,
                 UnaryOp::Ceil => Step::Ceil,
                 UnaryOp::Round => Step::Round,
+                // Of the bits the same function.
+                UnaryOp::Neg => Step::Mul(F32::new(-1.0)),
                 _ => return None,
             };
             done(vec![s], x)
         }
         Op::Clip => {
             let mut steps = Vec::new();
-            if let Some(low) = node.input(1) {
-                steps.push(Step::Max(constant(graph, low)?));
-            }
-            if let Some(high) = node.input(2) {
-                steps.push(Step::Min(constant(graph, high)?));
+            for (port, by, by_given) in
+                [(1, Step::Max as fn(F32) -> Step, Step::MaxGiven), (2, Step::Min, Step::MinGiven)]
+            {
+                let Some(bound) = node.input(port) else { continue };
+                steps.push(match constant(graph, bound) {
+                    Some(c) => by(c),
+                    None if given.is_none() => {
+                        *given = Some(Given { value: bound, at: vec![(id, port)] });
+                        by_given
+                    }
+                    None => return None,
+                });
             }
             done(steps, x)
         }
@@ -358,6 +367,7 @@ pub fn step(graph: &Graph, value: ValueId, given: &mut Option<Given>) -> Option<
                 (BinaryOp::Add, Some(c), _) if same_size(y) => done(vec![Step::Add(c)], y),
                 // x - c and x + (-c) are one function of the bits.
                 (BinaryOp::Sub, _, Some(c)) if same_size(x) => done(vec![Step::Add(F32::new(-c.get()))], x),
+                (BinaryOp::Sub, Some(c), _) if same_size(y) => done(vec![Step::Mul(F32::new(-1.0)), Step::Add(c)], y),
                 (BinaryOp::Mul, _, Some(c)) if same_size(x) => done(vec![Step::Mul(c)], x),
                 (BinaryOp::Mul, Some(c), _) if same_size(y) => done(vec![Step::Mul(c)], y),
                 (BinaryOp::Div, _, Some(c)) if same_size(x) => done(vec![Step::Div(c)], x),
@@ -365,21 +375,22 @@ pub fn step(graph: &Graph, value: ValueId, given: &mut Option<Given>) -> Option<
                 (BinaryOp::Pow, Some(c), None) if same_size(y) && typed(graph, y)?.0 == dtype => {
                     done(vec![Step::Power(c)], y)
                 }
-                (BinaryOp::Mul, None, None) if one(y) && same_size(x) => {
-                    *given = Some(Given { value: y, at: vec![(id, 1)] });
-                    done(vec![Step::MulGiven], x)
-                }
-                (BinaryOp::Mul, None, None) if one(x) && same_size(y) => {
-                    *given = Some(Given { value: x, at: vec![(id, 0)] });
-                    done(vec![Step::MulGiven], y)
-                }
-                (BinaryOp::Div, None, None) if one(y) && same_size(x) => {
-                    *given = Some(Given { value: y, at: vec![(id, 1)] });
-                    done(vec![Step::DivGiven], x)
-                }
-                (BinaryOp::Div, None, None) if one(x) && same_size(y) => {
-                    *given = Some(Given { value: x, at: vec![(id, 0)] });
-                    done(vec![Step::GivenOver], y)
+                (op, None, None) => {
+                    // On the right, and on the left.
+                    let steps = match op {
+                        BinaryOp::Mul => [Step::MulGiven; 2],
+                        BinaryOp::Div => [Step::DivGiven, Step::GivenOver],
+                        BinaryOp::Max => [Step::MaxGiven; 2],
+                        BinaryOp::Min => [Step::MinGiven; 2],
+                        _ => return None,
+                    };
+                    let right = one(y) && same_size(x);
+                    if !(right || (one(x) && same_size(y))) {
+                        return None;
+                    }
+                    let (by, port, x, step) = if right { (y, 1, x, steps[0]) } else { (x, 0, y, steps[1]) };
+                    *given = Some(Given { value: by, at: vec![(id, port)] });
+                    done(vec![step], x)
                 }
                 _ => None,
             }

@@ -2,7 +2,7 @@
 
 use normfuse_ir::{
     DType, Granularity, Scheme, num,
-    scheme::{self, Apply, Encode, Origin, ScaleLayout, Step, ZeroPoint},
+    scheme::{self, Apply, Encode, Origin, Step, ZeroPoint},
 };
 
 use super::convert::{self, round_row};
@@ -15,13 +15,11 @@ pub fn supports_quantize(scheme: &Scheme) -> Result<(), String> {
     supports(scheme, "")
 }
 
-/// Says whether the CPU runs a scheme on its own rows; `at` names the field in a refusal.
+/// Says whether the CPU runs a scheme on its own rows. A layout says how scales lie in a device's memory; tensors here are
+/// row-major under any.
+/// `at` names the field in a refusal.
 pub(super) fn supports(scheme: &Scheme, at: &str) -> Result<(), String> {
-    scheme.check().map_err(|why| format!("{at}{why}"))?;
-    if scheme.layout != ScaleLayout::RowMajor {
-        return Err(format!("{at}layout: the CPU writes scales row-major only, found {:?}", scheme.layout));
-    }
-    Ok(())
+    scheme.check().map_err(|why| format!("{at}{why}"))
 }
 
 /// True if a scale needs to have seen the whole tensor.

@@ -71,12 +71,7 @@ impl Compiler {
     pub fn load() -> Result<Self> {
         static LOADED: OnceLock<std::result::Result<(), String>> = OnceLock::new();
         let loaded = LOADED.get_or_init(load);
-        let missing = |places: &String| {
-            let message = format!("NVRTC is needed to compile kernels; looked for libnvrtc.so in {places}");
-            Error::new(ErrorKind::Unsupported, message)
-                .hint(format!("`pip install nvidia-cuda-nvrtc`, or name the library in {VARIABLE}"))
-        };
-        loaded.as_ref().map(|()| Self(())).map_err(missing)
+        loaded.as_ref().map(|()| Self(())).map_err(|places| missing(places))
     }
 
     /// Major and minor version.
@@ -187,6 +182,20 @@ fn check(result: sys::nvrtcResult, call: &str) -> Result<()> {
     Err(Error::new(ErrorKind::Unsupported, format!("{call} failed: {result:?}")))
 }
 
+fn missing(places: &str) -> Error {
+    let message = format!("NVRTC is needed to compile kernels; looked for libnvrtc.so in {places}");
+    Error::new(ErrorKind::Unsupported, message)
+        .hint(format!("`pip install nvidia-cuda-nvrtc`, or name the library in {VARIABLE}"))
+}
+
+/// Where the library was looked for in vain: by the loader, then in these folders.
+fn searched(folders: &[String]) -> String {
+    if folders.is_empty() {
+        return "the loader's path; no folder of CUDA or of a Python environment is there to look in".into();
+    }
+    format!("the loader's path, {}", folders.join(", "))
+}
+
 /// Loads the library for good. Once it is, the bindings find it by its name, wherever it was.
 fn load() -> std::result::Result<(), String> {
     let mut places = Vec::new();
@@ -203,7 +212,7 @@ fn load() -> std::result::Result<(), String> {
         // SAFETY: it opens and closes a library of a known name, whose constructors are safe to run.
         let by_loader = unsafe { sys::is_culib_present() };
         if !by_loader && !folders().iter().any(|folder| tried(folder)) {
-            return Err(format!("the loader's path, {}", places.join(", ")));
+            return Err(searched(&places));
         }
     }
     // SAFETY: as above.
@@ -263,4 +272,23 @@ fn children(folder: &Path, prefix: &str) -> Vec<PathBuf> {
         entries.filter(|e| e.file_name().to_string_lossy().starts_with(prefix)).map(|e| e.path()).collect();
     all.sort();
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_error_lists_the_folders_or_says_that_there_are_none() {
+        let said = |folders: &[&str]| {
+            let folders: Vec<String> = folders.iter().map(ToString::to_string).collect();
+            missing(&searched(&folders)).to_string()
+        };
+        let (none, two) = (said(&[]), said(&["/opt/cuda/lib64", "/venv/nvidia/cu13/lib"]));
+        let hint = " (`pip install nvidia-cuda-nvrtc`, or name the library in NORMFUSE_NVRTC)";
+        let begins = "NVRTC is needed to compile kernels; looked for libnvrtc.so in the loader's path";
+        let reason = "; no folder of CUDA or of a Python environment is there to look in";
+        assert_eq!(none, format!("{begins}{reason}{hint}"));
+        assert_eq!(two, format!("{begins}, /opt/cuda/lib64, /venv/nvidia/cu13/lib{hint}"));
+    }
 }

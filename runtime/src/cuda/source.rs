@@ -362,6 +362,8 @@ fn chain(steps: &[Step], compute: DType, from: &str) -> String {
             Step::DivGiven => "x / given".into(),
             Step::GivenOver => "given / x".into(),
             Step::GivenOverOrZero => "x == 0.0f ? 0.0f : given / x".into(),
+            Step::MaxGiven => "max_nan(x, given)".into(),
+            Step::MinGiven => "min_nan(x, given)".into(),
             Step::IfZero(c) => format!("x == 0.0f ? {} : x", number(c)),
             Step::Cast { to, .. } if to.is_arithmetic_float() => {
                 at = to;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use normfuse_ir::{
     DType, ErrorKind, FusedNorm, Granularity, Op, Scheme, Tensor,
     fused::{InPort, Prologue, ResidualAdd, Root, Sibling, Source, Weight},
-    scheme::{Apply, F32, Origin, ScaleLayout, Step},
+    scheme::{Apply, F32, Origin, Step},
 };
 use normfuse_runtime::{Plan, cpu::supports};
 
@@ -206,8 +206,6 @@ fn what_is_not_supported_is_refused_by_name() {
         assert_eq!((error.kind, error.node.as_deref()), (ErrorKind::Unsupported, Some("node")));
         assert!(error.message.contains(&why), "{error}");
     };
-    refuse(&|s| s.layout = ScaleLayout::ColumnMajor, "siblings[0].epilogues[0].layout");
-    refuse(&|s| s.layout = ScaleLayout::TmaAligned, "TmaAligned");
     refuse(&|s| s.post = vec![Step::MulGiven], "siblings[0].epilogues[0].post");
     refuse(&|s| s.granularity = Granularity::Group(60), "granularity");
     refuse(&|s| s.origin = Origin::Given, "siblings[0].epilogues[0].given");

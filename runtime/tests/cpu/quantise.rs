@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use normfuse_ir::{DType, ErrorKind, Granularity, Op, Scheme, Tensor, op::Dialect, scheme::ScaleLayout};
-use normfuse_runtime::Plan;
+use normfuse_ir::{DType, Granularity, Op, Scheme, Tensor, op::Dialect, scheme::ScaleLayout};
 
 use crate::{
-    check::{KINDS, Kind, Noise, cast, check, one_node, tensor},
+    check::{KINDS, Kind, Noise, assert_same, cast, check, one_node, run_on, tensor},
     schemes,
 };
 
@@ -132,11 +131,21 @@ fn quantize_has_the_reference_bits() {
     check(&Op::Quantize(Arc::new(group)), &[Some(&tensor(DType::F32, &[2, 15], Kind::Tame, 1))]);
 }
 
+/// A layout is where scales lie on a device; a tensor of the CPU is row-major under any, with the same elements.
 #[test]
-fn a_layout_that_a_tensor_cannot_carry_is_refused() {
-    let op = Op::Quantize(Arc::new(Scheme { layout: ScaleLayout::ColumnMajor, ..schemes::linear(Granularity::Token) }));
-    let (graph, _) = one_node(&op, &[Some(&tensor(DType::F32, &[2, 16], Kind::Tame, 1))]).unwrap();
-    let error = Plan::new(&graph).unwrap_err();
-    assert_eq!((error.kind, error.node.as_deref()), (ErrorKind::Unsupported, Some("node")));
-    assert!(error.message.contains("layout"), "{error}");
+fn scales_are_the_same_under_any_layout() {
+    let v = tensor(DType::F32, &[3, 32], Kind::Tame, 1);
+    for granularity in [Granularity::Token, Granularity::Group(16)] {
+        let run = |layout| {
+            let op = Op::Quantize(Arc::new(Scheme { layout, ..schemes::linear(granularity) }));
+            check(&op, &[Some(&v)]);
+            let (graph, inputs) = one_node(&op, &[Some(&v)]).unwrap();
+            run_on(1, &graph, &inputs).unwrap()
+        };
+        let rows = run(ScaleLayout::RowMajor);
+        assert_eq!(rows[1].shape(), [3, if granularity == Granularity::Token { 1 } else { 2 }]);
+        for layout in [ScaleLayout::ColumnMajor, ScaleLayout::TmaAligned] {
+            assert_same(&format!("{layout:?}"), &run(layout), &rows);
+        }
+    }
 }

@@ -110,7 +110,7 @@ pub fn random(noise: &mut Noise) -> Scheme {
             (0..pick(most + 1))
                 .map(|_| {
                     let n = c(NUMBERS[pick(8)]);
-                    match pick(if operand { 20 } else { 16 }) {
+                    match pick(if operand { 22 } else { 16 }) {
                         0 => Step::Max(n),
                         1 => Step::Min(n),
                         2 => Step::Add(n),
@@ -130,6 +130,8 @@ pub fn random(noise: &mut Noise) -> Scheme {
                         16 => Step::MulGiven,
                         17 => Step::DivGiven,
                         18 => Step::GivenOver,
+                        19 => Step::MaxGiven,
+                        20 => Step::MinGiven,
                         _ => Step::GivenOverOrZero,
                     }
                 })

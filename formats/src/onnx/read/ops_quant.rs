@@ -53,6 +53,9 @@ impl Cx<'_, '_, '_> {
                     None => foreign("the type of what it dequantises is not known"),
                 }
             }
+            "TRT_FP4DynamicQuantize" | "TRT_MXFP8DynamicQuantize" => {
+                foreign("TensorRT does not say how it rounds the scales, so there are no bits to keep")
+            }
             _ => foreign("unknown op"),
         }
     }

@@ -10,13 +10,13 @@ mod weights;
 
 use std::{collections::BTreeSet, io::Write, path::Path};
 
-use normfuse_ir::Graph;
+use normfuse_ir::{DType, Graph};
 use prost::Message;
 
 use self::{functions::Functions, nodes::Writer, weights::Weights};
 use super::{
-    DOMAIN, OPSETS, fields,
-    proto::{GraphProto, OperatorSetIdProto, ValueInfoProto},
+    DOMAIN, OPSETS, dtype, fields,
+    proto::{GraphProto, OperatorSetIdProto, ValueInfoProto, type_proto},
 };
 use crate::{FormatError, Result, atomic::AtomicFile};
 
@@ -76,14 +76,16 @@ fn write_inner(graph: &Graph, path: &Path, options: &WriteOptions) -> Result<()>
     for t in &mut proto.initializer {
         fields::annotate_tensor(t, &notes);
     }
+    let types = element_types(&proto);
     let domains = writer.domains().clone();
     proto.node = writer.into_nodes();
     let written: BTreeSet<String> = written_names(&proto);
     let mut model = fields::write(graph, &mut proto, &written);
     model.graph = Some(proto);
     model.functions = functions.into_protos();
-    // Initializers that are no inputs came with version 4, local functions with 8.
+    // Initializers that are no inputs came with version 4, local functions with 8, element types with their opsets.
     let least = if model.functions.is_empty() { 4 } else { 8 };
+    let least = types.into_iter().filter_map(dtype::since).map(ir_version_of).fold(least, i64::max);
     model.ir_version = Some(model.ir_version.unwrap_or_else(|| ir_version_of(opset)).max(least));
     let mut imports = graph.info.opsets.clone();
     imports.insert(String::new(), opset);
@@ -112,6 +114,17 @@ fn write_inner(graph: &Graph, path: &Path, options: &WriteOptions) -> Result<()>
         data.commit()?;
     }
     file.commit()
+}
+
+/// Types of a graph's inputs, results, declared values and initializers.
+fn element_types(proto: &GraphProto) -> BTreeSet<DType> {
+    let values = proto.input.iter().chain(&proto.output).chain(&proto.value_info);
+    let declared = values.filter_map(|v| match v.r#type.as_ref()?.value.as_ref()? {
+        type_proto::Value::TensorType(t) => t.elem_type,
+        _ => None,
+    });
+    let stored = proto.initializer.iter().filter_map(|t| t.data_type);
+    declared.chain(stored).filter_map(|n| dtype::from_onnx(i64::from(n)).ok()).collect()
 }
 
 fn graph_name(graph: &Graph) -> String {

@@ -8,7 +8,7 @@ use super::{functions::Functions, scope, scope::Scope, types, weights};
 use crate::{
     FormatError, Result,
     onnx::{
-        DOMAIN, fields,
+        DOMAIN, dtype, fields,
         names::captured,
         ops as table,
         proto::{AttributeProto, NodeProto, StringStringEntryProto, ValueInfoProto, attribute_proto::AttributeType},
@@ -129,6 +129,9 @@ impl<'g> Writer<'g> {
             }
             _ => {
                 self.spell(node, &mut proto)?;
+                if proto.domain.is_none() {
+                    self.element_types(node)?;
+                }
                 self.domains.extend(proto.domain.clone());
                 while proto.input.last().is_some_and(String::is_empty) {
                     proto.input.pop();
@@ -145,6 +148,21 @@ impl<'g> Writer<'g> {
             proto.metadata_props = metadata(node);
         }
         self.nodes.push(proto);
+        Ok(())
+    }
+
+    /// Fails at opsets whose ops know no tensors of a type that a node makes, or reads of an input or a constant. What
+    /// nodes of other domains make is theirs: ModelOpt's quantisers make FP8 at opsets without it.
+    fn element_types(&self, node: &Node) -> Result<()> {
+        let made = match node.op {
+            Op::Cast { to, .. } | Op::BitCast { to } | Op::QuantizeLinear { to, .. } => Some(to),
+            _ => None,
+        };
+        let leaves = node.inputs.iter().flatten().filter(|v| self.graph.producer(**v).is_none());
+        let types = leaves.filter_map(|v| self.graph.value(*v).ty.dtype).chain(made);
+        for (d, opset) in types.filter_map(|d| Some((d, dtype::since(d)?))) {
+            self.since(opset, &format!("tensors of {d}"))?;
+        }
         Ok(())
     }
 

@@ -103,14 +103,19 @@ fn write<'p>(c: &mut Call<'_, 'p>, to: &'p str, value: ValueId) -> Result<(), Re
         Some(d) => c.b.cast(value, d)?,
         None => value,
     };
-    let sizes = match c.b.memory.whole_of(to).map(str::to_owned) {
-        Some(whole) => c.b.meta_sizes(&whole)?.iter().map(|e| e.dim().as_const()).collect(),
+    let shape = match c.b.memory.whole_of(to).map(str::to_owned) {
+        Some(whole) => c.b.meta_sizes(&whole)?,
         None => Vec::new(),
     };
+    let sizes: Vec<Option<i64>> = shape.iter().map(|e| e.dim().as_const()).collect();
     let label = c.node.label().to_owned();
     match c.b.memory.write(to, value, &label, &sizes)? {
         Write::Pending => {}
         Write::Whole(v) => c.b.memory.settle(to, v, v),
+        Write::Reshaped(v) => {
+            let whole = c.b.reshape(v, &shape)?;
+            c.b.memory.settle(to, v, whole);
+        }
         Write::Joined { axis, pieces } => {
             let whole =
                 if let [one] = pieces.as_slice() { *one } else { c.b.one(Op::Concat { axis: axis as i64 }, &pieces)? };

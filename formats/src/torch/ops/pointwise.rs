@@ -116,6 +116,7 @@ pub fn op<'p>(c: &mut Call<'_, 'p>, name: &str) -> Result<Option<Outcome<'p>>, R
             }
             c.b.unary(UnaryOp::Softplus, x)?
         }
+        ("log1p" | "special_log1p", "default") => log_of_one_more(c)?,
         ("clamp" | "clamp_min" | "clamp_max" | "clip", "default") => clamp(c)?,
         ("where", "self" | "ScalarSelf" | "ScalarOther") => {
             let condition = c.tensor("condition")?;
@@ -231,6 +232,13 @@ fn arithmetic(c: &mut Call<'_, '_>, base: &str) -> Result<ValueId, Reject> {
     if base == "mul" && both_bool(a) && both_bool(b) {
         return bits(c, "and", a, b);
     }
+    // `1.0 / x` is exported as a reciprocal times one: no number changes, its bits neither.
+    if let (Operand::Tensor(x), Operand::Scalar(Scalar::Int(1) | Scalar::Float(1.0))) = (a, b) {
+        let dtype = c.b.dtype(x)?;
+        if matches!(base, "mul" | "div") && dtype.is_arithmetic_float() && c.b.result_type(a, b)? == dtype {
+            return Ok(x);
+        }
+    }
     match base {
         "add" => c.b.arithmetic(BinaryOp::Add, a, b),
         "sub" => c.b.arithmetic(BinaryOp::Sub, a, b),
@@ -257,6 +265,29 @@ fn whole_quotient(c: &mut Call<'_, '_>, mode: &str) -> Result<ValueId, Reject> {
         }
         other => foreign(format!("`rounding_mode` is `{other}`")),
     }
+}
+
+/// `log(1 + x)` of 16 or 32 bits in f64: `log(u) * (x / (u - 1))` with the rounded `u = 1 + x` (Kahan), which is `log(u)` where
+/// nothing was rounded, and `x` where nothing of it is left.
+fn log_of_one_more(c: &mut Call<'_, '_>) -> Result<ValueId, Reject> {
+    let x = c.tensor("self")?;
+    let x = c.b.float(x)?;
+    let dtype = c.b.dtype(x)?;
+    if dtype == DType::F64 {
+        return foreign("of 64 bits, which would need more of them on the way");
+    }
+    let x = c.b.cast(x, DType::F64)?;
+    let one = c.b.scalar(Scalar::Float(1.0), DType::F64)?;
+    let u = c.b.binary(BinaryOp::Add, x, one)?;
+    let log = c.b.unary(UnaryOp::Log, u)?;
+    let more = c.b.binary(BinaryOp::Sub, u, one)?;
+    let lost = c.b.binary(BinaryOp::Div, x, more)?;
+    let corrected = c.b.binary(BinaryOp::Mul, log, lost)?;
+    let exact = c.b.binary(BinaryOp::Equal, more, x)?;
+    let y = c.b.one(Op::Where, &[exact, log, corrected])?;
+    let tiny = c.b.binary(BinaryOp::Equal, u, one)?;
+    let y = c.b.one(Op::Where, &[tiny, x, y])?;
+    Ok(c.b.cast(y, dtype)?)
 }
 
 /// ATen computes some exponents by other ops than a power.

@@ -52,7 +52,15 @@ pub fn op<'p>(c: &mut Call<'_, 'p>, name: &str) -> Result<Option<Outcome<'p>>, R
     if base == "unbind" {
         return unbind(c, of, x).map(Some);
     }
-    let mut part = if whole { Part::Whole } else { Part::Other };
+    // Never copies, as `reshape` and its like do where strides ask for it.
+    let reshaped = matches!(base, "view" | "squeeze" | "unsqueeze");
+    let mut part = if whole {
+        Part::Whole
+    } else if reshaped {
+        Part::Reshaped
+    } else {
+        Part::Other
+    };
     let value = match base {
         "view" | "reshape" | "_unsafe_view" | "flatten" | "unflatten" => reshape(c, x)?,
         "expand" => {
