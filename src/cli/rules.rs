@@ -141,5 +141,17 @@ each of them switches the rules that did the work there, wherever they match.
         };
         let _ = writeln!(text, "| `{}` | {} | {instead} |", d.variable, d.meant);
     }
+    text.push_str(
+        "
+## Of the GPU
+
+These switch no rule, and are read where kernels are compiled.
+
+| variable | what it says |
+|---|---|
+| `NORMFUSE_NVRTC` | the library that compiles kernels, or the folder that has it |
+| `NORMFUSE_CUDA_CACHE` | the folder of compiled kernels, or `off`; else `normfuse` under `XDG_CACHE_HOME`, or under `~/.cache` |
+",
+    );
     text
 }
