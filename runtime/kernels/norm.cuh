@@ -25,6 +25,41 @@ __device__ __forceinline__ void read_row(Vector<T> (&h)[R::USED], const void* ba
     for (int j = 0; j < R::USED; ++j) h[j] = read<T, R::N, ALIGNED>(row, at.thread + j * R::THREADS);
 }
 
+// A row on its way to shared memory: each thread fetches what it reads itself, so nobody waits for anybody. Aligned rows of
+// whole vectors.
+template <class T, class R> struct Slots {
+    static constexpr int PARTS = sizeof(Vector<T>) / 16;
+    uint4 of[R::USED * PARTS][R::THREADS];
+
+    __device__ __forceinline__ void fetch(const void* base, i64 stride, const Place& at) {
+        const char* row = reinterpret_cast<const char*>(static_cast<const typename T::Raw*>(base) + at.row * stride);
+#pragma unroll
+        for (int j = 0; j < R::USED; ++j) {
+            const int index = at.thread + j * R::THREADS;
+            if (index < R::VECTORS) {
+#pragma unroll
+                for (int k = 0; k < PARTS; ++k) {
+                    const u32 to = (u32)__cvta_generic_to_shared(&of[j * PARTS + k][at.thread]);
+                    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(row + ((i64)index * PARTS + k) * 16)
+                                 : "memory");
+                }
+            }
+        }
+    }
+    // What was fetched; `arrived` comes first.
+    __device__ __forceinline__ void take(Vector<T> (&h)[R::USED], const Place& at) const {
+#pragma unroll
+        for (int j = 0; j < R::USED; ++j) {
+            h[j] = zero_vector<T>();
+            if (at.thread + j * R::THREADS < R::VECTORS) {
+#pragma unroll
+                for (int k = 0; k < PARTS; ++k) reinterpret_cast<uint4*>(&h[j])[k] = of[j * PARTS + k][at.thread];
+            }
+        }
+    }
+};
+__device__ __forceinline__ void arrived() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
 template <class T, class Y, class R, bool ALIGNED>
 __device__ __forceinline__ void write_row(void* base, const Vector<Y> (&y)[R::USED], const Place& at) {
     if (!at.active) return;
@@ -397,7 +432,8 @@ __device__ __forceinline__ void quantise(const Vector<Y> (&y)[R::USED], void* co
             const float amax = __uint_as_float(largest[k]), factor = Q::factor(amax, one);
             own[k] = Factor<Q, Y>(factor, zero_one);
             const int j = S::index(at.thread, k), group = (at.thread + j * R::THREADS) / LANES;
-            plain = plain && (own[k].plain(largest[k]) || j >= R::USED);
+            // Past the end of the row there is nothing to divide.
+            plain = plain && (own[k].plain(largest[k]) || j >= R::USED || group >= GROUPS);
             if (at.active && at.thread % S::REPEAT == 0 && j < R::USED && group < GROUPS) {
                 write_scale<Q>(scales, Q::scale(amax, one, factor), group, GROUPS, at);
             }

@@ -105,6 +105,15 @@ impl Device {
         bytes.map(|n| n.max(0) as usize).map_err(|e| failed("cuDeviceGetAttribute", e))
     }
 
+    /// Multiprocessors.
+    ///
+    /// # Errors
+    /// `Unsupported` with what the driver says.
+    pub fn multiprocessors(&self) -> Result<u32> {
+        let count = self.context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT);
+        count.map(i32::unsigned_abs).map_err(|e| failed("cuDeviceGetAttribute", e))
+    }
+
     /// True if it is the same GPU.
     pub(super) fn is(&self, other: &Self) -> bool {
         self.context.ordinal() == other.context.ordinal()

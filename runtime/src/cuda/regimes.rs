@@ -8,6 +8,8 @@
 //! 2. of the widths, the nearest by ratio; of its numbers of rows, the nearest by ratio; of two as near the larger;
 //! 3. the shape of that entry, with threads doubled or halved until each has about as many elements as there.
 //!
+//! Whether blocks stream is no entry's: they do from a number of rows on, where nothing is added ([`LaunchShape::for_rows`]).
+//!
 //! Rows of f32 count as twice as wide, for so many registers do they take. A thread gets no more vectors than fit its registers,
 //! and the weights of a very wide row are read late, whatever the entry says.
 
@@ -197,12 +199,14 @@ impl Regimes {
             .collect();
         let Some(found) = found else { return LaunchShape::choose(norm, rows, aligned) };
         let block = found.iter().map(|(e, threads)| (threads * e.rows_a_block).min(MAX_THREADS)).max().unwrap_or(32);
-        LaunchShape {
+        let shape = LaunchShape {
             block: block.max(found.iter().map(|f| f.1).max().unwrap_or(32)),
             jobs: found.iter().map(|(_, threads)| Threads { threads: *threads }).collect(),
             aligned,
             ahead: found.iter().all(|(e, _)| e.ahead) && fits_ahead(norm),
-        }
+            streams: false,
+        };
+        shape.for_rows(norm, rows)
     }
 
     fn nearest(&self, class: Class, width: u64, rows: u64) -> Option<Entry> {

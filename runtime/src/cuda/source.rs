@@ -96,13 +96,29 @@ impl Kernel<'_> {
         self.outputs.iter().position(|p| *p == port).map_or_else(|| "nullptr".into(), |i| format!("p.out[{i}]"))
     }
 
-    /// Reads rows of a dtype into a new array.
+    /// Reads rows of a dtype into a new array: from where they lie, or from where they were fetched to.
     fn read(&self, name: &str, dtype: DType, port: InPort) -> String {
-        let at = self.input(port).unwrap_or_default();
         let (ty, aligned) = (type_name(dtype), self.shape.aligned);
+        if self.shape.streams {
+            return format!("    Vector<{ty}> {name}[R::USED];\n    slots_{name}[local].take({name}, at);\n");
+        }
+        let at = self.input(port).unwrap_or_default();
         format!(
             "    Vector<{ty}> {name}[R::USED];\n    read_row<{ty}, R, {aligned}>({name}, p.in[{at}], p.stride[{at}], at);\n"
         )
+    }
+
+    /// What of its rows a job reads, under which name.
+    fn rows_read(&self, siblings: &[usize]) -> Vec<(&'static str, DType, InPort)> {
+        match self.norm.prologue {
+            Prologue::None => {
+                let port = if self.norm.source == Source::Shared { InPort::X } else { InPort::Rows(siblings[0]) };
+                vec![("h", self.norm.siblings[siblings[0]].input, port)]
+            }
+            Prologue::ResidualAdd(add) => {
+                vec![("x", add.dtype, InPort::X), ("residual", add.residual(), InPort::Residual)]
+            }
+        }
     }
 
     /// What the threads of one job do.
@@ -116,43 +132,64 @@ impl Kernel<'_> {
         );
         let _ = write!(
             out,
-            "    const int local = threadIdx.x / R::THREADS;\n    const i64 own = block * {rows} + local;\n    \
-             const Place at = {{(int)(threadIdx.x % R::THREADS), own < p.rows[{j}] ? own : p.rows[{j}] - 1, p.rows[{j}], \
-             own < p.rows[{j}]}};\n"
+            "    const int local = threadIdx.x / R::THREADS;\n    const auto place = [&](i64 block) {{\n        \
+             const i64 own = block * {rows} + local;\n        return Place{{(int)(threadIdx.x % R::THREADS), \
+             own < p.rows[{j}] ? own : p.rows[{j}] - 1, p.rows[{j}], own < p.rows[{j}]}};\n    }};\n"
         );
-        let read = first.input;
-        match self.norm.prologue {
-            Prologue::None => {
-                let port = if self.norm.source == Source::Shared { InPort::X } else { InPort::Rows(siblings[0]) };
-                out += &self.read("h", read, port);
+        let read = self.rows_read(siblings);
+        let mut fetch = String::new();
+        if self.shape.streams {
+            for (name, dtype, port) in &read {
+                let _ = writeln!(out, "    __shared__ Slots<{}, R> slots_{name}[{rows}];", type_name(*dtype));
+                let i = self.input(*port).unwrap_or_default();
+                let _ = write!(fetch, " slots_{name}[local].fetch(p.in[{i}], p.stride[{i}], place(block));");
             }
-            Prologue::ResidualAdd(add) => {
-                out += &self.read("x", add.dtype, InPort::X);
-                out += &self.read("residual", add.residual(), InPort::Residual);
-                let (a, b, sum) = (type_name(add.dtype), type_name(add.residual()), type_name(add.sum()));
-                let _ =
-                    write!(out, "    Vector<{sum}> h[R::USED];\n    add_rows<{a}, {b}, {sum}, R>(h, x, residual);\n");
-                if self.norm.emit_sum {
-                    let to = type_name(add.emitted());
-                    let _ = writeln!(
-                        out,
-                        "    write_row<{to}, {sum}, R, {aligned}>({}, h, at);",
-                        self.out_pointer(OutPort::Sum)
-                    );
-                }
+            let _ = write!(
+                out,
+                "    const i64 blocks = (p.rows[{j}] + {}) / {rows};\n    int turn = 0;\n   {fetch}\n    \
+                 while (block < blocks) {{\n    const Place at = place(block);\n    arrived();\n",
+                rows - 1
+            );
+        } else {
+            out += "    const Place at = place(block);\n";
+        }
+        for (name, dtype, port) in &read {
+            out += &self.read(name, *dtype, *port);
+        }
+        if let Prologue::ResidualAdd(add) = self.norm.prologue {
+            let (a, b, sum) = (type_name(add.dtype), type_name(add.residual()), type_name(add.sum()));
+            let _ = write!(out, "    Vector<{sum}> h[R::USED];\n    add_rows<{a}, {b}, {sum}, R>(h, x, residual);\n");
+            if self.norm.emit_sum {
+                let to = type_name(add.emitted());
+                let _ = writeln!(
+                    out,
+                    "    write_row<{to}, {sum}, R, {aligned}>({}, h, at);",
+                    self.out_pointer(OutPort::Sum)
+                );
             }
         }
-        for k in siblings {
-            out += &self.sibling(*k, type_name(read), rows);
+        for (i, k) in siblings.iter().enumerate() {
+            // The rows have been read once the first sum of squares is there.
+            let next = if self.shape.streams && i == 0 {
+                format!("        block += gridDim.x;\n        if (block < blocks) {{{fetch} }}\n")
+            } else {
+                String::new()
+            };
+            out += &self.sibling(*k, type_name(first.input), rows, &next);
+        }
+        if self.shape.streams {
+            out += "    turn ^= 1;\n    }\n";
         }
         out + "}\n\n"
     }
 
-    fn sibling(&self, k: usize, read: &str, rows: u32) -> String {
+    fn sibling(&self, k: usize, read: &str, rows: u32, next: &str) -> String {
         let aligned = self.shape.aligned;
         let s = &self.norm.siblings[k];
         let (compute, squares, y) = (type_name(s.compute), type_name(s.squares()), type_name(s.output));
-        let mut out = format!("    {{\n        __shared__ float partials[{rows}][R::WARPS * 32];\n");
+        // Of rows one after another, every second shares what it is summed in: between two of them all threads have met.
+        let (turns, turn) = if self.shape.streams { ("[2]", "[turn]") } else { ("", "") };
+        let mut out = format!("    {{\n        __shared__ float partials{turns}[{rows}][R::WARPS * 32];\n");
         let _ = writeln!(
             out,
             "        const auto weights = read_weights<Norm{k}, R, {aligned}>({}, at);",
@@ -160,8 +197,9 @@ impl Kernel<'_> {
         );
         let _ = writeln!(
             out,
-            "        const float sum = sum_of_squares<{compute}, {squares}, {read}, R>(h, partials[local], at);"
+            "        const float sum = sum_of_squares<{compute}, {squares}, {read}, R>(h, partials{turn}[local], at);"
         );
+        out += next;
         let _ = write!(
             out,
             "        Vector<{y}> y[R::USED];\n        normalise<Norm{k}, {read}, R, {aligned}>(y, h, sum, weights, at);\n",
@@ -176,8 +214,8 @@ impl Kernel<'_> {
         for e in 0..s.epilogues.len() {
             let _ = write!(
                 out,
-                "        {{\n            __shared__ u32 extremes[{rows}][R::WARPS];\n            \
-                 quantise<Quant{k}_{e}, {y}, R, {aligned}>(y, {}, {}, {}, {}, extremes[local], at);\n        }}\n",
+                "        {{\n            __shared__ u32 extremes{turns}[{rows}][R::WARPS];\n            \
+                 quantise<Quant{k}_{e}, {y}, R, {aligned}>(y, {}, {}, {}, {}, extremes{turn}[local], at);\n        }}\n",
                 self.out_pointer(OutPort::Q(k, e)),
                 self.out_pointer(OutPort::Scale(k, e)),
                 self.in_pointer(InPort::Scale(k, e)),
@@ -189,9 +227,11 @@ impl Kernel<'_> {
 
     /// Blocks in order: those of the first job, then those of the second, and so on.
     fn entry(&self, jobs: &[Vec<usize>]) -> String {
+        let block = self.shape.block;
+        // Of blocks that take row after row, 512 threads a multiprocessor.
+        let bounds = if self.shape.streams { format!("{block}, {}", (512 / block).max(1)) } else { block.to_string() };
         let mut out = format!(
-            "extern \"C\" __global__ void __launch_bounds__({}) {ENTRY}(const __grid_constant__ Params p) {{\n    begin();\n    i64 block = blockIdx.x;\n",
-            self.shape.block
+            "extern \"C\" __global__ void __launch_bounds__({bounds}) {ENTRY}(const __grid_constant__ Params p) {{\n    begin();\n    i64 block = blockIdx.x;\n"
         );
         for j in 0..jobs.len() {
             if j + 1 == jobs.len() {

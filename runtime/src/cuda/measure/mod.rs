@@ -164,14 +164,20 @@ impl Measured {
     /// What the columns of its line are.
     pub fn header() -> String {
         let columns = ["us", "+-", "limit", "ratio", "(pdl)", "limit", "ratio"].map(|c| format!("{c:>7}")).join(" ");
-        format!("{:<34} {:>6} {:>6} {columns}  threads a row / a block, + weights ahead", "op", "N", "M")
+        format!(
+            "{:<34} {:>6} {:>6} {columns}  threads a row / a block, + weights ahead, * row after row",
+            "op", "N", "M"
+        )
     }
 }
 
 impl fmt::Display for Measured {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { op, rows, plain, early } = self;
-        let shape = |s: &LaunchShape| format!("{}/{}{}", s.jobs[0].threads, s.block, if s.ahead { "+" } else { "" });
+        let shape = |s: &LaunchShape| {
+            let (ahead, streams) = (if s.ahead { "+" } else { "" }, if s.streams { "*" } else { "" });
+            format!("{}/{}{ahead}{streams}", s.jobs[0].threads, s.block)
+        };
         write!(
             f,
             "{op:<34} {:>6} {rows:>6} {:>7.2} {:>6.1}% ",

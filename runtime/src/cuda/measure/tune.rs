@@ -46,7 +46,13 @@ pub fn shapes(op: &Op) -> Vec<LaunchShape> {
                 continue;
             }
             for ahead in [false, true] {
-                all.push(LaunchShape { block, jobs: vec![Threads { threads }; jobs], aligned: true, ahead });
+                all.push(LaunchShape {
+                    block,
+                    jobs: vec![Threads { threads }; jobs],
+                    aligned: true,
+                    ahead,
+                    streams: false,
+                });
             }
         }
     }
