@@ -227,6 +227,9 @@ fn explain_tells_of_every_anchor_and_of_one_node() {
     let one = normfuse(["explain", s(&m), "--node", inner]).code(0);
     assert!(one.stdout.contains("fused by") && one.stdout.contains(site["op"].as_str().unwrap()), "{}", one.stdout);
     normfuse(["explain", s(&m), "--node", &format!("{inner}x")]).code(2).says(inner);
+    let columns = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/in/fuse/scales_by_columns.nf");
+    let told = normfuse(["explain", s(&columns)]).code(0).stdout;
+    assert!(told.contains("cast f8e4m3fn; scales column-major\n"), "{told}");
 }
 
 #[test]

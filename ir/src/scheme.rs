@@ -353,7 +353,11 @@ impl Scheme {
         if self.compute != DType::F32 {
             write!(out, "; in {}", self.compute)?;
         }
-        Ok(())
+        out.write_str(match self.layout {
+            ScaleLayout::RowMajor => "",
+            ScaleLayout::ColumnMajor => "; scales column-major",
+            ScaleLayout::TmaAligned => "; scales column-major, columns aligned to 4",
+        })
     }
 
     fn write_chain(&self, steps: &[Step], out: &mut impl fmt::Write) -> fmt::Result {
