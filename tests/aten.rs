@@ -66,6 +66,11 @@ fn complex_numbers_are_pairs() {
 }
 
 #[test]
+fn arguments_that_are_no_tensors_are_part_of_the_program() {
+    as_torch("constants");
+}
+
+#[test]
 fn einsum_is_transposes_and_a_product() {
     as_torch("einsum");
 }

@@ -52,6 +52,14 @@ class Put(nn.Module):
         return y, z, w, x
 
 
+class Constants(nn.Module):
+    """Arguments that are no tensors are numbers of the program; and `square`, also where it is rounded."""
+
+    def forward(self, x, mask=None, use_cache=False, names="a", count=3):
+        y = x if mask is None or use_cache else x + mask
+        return y.square(), torch.square(y.bfloat16()).float() * count
+
+
 class Lookup(nn.Module):
     def forward(self, x, i, j):
         return x[i, j], x[:, i, j], x[i, :, j], x[:, :, j], x[i, :2], x[i[:, None], j[None, :]]
@@ -138,12 +146,14 @@ def main():
         "whole": (Whole(), dict(i=torch.tensor([-7, 7, -6, 0, 5]), j=torch.tensor([2, -2, 3, 5, -1])), ({0: n}, {0: n})),
         "bits": (Bits(), dict(x=torch.randn(3, 4) * 1e3, i=torch.tensor([-7, 5, 2**62, -2**63])), None),
         "modes": (Modes(), dict(x=torch.randn(4, 3)), ({0: n},)),
+        "constants": (Constants(), dict(x=torch.randn(3, 5)), None),
         "pieces": (Pieces(), dict(a=torch.randn(3, 2), b=torch.randn(3, 3)), ({0: n}, {0: n})),
     }
     for name, (model, inputs, shapes) in cases.items():
         model.eval()
         want = [w.detach() for w in model(*inputs.values())]
-        program = torch.export.export(model, tuple(inputs.values()), dynamic_shapes=shapes)
+        fixed = dict(mask=None, use_cache=False, names="q", count=3) if name == "constants" else {}
+        program = torch.export.export(model, tuple(inputs.values()), fixed, dynamic_shapes=shapes)
         for p, ending in [(program, "pt2"), (program.run_decompositions(), "decomposed.pt2")]:
             for node in p.graph.nodes:
                 node.meta.pop("stack_trace", None)

@@ -338,3 +338,30 @@ fn a_layer_that_cannot_be_quantised_so_is_named() {
     let none = "graph \"g\"\ninput %x: bf16[2, 32]\ninput %w: bf16[32, 4]\n%y = matmul(%x, %w)\noutput %y\n";
     refused(none, &["no product with a parameter `MODULE.weight`"]);
 }
+
+/// A decomposed product of three axes multiplies with a batch of copies of the weight; copies of one that was not turned
+/// are no layer.
+#[test]
+fn a_weight_that_is_repeated_a_batch_is_one() {
+    let shape = "const %sizes: i64[3] = [2, 128, 64]\n%batch = reshape(%h, %three)\n";
+    let three = "const %three: i64[3] = [2, -1, 128]\n";
+    let source = MODEL.replace("tokens", "6").replace(
+        "%down = matmul(%h, %down.t)",
+        &format!("{three}{shape}%copies = expand(%down.t, %sizes)\n%down = matmul(%batch, %copies)"),
+    );
+    let config = json!({"quant_method": "fp8", "weight_block_size": [128, 128], "activation_scheme": "dynamic"});
+    let modules = |source: &str| {
+        let mut graph = text::parse(source, &mut |_| unreachable!("no weights")).unwrap();
+        let parameters: Vec<ValueId> = graph.inputs()[1..].to_vec();
+        let made: Vec<(ValueId, Tensor)> = parameters.into_iter().map(|v| (v, noise(&graph, v))).collect();
+        graph.set_consts(made);
+        let quantised = quantise(&mut graph, &config).unwrap();
+        quantised.parameters.into_iter().map(|(name, _)| name).collect::<Vec<_>>()
+    };
+    assert!(modules(&source).contains(&"model.mlp.down_proj.weight".to_owned()));
+    let unturned = source
+        .replace("bf16[64, 128]", "bf16[128, 64]")
+        .replace("%down.t = transpose(%model.mlp.down_proj.weight) {perm=[1, 0]}\n", "")
+        .replace("expand(%down.t,", "expand(%model.mlp.down_proj.weight,");
+    assert!(!modules(&unturned).contains(&"model.mlp.down_proj.weight".to_owned()));
+}

@@ -46,6 +46,9 @@ pub fn known(number: i64) -> Option<DType> {
         30 => DType::F8E5M2,
         31 => DType::F8E4M3FNUZ,
         32 => DType::F8E5M2FNUZ,
+        33 => DType::F8E8M0,
+        34 => DType::U32,
+        35 => DType::U64,
         _ => return None,
     })
 }

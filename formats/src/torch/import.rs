@@ -90,6 +90,7 @@ impl<'p> Importer<'p, '_> {
                     Argument::None | Argument::Int(_) | Argument::Float(_) | Argument::Bool(_) | Argument::Text(_),
                 )
                 | InputSpec::Tensor { .. } => {}
+                InputSpec::Other(kind) if kind == "constant_input" => {}
                 InputSpec::User(Argument::SymInt(SymArgument::Name(name))) => {
                     let e = FormatError::mismatch("inputs that are tensors", "a number of the caller's");
                     return Err(at_input(e, name).hint("pass sizes as shapes of tensors"));

@@ -76,7 +76,10 @@ fn product(graph: &Graph, id: NodeId, node: &Node) -> Option<(ValueId, Product)>
     let (x, right) = (node.input(0)?, node.input(1)?);
     let weight =
         match &node.op {
-            Op::MatMul => transposed(graph, right).unwrap_or(right),
+            Op::MatMul => match repeated(graph, right) {
+                Some(matrix) => transposed(graph, matrix)?,
+                None => transposed(graph, right).unwrap_or(right),
+            },
             Op::Gemm { alpha, beta, trans_a: false, trans_b } if alpha.get() == 1.0 && beta.get() == 1.0 => {
                 if *trans_b { right } else { transposed(graph, right)? }
             }
@@ -93,6 +96,15 @@ fn product(graph: &Graph, id: NodeId, node: &Node) -> Option<(ValueId, Product)>
     let rank = ty.shape.as_ref().map(Shape::rank);
     let result = *node.outputs.first()?;
     Some((weight, Product { node: id, x, rank, dtype, result, bias: node.input(2) }))
+}
+
+/// The matrix of which a value is a batch of copies: a decomposed product of three axes expands its weight.
+fn repeated(graph: &Graph, value: ValueId) -> Option<ValueId> {
+    let node = graph.node(graph.producer(value)?.0);
+    let shape = |v: ValueId| graph.value(v).ty.shape.as_ref();
+    let matrix = node.input(0)?;
+    let (own, all) = (shape(matrix)?, shape(value)?);
+    (matches!(node.op, Op::Expand) && own.rank() == 2 && all.0.ends_with(&own.0)).then_some(matrix)
 }
 
 fn transposed(graph: &Graph, value: ValueId) -> Option<ValueId> {
@@ -144,14 +156,17 @@ fn listed<'n>(node: &'n Node, key: &str) -> impl DoubleEndedIterator<Item = &'n 
     (1..parts.len()).step_by(2).map(|i| parts[i]).collect::<Vec<_>>().into_iter()
 }
 
-/// A reader of the weight that is none of the layer's products, or a transposition for one.
+/// A reader of the weight that is none of the layer's products, or a transposition or copies of it for one.
 fn other_reader(graph: &Graph, linear: &Linear) -> Option<String> {
-    let ours = |id: NodeId| linear.products.iter().any(|p| p.node == id);
-    let other = graph.uses(linear.weight).map(|(id, _)| id).find(|id| {
-        let node = graph.node(*id);
-        let feeds = |v: &ValueId| graph.uses(*v).all(|(user, _)| ours(user)) && !graph.is_output(*v);
-        !(ours(*id) || matches!(node.op, Op::Transpose { .. }) && node.outputs.iter().all(feeds))
-    });
+    let other = graph.uses(linear.weight).map(|(id, _)| id).find(|id| !serves(graph, linear, *id));
     let result = || graph.is_output(linear.weight).then(|| "a result of the graph".to_owned());
     other.map(|id| graph.node(id).name.clone()).or_else(result)
+}
+
+/// True for a product of the layer, and for what only brings the weight there.
+fn serves(graph: &Graph, linear: &Linear, id: NodeId) -> bool {
+    let node = graph.node(id);
+    let feeds = |v: &ValueId| !graph.is_output(*v) && graph.uses(*v).all(|(user, _)| serves(graph, linear, user));
+    linear.products.iter().any(|p| p.node == id)
+        || (matches!(node.op, Op::Transpose { .. } | Op::Expand) && node.outputs.iter().all(feeds))
 }

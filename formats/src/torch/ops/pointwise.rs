@@ -87,6 +87,10 @@ pub fn op<'p>(c: &mut Call<'_, 'p>, name: &str) -> Result<Option<Outcome<'p>>, R
             c.b.arithmetic(op, Operand::Tensor(a), Operand::Tensor(b))?
         }
         ("pow", "Tensor_Scalar") => power(c)?,
+        ("square", "default") => {
+            let x = c.tensor("self")?;
+            c.b.arithmetic(BinaryOp::Mul, Operand::Tensor(x), Operand::Tensor(x))?
+        }
         ("pow", "Tensor_Tensor") => {
             let (a, b) = (c.tensor("self")?, c.tensor("exponent")?);
             c.b.arithmetic(BinaryOp::Pow, Operand::Tensor(a), Operand::Tensor(b))?
