@@ -87,10 +87,7 @@ pub fn op<'p>(c: &mut Call<'_, 'p>, name: &str) -> Result<Option<Outcome<'p>>, R
             c.b.arithmetic(op, Operand::Tensor(a), Operand::Tensor(b))?
         }
         ("pow", "Tensor_Scalar") => power(c)?,
-        ("square", "default") => {
-            let x = c.tensor("self")?;
-            c.b.arithmetic(BinaryOp::Mul, Operand::Tensor(x), Operand::Tensor(x))?
-        }
+        ("square", "default") => square(c)?,
         ("pow", "Tensor_Tensor") => {
             let (a, b) = (c.tensor("self")?, c.tensor("exponent")?);
             c.b.arithmetic(BinaryOp::Pow, Operand::Tensor(a), Operand::Tensor(b))?
@@ -292,6 +289,11 @@ fn log_of_one_more(c: &mut Call<'_, '_>) -> Result<ValueId, Reject> {
     let tiny = c.b.binary(BinaryOp::Equal, u, one)?;
     let y = c.b.one(Op::Where, &[tiny, x, y])?;
     Ok(c.b.cast(y, dtype)?)
+}
+
+fn square(c: &mut Call<'_, '_>) -> Result<ValueId, Reject> {
+    let x = c.tensor("self")?;
+    c.b.arithmetic(BinaryOp::Mul, Operand::Tensor(x), Operand::Tensor(x))
 }
 
 /// ATen computes some exponents by other ops than a power.
