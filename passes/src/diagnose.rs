@@ -449,38 +449,27 @@ pub fn centred(graph: &Graph, row: ValueId) -> Option<NodeId> {
     (is_mean && of == origin(graph, graph.node(id).input(0)?)).then_some(id)
 }
 
-/// Back through views and casts.
+/// Back through views and casts: each such node, and what it reads.
+fn back(graph: &Graph, value: ValueId) -> impl Iterator<Item = (NodeId, ValueId)> + '_ {
+    let before = |value: ValueId| {
+        let (id, op) = producer_op(graph, value)?;
+        let through = is_view(graph, id) || matches!(op, Op::Cast { .. } | Op::Expand);
+        Some((id, graph.node(id).input(0).filter(|_| through)?))
+    };
+    std::iter::successors(before(value), move |(_, read)| before(*read)).take(16)
+}
+
+/// What a value is, back through views and casts.
 fn origin(graph: &Graph, value: ValueId) -> ValueId {
-    let mut value = value;
-    for _ in 0..16 {
-        match producer_op(graph, value) {
-            Some((id, op)) if is_view(graph, id) || matches!(op, Op::Cast { .. } | Op::Expand) => {
-                match graph.node(id).input(0) {
-                    Some(v) => value = v,
-                    None => break,
-                }
-            }
-            _ => break,
-        }
-    }
-    value
+    back(graph, value).last().map_or(value, |(_, read)| read)
 }
 
 /// True if a cast on the way back to the origin does not hold every number that it is given.
 fn loses_bits(graph: &Graph, value: ValueId) -> bool {
-    let mut value = value;
-    for _ in 0..16 {
-        let Some((id, op)) = producer_op(graph, value) else { return false };
-        let Some(x) = graph.node(id).input(0) else { return false };
-        match op {
-            Op::Cast { to, .. } if typed(graph, x).is_some_and(|(from, _)| !from.embeds_in(*to)) => return true,
-            Op::Cast { .. } | Op::Expand => {}
-            _ if is_view(graph, id) => {}
-            _ => return false,
-        }
-        value = x;
-    }
-    false
+    back(graph, value).any(|(id, read)| match &graph.node(id).op {
+        Op::Cast { to, .. } => typed(graph, read).is_some_and(|(from, _)| !from.embeds_in(*to)),
+        _ => false,
+    })
 }
 
 /// True for a weight as it comes: a stored or passed vector.

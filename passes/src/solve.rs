@@ -139,6 +139,7 @@ fn facts_of_leaves(e: &Expr, leaves: &mut Vec<LeafFacts>) {
         _ => {}
     }
 }
+
 /// Drops readings whose product is among another one's casts: a product of 16-bit values that is rounded to f32 and then to
 /// 16 bits is a product in 16 bits, too.
 fn one_a_result(found: Vec<NormMatch>) -> Vec<NormMatch> {

@@ -29,14 +29,7 @@ pub fn is_view(graph: &Graph, id: NodeId) -> bool {
             node.input(4).is_none_or(forwards) && shapes().is_some_and(|(a, b)| a == b)
         }
         // Axes of size 1 may go anywhere.
-        Op::Transpose { perm } => shapes().is_some_and(|(shape, _)| {
-            let reversed = || (0..shape.rank() as i64).rev().collect();
-            let moved = perm.clone().unwrap_or_else(reversed).into_iter().filter(|axis| {
-                let size = usize::try_from(*axis).ok().and_then(|a| shape.0.get(a));
-                size.is_none_or(|d| d.as_const() != Some(1))
-            });
-            moved.is_sorted()
-        }),
+        Op::Transpose { perm } => shapes().is_some_and(|(shape, _)| moved(shape, perm.as_deref()).is_sorted()),
         Op::Expand => shapes().is_some_and(|(a, b)| {
             let fixed = a.numel().as_const();
             without_leading_ones(a) == without_leading_ones(b) || (fixed.is_some() && fixed == b.numel().as_const())
@@ -46,6 +39,15 @@ pub fn is_view(graph: &Graph, id: NodeId) -> bool {
         Op::Split { outputs, .. } => *outputs == 1,
         _ => false,
     }
+}
+
+/// The axes in the order in which a transposition has them, but for those of size 1, which may go anywhere.
+pub fn moved(shape: &Shape, perm: Option<&[i64]>) -> Vec<usize> {
+    let axes: Vec<usize> = match perm {
+        Some(perm) => perm.iter().filter_map(|a| usize::try_from(*a).ok()).collect(),
+        None => (0..shape.rank()).rev().collect(),
+    };
+    axes.into_iter().filter(|a| shape.0.get(*a).is_none_or(|d| d.as_const() != Some(1))).collect()
 }
 
 /// The sizes from the first on that is not 1: further axes of size 1 in front do not change the flat array.

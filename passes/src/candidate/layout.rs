@@ -2,12 +2,10 @@
 
 use std::sync::Arc;
 
-use normfuse_ir::{
-    Descriptor, Granularity, Graph, NodeId, Op, Scheme, Shape, ValueId, fused::OutPort, scheme::ScaleLayout,
-};
+use normfuse_ir::{Descriptor, Granularity, Graph, NodeId, Op, Scheme, ValueId, fused::OutPort, scheme::ScaleLayout};
 
 use super::Candidate;
-use crate::{Options, region::typed};
+use crate::{Options, region::typed, views::moved};
 
 /// Settles the layouts of a candidate's scales: column-major where all that the graph does with them is to transpose
 /// them, so that the transposition moves nothing, and row-major elsewhere or if the host has no such op.
@@ -69,12 +67,7 @@ fn groups_first(graph: &Graph, id: NodeId) -> bool {
     let node = graph.node(id);
     let Op::Transpose { perm } = &node.op else { return false };
     let Some((_, shape)) = node.input(0).and_then(|v| typed(graph, v)) else { return false };
-    let moves = |shape: &Shape, axis: usize| shape.0.get(axis).is_some_and(|d| d.as_const() != Some(1));
-    let axes: Vec<usize> = match perm {
-        Some(perm) => perm.iter().filter_map(|a| usize::try_from(*a).ok()).collect(),
-        None => (0..shape.rank()).rev().collect(),
-    };
-    let found: Vec<usize> = axes.into_iter().filter(|a| moves(shape, *a)).collect();
-    let Some(groups) = shape.rank().checked_sub(1).filter(|last| moves(shape, *last)) else { return false };
-    found.len() > 1 && found[0] == groups && found[1..].is_sorted()
+    let moved = moved(shape, perm.as_deref());
+    let groups = shape.rank().checked_sub(1);
+    moved.len() > 1 && moved.first().copied() == groups && moved[1..].is_sorted()
 }

@@ -7,14 +7,12 @@ use normfuse_ir::{
 };
 
 use super::{
-    shape::LaunchShape,
+    shape::{LaunchShape, VECTOR},
     source::{Params, jobs},
 };
 
 /// Where vectors begin, in bytes, for kernels that read and write them whole.
 const VECTOR_ALIGNMENT: u64 = 16;
-/// Elements in a vector.
-const VECTOR: u64 = 8;
 
 /// Memory of a GPU, whoever owns it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -5,11 +5,12 @@ use normfuse_ir::{
     scheme::{Origin, Packing},
 };
 
+use super::shape::VECTOR;
+
 /// Widest row: its elements stay in registers of one block.
 const MAX_WIDTH: u64 = 65_536;
-/// Elements in a vector, and threads in a warp.
-const VECTOR: u32 = 8;
-const WARP: u32 = 32;
+/// Threads in a warp.
+const WARP: u64 = 32;
 
 /// Says whether a GPU runs a descriptor, and if not, what stands in the way.
 ///
@@ -39,7 +40,7 @@ fn quantiser(scheme: &Scheme, width: u64) -> Result<(), String> {
         (Granularity::Tensor, Origin::Amax | Origin::Range) => {
             return Err("granularity: no kernel computes the scale of a whole tensor".into());
         }
-        (Granularity::Group(g), _) if !(g.is_power_of_two() && (VECTOR..=VECTOR * WARP).contains(&g)) => {
+        (Granularity::Group(g), _) if !(g.is_power_of_two() && (VECTOR..=VECTOR * WARP).contains(&u64::from(g))) => {
             return Err(format!("granularity: the kernels take groups of 8, 16, 32, 64, 128 or 256, found {g}"));
         }
         _ => {}
