@@ -327,6 +327,29 @@ impl FusedNorm {
         }
     }
 
+    /// Dtype of an operand; `None` for one that the op does not have.
+    pub fn operand_dtype(&self, port: InPort) -> Option<DType> {
+        let sibling = self.siblings.get(port.sibling())?;
+        match port {
+            InPort::X | InPort::Residual | InPort::Rows(_) => self.rows_dtype(port),
+            InPort::Weight(_) => sibling.weight.map(|w| w.dtype),
+            InPort::Scale(_, e) => sibling.epilogues.get(e)?.given,
+            InPort::ZeroPoint(_, e) => Some(sibling.epilogues.get(e)?.element),
+        }
+    }
+
+    /// Elements in a row of an operand, or in one that is no rows; `None` for one that the op does not have.
+    pub fn operand_width(&self, port: InPort) -> Option<u64> {
+        let sibling = self.siblings.get(port.sibling())?;
+        match port {
+            InPort::Scale(_, e) | InPort::ZeroPoint(_, e) => {
+                let channels = sibling.epilogues.get(e)?.granularity == Granularity::Channel;
+                Some(if channels { sibling.width } else { 1 })
+            }
+            _ => Some(sibling.width),
+        }
+    }
+
     /// Results in their fixed order: the sum, then per sibling the normed value and, an epilogue at a time, q, scale and
     /// zero point.
     pub fn out_ports(&self) -> Vec<OutPort> {
@@ -410,6 +433,16 @@ impl FusedNorm {
             s.check(&format!("siblings[{k}]"), sum)?;
         }
         Ok(())
+    }
+}
+
+impl InPort {
+    /// The sibling that reads it; the first for what siblings share.
+    pub const fn sibling(self) -> usize {
+        match self {
+            Self::X | Self::Residual => 0,
+            Self::Rows(k) | Self::Weight(k) | Self::Scale(k, _) | Self::ZeroPoint(k, _) => k,
+        }
     }
 }
 

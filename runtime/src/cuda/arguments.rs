@@ -1,7 +1,7 @@
 //! What a launch reads and writes, as its caller has it: memory of the GPU, checked against the descriptor.
 
 use normfuse_ir::{
-    DType, Error, ErrorKind, FusedNorm, Granularity, Result,
+    DType, Error, ErrorKind, FusedNorm, Result,
     fused::{InPort, OutPort},
     scheme::ScaleLayout,
 };
@@ -83,6 +83,8 @@ struct Read {
     region: Region,
     /// Of rows, whose they are, and the bytes of a row where they lie one behind the other.
     rows: Option<(usize, Option<u64>)>,
+    /// Elements from one row to the next; 0 of what is no rows.
+    stride: u64,
 }
 
 impl Arguments {
@@ -103,7 +105,7 @@ impl Arguments {
         let mut strides = Vec::new();
         for (port, operand) in norm.in_ports().into_iter().zip(&self.inputs) {
             let found = input(norm, port, *operand, &rows, shape.aligned).map_err(|e| e.at_port(port.to_string()))?;
-            strides.push(found.rows.map_or(0, |_| operand.stride.unwrap_or_else(|| width(norm, port))));
+            strides.push(found.stride);
             read.push((port, found));
         }
         let mut written: Vec<(OutPort, Region)> = Vec::new();
@@ -146,18 +148,6 @@ fn overlap(other: &str) -> Error {
         .hint("a result may only lie on rows that it has the address and the size of")
 }
 
-/// Elements in a row, or in an operand that is none.
-fn width(norm: &FusedNorm, port: InPort) -> u64 {
-    let (InPort::Rows(k) | InPort::Weight(k) | InPort::Scale(k, _) | InPort::ZeroPoint(k, _)) = port else {
-        return norm.siblings[0].width;
-    };
-    let sibling = &norm.siblings[k];
-    match port {
-        InPort::Scale(_, e) | InPort::ZeroPoint(_, e) if sibling.epilogues[e].granularity != Granularity::Channel => 1,
-        _ => sibling.width,
-    }
-}
-
 fn input(
     norm: &FusedNorm,
     port: InPort,
@@ -165,15 +155,11 @@ fn input(
     rows: &impl Fn(usize) -> u64,
     aligned: bool,
 ) -> Result<Read> {
-    let (k, dtype, vectors) = match port {
-        InPort::X | InPort::Residual => (0, norm.rows_dtype(port), true),
-        InPort::Rows(k) => (k, norm.rows_dtype(port), true),
-        InPort::Weight(k) => (k, norm.siblings[k].weight.map(|w| w.dtype), true),
-        InPort::Scale(k, e) => (k, norm.siblings[k].epilogues[e].given, false),
-        InPort::ZeroPoint(k, e) => (k, Some(norm.siblings[k].epilogues[e].element), false),
-    };
-    let bits = dtype.unwrap_or(DType::F32).bits() as u64;
-    let (n, many) = (width(norm, port), rows(k));
+    let k = port.sibling();
+    let vectors = !matches!(port, InPort::Scale(..) | InPort::ZeroPoint(..));
+    let none = || Error::new(ErrorKind::Structure, format!("the descriptor has no operand {port}"));
+    let (dtype, n) = norm.operand_dtype(port).zip(norm.operand_width(port)).ok_or_else(none)?;
+    let (bits, many) = (dtype.bits() as u64, rows(k));
     let is_rows = norm.rows_dtype(port).is_some();
     let stride = operand.stride.unwrap_or(n);
     let elements = match (is_rows, many) {
@@ -190,7 +176,8 @@ fn input(
         let message = format!("expected rows at multiples of {VECTOR_ALIGNMENT} bytes, found them {pitch} apart");
         return Err(Error::new(ErrorKind::Value, message).hint("compile the kernel for unaligned rows"));
     }
-    Ok(Read { region, rows: is_rows.then(|| (k, (stride == n).then_some(pitch))) })
+    let rows = is_rows.then(|| (k, (stride == n).then_some(pitch)));
+    Ok(Read { region, rows, stride: if is_rows { stride } else { 0 } })
 }
 
 /// The memory of a result that is written, and the bytes of a row of it.

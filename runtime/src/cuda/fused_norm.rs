@@ -137,40 +137,19 @@ impl FusedNormKernel {
 
     fn expect(&self, port: InPort, tensor: &Tensor) -> Result<()> {
         let norm = &self.norm;
-        let bad = |kind, message: String| Err(Error::new(kind, message));
-        let dtype = |d: DType| match tensor.dtype() {
-            found if found == d => Ok(()),
-            found => bad(ErrorKind::DType, format!("expected {d}, found {found}")),
-        };
-        let width = |k: usize| norm.siblings[k].width as usize;
-        let one_or_row = |k: usize, channels: bool| match tensor.len() {
-            n if n == if channels { width(k) } else { 1 } => Ok(()),
-            n => bad(ErrorKind::Shape, format!("expected {} elements, found {n}", if channels { width(k) } else { 1 })),
-        };
-        match port {
-            InPort::X | InPort::Residual | InPort::Rows(_) => {
-                let k = if let InPort::Rows(k) = port { k } else { 0 };
-                dtype(norm.rows_dtype(port).unwrap_or(norm.siblings[k].input))?;
-                if tensor.shape().last() != Some(&width(k)) {
-                    return bad(ErrorKind::Shape, format!("expected rows of {}, found {:?}", width(k), tensor.shape()));
-                }
-                Ok(())
-            }
-            InPort::Weight(k) => {
-                dtype(norm.siblings[k].weight.map_or(DType::F32, |w| w.dtype))?;
-                one_or_row(k, true)
-            }
-            InPort::Scale(k, e) => {
-                let scheme = &norm.siblings[k].epilogues[e];
-                dtype(scheme.given.unwrap_or(DType::F32))?;
-                one_or_row(k, scheme.granularity == normfuse_ir::Granularity::Channel)
-            }
-            InPort::ZeroPoint(k, e) => {
-                let scheme = &norm.siblings[k].epilogues[e];
-                dtype(scheme.element)?;
-                one_or_row(k, scheme.granularity == normfuse_ir::Granularity::Channel)
-            }
+        let none = || Error::new(ErrorKind::Structure, "the descriptor has no such operand");
+        let (dtype, width) = norm.operand_dtype(port).zip(norm.operand_width(port)).ok_or_else(none)?;
+        if tensor.dtype() != dtype {
+            return Err(Error::new(ErrorKind::DType, format!("expected {dtype}, found {}", tensor.dtype())));
         }
+        let width = width as usize;
+        let message = if norm.rows_dtype(port).is_some() {
+            let fits = tensor.shape().last() == Some(&width);
+            (!fits).then(|| format!("expected rows of {width}, found {:?}", tensor.shape()))
+        } else {
+            (tensor.len() != width).then(|| format!("expected {width} elements, found {}", tensor.len()))
+        };
+        message.map_or(Ok(()), |message| Err(Error::new(ErrorKind::Shape, message)))
     }
 
     /// Dtype and shape of a result.
