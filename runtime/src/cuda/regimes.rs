@@ -15,10 +15,10 @@
 
 use std::{fmt, str::FromStr, sync::OnceLock};
 
-use normfuse_ir::{DType, Error, ErrorKind, FusedNorm, Granularity, Result, fused::Prologue, scheme::Origin};
+use normfuse_ir::{Error, ErrorKind, FusedNorm, Granularity, Result, fused::Prologue, scheme::Origin};
 
 use super::{
-    shape::{LaunchShape, MAX_THREADS, Threads, VECTOR, fits_ahead},
+    shape::{LaunchShape, MAX_THREADS, Threads, VECTOR, fits_ahead, weighed},
     source::jobs,
 };
 
@@ -223,17 +223,6 @@ impl Regimes {
             _ => Some(*e),
         })
     }
-}
-
-/// A sibling's width, in elements of 16 bits.
-fn weighed(norm: &FusedNorm, k: usize) -> u64 {
-    let sibling = &norm.siblings[k];
-    let residual = match norm.prologue {
-        Prologue::ResidualAdd(add) => [add.dtype, add.residual()],
-        Prologue::None => [sibling.input; 2],
-    };
-    let wide = [sibling.input, sibling.output, sibling.product()].iter().chain(&residual).any(|d| *d == DType::F32);
-    if wide { sibling.width * 2 } else { sibling.width }
 }
 
 /// The threads of an entry for a row of another width: about as many elements each, and no more vectors than fit.

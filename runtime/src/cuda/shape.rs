@@ -8,6 +8,8 @@ use super::source::jobs;
 pub const MAX_THREADS: u32 = 1024;
 /// Elements in a vector: a thread reads one at a time.
 pub(super) const VECTOR: u64 = 8;
+/// Most vectors of a thread in a block that streams: 8 do not fit its registers.
+const MOST_STREAMED: u64 = 7;
 /// Bytes of shared memory that a block has without asking.
 const SHARED: u64 = 48 << 10;
 
@@ -70,7 +72,10 @@ impl LaunchShape {
         let schemes = || norm.siblings.iter().flat_map(|s| &s.epilogues);
         let few_instructions = norm.prologue == Prologue::None && schemes().all(|s| s.element.bits() == 8);
         let pays = few_instructions && rows >= 1024 && (rows < 4096 || schemes().next().is_some());
-        self.streams = pays && self.can_stream(norm);
+        // A thread of a block that streams has 128 registers.
+        let widest = (0..norm.siblings.len()).map(|k| weighed(norm, k)).max().unwrap_or(0);
+        let fits = self.jobs.first().is_some_and(|job| widest <= MOST_STREAMED * VECTOR * u64::from(job.threads));
+        self.streams = pays && fits && self.can_stream(norm);
         self
     }
 
@@ -93,4 +98,15 @@ impl LaunchShape {
 /// True if a block's registers hold the weights of the widest row beside it.
 pub(super) fn fits_ahead(norm: &FusedNorm) -> bool {
     norm.siblings.iter().all(|s| s.width <= 16_384)
+}
+
+/// A sibling's width, in elements of 16 bits.
+pub(super) fn weighed(norm: &FusedNorm, k: usize) -> u64 {
+    let sibling = &norm.siblings[k];
+    let residual = match norm.prologue {
+        Prologue::ResidualAdd(add) => [add.dtype, add.residual()],
+        Prologue::None => [sibling.input; 2],
+    };
+    let wide = [sibling.input, sibling.output, sibling.product()].iter().chain(&residual).any(|d| *d == DType::F32);
+    if wide { sibling.width * 2 } else { sibling.width }
 }

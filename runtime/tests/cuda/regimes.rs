@@ -157,9 +157,8 @@ fn shapes_of_the_table() -> Vec<(Op, Vec<LaunchShape>)> {
     all.into_iter().map(|((class, width), shapes)| (op(class, width), shapes)).collect()
 }
 
-/// By one command, with every shape: no row goes to memory.
+/// With every shape: no row goes to memory.
 #[test]
-#[ignore = "compiles hundreds of kernels: minutes"]
 fn everything_that_the_table_can_choose_compiles_without_spills() {
     let Some(compiler) = or_skip(Compiler::load()) else { return };
     let mut count = 0;
