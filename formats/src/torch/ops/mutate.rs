@@ -125,6 +125,10 @@ fn interleaved(
     };
     let chosen = |i: i64| if i >= start && i < end && (i - start) % step == 0 { n + (i - start) / step } else { i };
     let places: Vec<i64> = (0..n).map(chosen).collect();
+    let replaced = places.iter().filter(|p| **p >= n).count();
+    if c.b.shape(new)?.get(axis).and_then(Dim::as_const) != Some(replaced as i64) {
+        return foreign(format!("`src` does not have {replaced} places for the range"));
+    }
     let places = c.b.constant("places", Tensor::from_i64(&[places.len()], &places));
     let axis = axis as i64;
     let both = c.b.one(Op::Concat { axis }, &[old, new])?;

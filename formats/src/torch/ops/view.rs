@@ -232,7 +232,7 @@ pub fn selected(shape: &[Dim], axis: i64, index: &Expr) -> Result<Part, Reject> 
     let axis = axis_of(axis, shape.len())?;
     let size = shape[axis].as_const();
     let index = index.dim().as_const().and_then(|i| if i < 0 { i.checked_add(size?) } else { Some(i) });
-    Ok(match index.filter(|i| *i >= 0 && size.is_none_or(|n| *i < n)) {
+    Ok(match index.filter(|i| (0..size.unwrap_or(i64::MAX)).contains(i)) {
         Some(index) => Part::Select { axis, index },
         None => Part::Other,
     })
