@@ -5,8 +5,9 @@ inputs and what torch computed.
   python3 -m venv venv && venv/bin/pip install torch==2.15.0 numpy==2.4.6
   venv/bin/python tests/aten/make.py [NAME ...]
 
-NAME.pt2 is the program as exported, NAME.decomposed.pt2 the same after run_decompositions(), where it then has other
-ops that are worth a test. NAME.npz has the inputs (`in.*`) and the results in their order (`out.*`). All are equal bit for bit.
+NAME.pt2 is the program as exported, NAME.decomposed.pt2 the same after run_decompositions(), where it then has
+other ops that are worth a test. NAME.npz has the inputs (`in.*`) and the results in their order (`out.*`). All are equal
+bit for bit.
 """
 
 import pathlib
@@ -134,7 +135,7 @@ class Numbers(nn.Module):
     def forward(self, x, r, n):
         c, s, h, x = self.C, x.shape[0], x.half(), x.bfloat16()
         return floats(x + c, x - c, c - x, c + x, x * c, c * x, c / x, x + r, x * r, r - x, r / x, h - c,
-                      torch.add(x, c, alpha=2), n + c, x * s, x**0.3)
+                      torch.add(x, c, alpha=2), torch.add(x, r, alpha=2), n + c, x * (s * 257), x**0.3)
 
     def want(self, x, r, n):
         c, s, h, x = self.C, x.shape[0], x.half().float(), x.bfloat16().float()
@@ -142,8 +143,8 @@ class Numbers(nn.Module):
         # Python's `c / x` is a product with the reciprocal.
         over = (1 / x).bfloat16().float() * c
         wide = (x + c, x - c, c - x, c + x, x * c, c * x, over, x + low, x * low, low - x, low / x)
-        return floats(*(v.bfloat16() for v in wide), (h - c).half(), (x + 2 * torch.tensor(c)).bfloat16(), n + c,
-                      (x * s).bfloat16(), (x**e).bfloat16())
+        return floats(*(v.bfloat16() for v in wide), (h - c).half(), (x + 2 * torch.tensor(c)).bfloat16(),
+                      (x + 2 * low).bfloat16(), n + c, (x * (s * 257)).bfloat16(), (x**e).bfloat16())
 
 
 class Norms(nn.Module):
@@ -290,12 +291,14 @@ def main():
         "constants": (Constants(), dict(x=torch.randn(3, 5)), None),
         "pieces": (Pieces(), dict(a=torch.randn(3, 2), b=torch.randn(3, 3)), ({0: n}, {0: n})),
         "narrow": (Narrow(), dict(x=edges, d=doubles), None),
-        "numbers": (Numbers(), dict(x=(torch.randn(8, 24) * 30).abs(), r=torch.tensor(0.101), n=torch.tensor([1, 2])), ({0: n}, None, None)),
+        "numbers": (Numbers(), dict(x=(torch.randn(8, 24) * 30).abs(), r=torch.tensor(0.101), n=torch.tensor([1, 2])),
+                    ({0: n}, None, None)),
         "norms": (Norms(), dict(x=whole(4, 8), w=whole(8), b=whole(8), d=whole(2, 8).double() * 2.0**-12), None),
         "sums": (Sums(), dict(x=torch.randn(3, 4) * 4, y=torch.randn(3, 4), i=torch.randint(-9, 9, (3, 4)),
                               j=torch.tensor([-3, 2, 5, -7]), r=torch.tensor(1.5)), None),
-        "heads": (Heads(), dict(q=30 * torch.eye(4)[torch.tensor([[2, 0, 1], [3, 3, 2]])], k=30 * torch.eye(4).expand(2, 4, 4)[:, :, [1, 0, 3, 2]],
-                                v=torch.randn(2, 4, 4), mask=torch.tensor([[[1, 0, 0, 1]] * 3, [[0, 1, 1, 1]] * 3]) > 0), None),
+        "heads": (Heads(), dict(q=30 * torch.eye(4)[torch.tensor([[2, 0, 1], [3, 3, 2]])],
+                                k=30 * torch.eye(4).expand(2, 4, 4)[:, :, [1, 0, 3, 2]], v=torch.randn(2, 4, 4),
+                                mask=torch.tensor([[[1, 0, 0, 1]] * 3, [[0, 1, 1, 1]] * 3]) > 0), None),
         "writes": (Writes(), dict(x=torch.randn(3, 4), y=torch.randn(3, 4)), None),
         "fresh": (Fresh(), dict(x=torch.randn(2, 3)), None),
         "complex_buffer": (ComplexBuffer(), dict(x=powers(2, 3, 8), ids=torch.tensor([2, 0, 1])), None),
