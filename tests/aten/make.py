@@ -135,7 +135,7 @@ class Numbers(nn.Module):
     def forward(self, x, r, n):
         c, s, h, x = self.C, x.shape[0], x.half(), x.bfloat16()
         return floats(x + c, x - c, c - x, c + x, x * c, c * x, c / x, x + r, x * r, r - x, r / x, h - c,
-                      torch.add(x, c, alpha=2), torch.add(x, r, alpha=2), n + c, x * (s * 257), x**0.3)
+                      torch.add(x, c, alpha=2), torch.add(x, r, alpha=64), n + c, x * (s * 257), x**0.3)
 
     def want(self, x, r, n):
         c, s, h, x = self.C, x.shape[0], x.half().float(), x.bfloat16().float()
@@ -144,7 +144,7 @@ class Numbers(nn.Module):
         over = (1 / x).bfloat16().float() * c
         wide = (x + c, x - c, c - x, c + x, x * c, c * x, over, x + low, x * low, low - x, low / x)
         return floats(*(v.bfloat16() for v in wide), (h - c).half(), (x + 2 * torch.tensor(c)).bfloat16(),
-                      (x + 2 * low).bfloat16(), n + c, (x * (s * 257)).bfloat16(), (x**e).bfloat16())
+                      (x + 64 * low).bfloat16(), n + c, (x * (s * 257)).bfloat16(), (x**e).bfloat16())
 
 
 class Norms(nn.Module):
