@@ -276,10 +276,12 @@ impl<'a> Binder<'a> {
 
     /// What the caller's rules name, and is not there.
     fn named_in_vain(&mut self, slots: &[Slot]) {
-        let leaves =
-            self.graph.values().filter(|(_, v)| !matches!(v.def, Def::Node { .. })).map(|(_, v)| v.name.as_str());
-        let leaves: BTreeSet<&str> = leaves.chain(slots.iter().map(|s| s.parameter.name.as_str())).collect();
-        let parameters = || leaves.iter().copied();
+        let parameters = || slots.iter().map(|s| s.parameter.name.as_str());
+        // Also what only its reader shows to be a weight.
+        let leaf = |name: &str| {
+            let mut leaves = self.graph.values().filter(|(_, v)| !matches!(v.def, Def::Node { .. }));
+            leaves.any(|(_, v)| is_within(&v.name, name))
+        };
         let tensors = || self.checkpoint.tensors().map(|(name, _)| name);
         let mut unknown = Vec::new();
         let mut parameter = |flag: &str, name: &str, known: bool| {
@@ -289,7 +291,7 @@ impl<'a> Binder<'a> {
             }
         };
         for name in &self.rules.allow_missing {
-            parameter("--allow-missing", name, parameters().any(|p| is_within(p, name)));
+            parameter("--allow-missing", name, leaf(name) || parameters().any(|p| is_within(p, name)));
         }
         for (name, _) in &self.rules.tied {
             parameter("--tied", name, parameters().any(|p| p == name));
