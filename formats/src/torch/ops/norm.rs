@@ -38,7 +38,8 @@ fn inner(dtype: DType) -> DType {
 }
 
 /// `x * rsqrt(mean(x*x) + eps) * weight` in f32, rounded once to the type of x (torch 2.9 and later). Without an eps it is
-/// the distance from 1 to the next number of the type that is computed in; torch before 2.7 took the type of x.
+/// the distance from 1 to the next number of the type that is computed in; before pytorch#142848 (torch 2.7) it was that
+/// of x's type.
 fn rms_norm(c: &mut Call<'_, '_>) -> Result<ValueId, Reject> {
     let x = c.tensor("input")?;
     let axes = c.ints("normalized_shape")?.len() as i64;
