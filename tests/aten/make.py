@@ -130,7 +130,7 @@ class Narrow(nn.Module):
 class Numbers(nn.Module):
     """Numbers and tensors of rank 0 beside 16-bit tensors: `want` is what CUDA kernels compute."""
 
-    C = 0.101
+    C = 10.1
 
     def forward(self, x, r, n):
         c, s, h, x = self.C, x.shape[0], x.half(), x.bfloat16()
@@ -291,7 +291,7 @@ def main():
         "constants": (Constants(), dict(x=torch.randn(3, 5)), None),
         "pieces": (Pieces(), dict(a=torch.randn(3, 2), b=torch.randn(3, 3)), ({0: n}, {0: n})),
         "narrow": (Narrow(), dict(x=edges, d=doubles), None),
-        "numbers": (Numbers(), dict(x=(torch.randn(8, 24) * 30).abs(), r=torch.tensor(0.101), n=torch.tensor([1, 2])),
+        "numbers": (Numbers(), dict(x=(torch.randn(8, 24) * 30).abs(), r=torch.tensor(10.1), n=torch.tensor([1, 2])),
                     ({0: n}, None, None)),
         "norms": (Norms(), dict(x=whole(4, 8), w=whole(8), b=whole(8), d=whole(2, 8).double() * 2.0**-12), None),
         "sums": (Sums(), dict(x=torch.randn(3, 4) * 4, y=torch.randn(3, 4), i=torch.randint(-9, 9, (3, 4)),
