@@ -5,10 +5,10 @@
 //!
 //! # Semantics
 //! Rows run along the last axis. For each row, with every operation rounded to the dtype that the field names:
-//! 1. `h = x`, or `h = round[sum](a + b)` with a residual prologue, handed out as `cast[emitted](h)`. Siblings read
-//!    `h`, or with [`Source::Separate`] each its own operand.
+//! 1. `h = x`; or `h = round[sum](a + b)` with a residual prologue, handed out as `cast[emitted](h)`; or the product of a
+//!    gated activation, as [`Gated`] says. Siblings read `h`, or with [`Source::Separate`] each its own operand.
 //! 2. In `compute` arithmetic: `ms = sum_tree(h*h) / N`, each square rounded to `squares`, `v = ms + eps`; then by
-//!    [`Root`] `n = h * (1 / sqrt(v))`, `n = h * rsqrt(v)` or `n = h / sqrt(v)`.
+//!    [`Root`] `n = h * (1 / sqrt(v))`, `n = h * rsqrt(v)` or `n = h / sqrt(v)`. Without a root there is no norm, and `n = h`.
 //! 3. `n = cast[normed](n)`; with a weight, `w = cast[product](w)`, plus one in that dtype if `plus_one`, and
 //!    `n = cast[product](n) * w`, rounded to `product`.
 //! 4. `y = cast[output](n)`: the normed value. Each epilogue quantises `y` under its [`Scheme`].
@@ -17,10 +17,17 @@
 
 use serde::{Deserialize, Serialize};
 
+pub use self::{
+    gated::{Activation, Gated},
+    ports::{InPort, OutPort},
+};
 use crate::{
     DType, Granularity, Scheme,
     scheme::{F32, Packing, ZeroPoint},
 };
+
+mod gated;
+mod ports;
 
 /// What happens before the norms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -30,6 +37,8 @@ pub enum Prologue {
     None,
     /// Two operands of one shape are added.
     ResidualAdd(ResidualAdd),
+    /// The activation of one operand is multiplied with another of its shape.
+    Gated(Gated),
 }
 
 /// The dtypes of a residual add. Nearly all have one dtype; what differs from it is said.
@@ -152,8 +161,9 @@ pub struct Sibling {
     pub squares: Option<DType>,
     /// Added to the mean square, in `compute`.
     pub eps: F32,
-    /// How the row is divided by its root mean square.
-    pub root: Root,
+    /// How the row is divided by its root mean square. Without one it is no norm, and the row is quantised, or scaled by the
+    /// weight, as it is: `eps` is 0, `squares` is left out and `compute` is the dtype of the rows.
+    pub root: Option<Root>,
     /// Dtype to which the normalised row is rounded before the weight.
     pub normed: DType,
     /// The weight, if there is one.
@@ -176,12 +186,25 @@ impl Sibling {
             compute: DType::F32,
             squares: None,
             eps: F32::new(1e-6),
-            root: Root::Rsqrt,
+            root: Some(Root::Rsqrt),
             normed: dtype,
             weight: Some(Weight { dtype, plus_one: false, product: None }),
             output: dtype,
             emit_normed: true,
             epilogues: Vec::new(),
+        }
+    }
+
+    /// Rows that are quantised as they are, with no norm and no weight.
+    pub fn undivided(width: u64, dtype: DType, epilogues: Vec<Scheme>) -> Self {
+        Self {
+            compute: dtype,
+            eps: F32::new(0.0),
+            root: None,
+            weight: None,
+            emit_normed: false,
+            epilogues,
+            ..Self::plain(width, dtype)
         }
     }
 
@@ -221,7 +244,17 @@ impl Sibling {
             }
         }
         if let Some(sum) = sum.filter(|d| *d != self.input) {
-            return Err(format!("{at}.input: expected {sum} as the sum is, found {}", self.input));
+            return Err(format!("{at}.input: expected {sum} as the prologue makes, found {}", self.input));
+        }
+        if self.root.is_none() {
+            let usual = Self::undivided(self.width, self.input, Vec::new());
+            if (self.compute, self.squares, self.eps) != (usual.compute, usual.squares, usual.eps) {
+                return Err(format!(
+                    "{at}.root: without one there are no statistics: expected compute {}, no squares and an eps \
+                     of 0, found {}, {:?} and {:?}",
+                    self.input, self.compute, self.squares, self.eps
+                ));
+            }
         }
         for (e, scheme) in self.epilogues.iter().enumerate() {
             let at = format!("{at}.epilogues[{e}]");
@@ -252,52 +285,25 @@ pub struct FusedNorm {
     pub siblings: Vec<Sibling>,
 }
 
-/// An operand of a fused norm.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum InPort {
-    /// The rows, or the first operand of the residual add: shape `[..., N]`.
-    X,
-    /// The second operand of the residual add: shape of X.
-    Residual,
-    /// The rows of one sibling: shape `[..., N_k]`.
-    Rows(usize),
-    /// The weight of one sibling: shape `[N_k]`.
-    Weight(usize),
-    /// The given operand of a sibling's epilogue (a scale, its inverse, a global scale): one element, or one a channel.
-    Scale(usize, usize),
-    /// The given zero point of a sibling's epilogue: shape as its scale.
-    ZeroPoint(usize, usize),
-}
-
-/// A result of a fused norm.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OutPort {
-    /// The sum of the prologue: shape of X.
-    Sum,
-    /// The normed value of a sibling: shape of its rows.
-    Normed(usize),
-    /// Quantised values of a sibling's epilogue: shape of its rows, half as wide where two codes share a byte.
-    Q(usize, usize),
-    /// Scales of a sibling's epilogue: leading dims of the rows, then scales a row; a scalar for the whole tensor.
-    Scale(usize, usize),
-    /// Computed zero point of a sibling's epilogue: a scalar.
-    ZeroPoint(usize, usize),
-}
-
 impl FusedNorm {
+    /// A gated activation under quantisers: rows of `width` elements, no norm.
+    pub fn gated(gated: Gated, width: u64, epilogues: Vec<Scheme>) -> Self {
+        let rows = Sibling::undivided(width, gated.product(), epilogues);
+        Self { prologue: Prologue::Gated(gated), ..Self::of(vec![rows]) }
+    }
+
     /// Norms that all read one operand, with nothing before them.
     pub fn of(siblings: Vec<Sibling>) -> Self {
         Self { prologue: Prologue::None, source: Source::Shared, emit_sum: false, siblings }
     }
 
-    /// Operands in their fixed order: rows (X, Residual, or one per sibling), then per sibling its weight and the
+    /// Operands in their fixed order: rows (X, Residual or Up, or one per sibling), then per sibling its weight and the
     /// given scales of its epilogues.
     pub fn in_ports(&self) -> Vec<InPort> {
         let mut ports = match (self.source, self.prologue) {
             (Source::Shared, Prologue::None) => vec![InPort::X],
             (Source::Shared, Prologue::ResidualAdd(_)) => vec![InPort::X, InPort::Residual],
+            (Source::Shared, Prologue::Gated(_)) => vec![InPort::X, InPort::Up],
             (Source::Separate, _) => (0..self.siblings.len()).map(InPort::Rows).collect(),
         };
         for (k, sibling) in self.siblings.iter().enumerate() {
@@ -321,6 +327,8 @@ impl FusedNorm {
         match (port, self.prologue) {
             (InPort::X, Prologue::ResidualAdd(add)) => Some(add.dtype),
             (InPort::Residual, Prologue::ResidualAdd(add)) => Some(add.residual()),
+            (InPort::X, Prologue::Gated(gated)) => Some(gated.dtype),
+            (InPort::Up, Prologue::Gated(gated)) => Some(gated.up()),
             (InPort::X, Prologue::None) => self.siblings.first().map(|s| s.input),
             (InPort::Rows(k), _) => self.siblings.get(k).map(|s| s.input),
             _ => None,
@@ -331,7 +339,7 @@ impl FusedNorm {
     pub fn operand_dtype(&self, port: InPort) -> Option<DType> {
         let sibling = self.siblings.get(port.sibling())?;
         match port {
-            InPort::X | InPort::Residual | InPort::Rows(_) => self.rows_dtype(port),
+            InPort::X | InPort::Residual | InPort::Up | InPort::Rows(_) => self.rows_dtype(port),
             InPort::Weight(_) => sibling.weight.map(|w| w.dtype),
             InPort::Scale(_, e) => sibling.epilogues.get(e)?.given,
             InPort::ZeroPoint(_, e) => Some(sibling.epilogues.get(e)?.element),
@@ -379,7 +387,7 @@ impl FusedNorm {
         let scheme = |k: usize, e: usize| self.siblings.get(k)?.epilogues.get(e);
         match (port, self.prologue) {
             (OutPort::Sum, Prologue::ResidualAdd(add)) => Some(add.emitted()),
-            (OutPort::Sum, Prologue::None) => None,
+            (OutPort::Sum, Prologue::None | Prologue::Gated(_)) => None,
             (OutPort::Normed(k), _) => self.siblings.get(k).map(|s| s.output),
             (OutPort::Q(k, e), _) => scheme(k, e).map(Scheme::q_dtype),
             (OutPort::Scale(k, e), _) => scheme(k, e)?.scale.as_ref().map(|s| s.dtype),
@@ -416,7 +424,7 @@ impl FusedNorm {
         if self.source == Source::Separate && self.prologue != Prologue::None {
             return Err("prologue: separate sources take none".into());
         }
-        if self.emit_sum && self.prologue == Prologue::None {
+        if self.emit_sum && !matches!(self.prologue, Prologue::ResidualAdd(_)) {
             return Err("emit_sum: there is no residual add to emit the sum of".into());
         }
         let sum = match self.prologue {
@@ -427,56 +435,15 @@ impl FusedNorm {
                 }
                 Some(add.sum())
             }
+            Prologue::Gated(gated) => {
+                gated.check()?;
+                Some(gated.product())
+            }
             Prologue::None => None,
         };
         for (k, s) in self.siblings.iter().enumerate() {
             s.check(&format!("siblings[{k}]"), sum)?;
         }
         Ok(())
-    }
-}
-
-impl InPort {
-    /// The sibling that reads it; the first for what siblings share.
-    pub const fn sibling(self) -> usize {
-        match self {
-            Self::X | Self::Residual => 0,
-            Self::Rows(k) | Self::Weight(k) | Self::Scale(k, _) | Self::ZeroPoint(k, _) => k,
-        }
-    }
-}
-
-impl OutPort {
-    /// The sibling that makes it; the first for the sum.
-    pub const fn sibling(self) -> usize {
-        match self {
-            Self::Sum => 0,
-            Self::Normed(k) | Self::Q(k, _) | Self::Scale(k, _) | Self::ZeroPoint(k, _) => k,
-        }
-    }
-}
-
-impl std::fmt::Display for OutPort {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Sum => f.write_str("sum"),
-            Self::Normed(k) => write!(f, "y{k}"),
-            Self::Q(k, e) => write!(f, "q{k}_{e}"),
-            Self::Scale(k, e) => write!(f, "scale{k}_{e}"),
-            Self::ZeroPoint(k, e) => write!(f, "zero_point{k}_{e}"),
-        }
-    }
-}
-
-impl std::fmt::Display for InPort {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::X => f.write_str("x"),
-            Self::Residual => f.write_str("residual"),
-            Self::Rows(k) => write!(f, "x{k}"),
-            Self::Weight(k) => write!(f, "weight{k}"),
-            Self::Scale(k, e) => write!(f, "given_scale{k}_{e}"),
-            Self::ZeroPoint(k, e) => write!(f, "given_zero_point{k}_{e}"),
-        }
     }
 }

@@ -92,7 +92,7 @@ impl Candidate {
                 let scheme = self.descriptor.scheme(k, e)?;
                 (scheme.granularity == Granularity::Channel).then(|| vector(k)).flatten()
             }
-            InPort::Residual | InPort::Rows(_) => None,
+            InPort::Residual | InPort::Up | InPort::Rows(_) => None,
         }
     }
 

@@ -380,7 +380,7 @@ impl<'o> Pass<'o> {
         let several = descriptor.siblings.len() > 1;
         self.report.summary.fused.sibling_norm += usize::from(several);
         self.saved(applied);
-        if descriptor.prologue != Prologue::None {
+        if matches!(descriptor.prologue, Prologue::ResidualAdd(_)) {
             self.report.matched("residual_add");
         }
         if several {
@@ -400,7 +400,7 @@ impl<'o> Pass<'o> {
             let of_anchor = |p: &candidate::Part| p.anchor == part.anchor;
             let own = descriptor.siblings.iter().zip(&d.candidate.parts).filter(|(_, p)| of_anchor(p));
             let schemes: Vec<&Scheme> = own.flat_map(|(s, _)| &s.epilogues).collect();
-            let prologue = k == 0 && descriptor.prologue != Prologue::None;
+            let prologue = k == 0 && matches!(descriptor.prologue, Prologue::ResidualAdd(_));
             let rule = match schemes.first() {
                 Some(s) => rules::scheme_rule(s),
                 None if several => "sibling_norm",

@@ -3,7 +3,7 @@
 #pragma once
 #include "row.cuh"
 
-enum Root { RECIPROCAL_SQRT, RSQRT, DIVIDE_BY_SQRT };
+enum Root { RECIPROCAL_SQRT, RSQRT, DIVIDE_BY_SQRT, UNDIVIDED };
 enum Origin { GIVEN, AMAX };
 enum Granularity { TENSOR, TOKEN, GROUP, CHANNEL };
 enum Encode { CAST, SATURATE, COMPARE };
@@ -119,10 +119,11 @@ template <class S, int N> __device__ __forceinline__ float root_of(float sum) {
     return root;
 }
 
-// Two numbers of the row over its root.
+// Two numbers of the row over its root, or as they are.
 template <class S, class H> __device__ __forceinline__ Two normed(const Vector<H>& h, int i, float r) {
     const Two x = rnd_from<typename S::Compute, H>(h.pair(i));
-    if constexpr (S::ROOT == DIVIDE_BY_SQRT) return {x.a / r, x.b / r};
+    if constexpr (S::ROOT == UNDIVIDED) return x;
+    else if constexpr (S::ROOT == DIVIDE_BY_SQRT) return {x.a / r, x.b / r};
     else return {x.a * r, x.b * r};
 }
 

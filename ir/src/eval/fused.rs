@@ -15,27 +15,33 @@ use crate::{
     scheme::ZeroPoint,
 };
 
-/// The normed value `y` of one row.
-fn norm_row(s: &Sibling, h: &[f32], weight: Option<&[f32]>) -> Vec<f32> {
+/// The row over its root mean square, or as it is.
+fn divided(s: &Sibling, h: Vec<f32>) -> Vec<f32> {
     let c = |v| num::round_to(s.compute, v);
-    let h: Vec<f32> = h.iter().map(|&v| c(v)).collect();
     let squares: Vec<f32> = h.iter().map(|&v| num::round_to(s.squares(), v * v)).collect();
     let mean = c(num::row_sum(&squares) / h.len() as f32);
     let v = c(mean + c(s.eps.get()));
-    let normalised: Vec<f32> = match s.root {
-        Root::ReciprocalSqrt => {
+    match s.root {
+        Some(Root::ReciprocalSqrt) => {
             let r = c(1.0 / c(v.sqrt()));
             h.iter().map(|&h| c(h * r)).collect()
         }
-        Root::Rsqrt => {
+        Some(Root::Rsqrt) => {
             let r = c(num::rsqrt(v));
             h.iter().map(|&h| c(h * r)).collect()
         }
-        Root::DivideBySqrt => {
+        Some(Root::DivideBySqrt) => {
             let root = c(v.sqrt());
             h.iter().map(|&h| c(h / root)).collect()
         }
-    };
+        None => h,
+    }
+}
+
+/// The normed value `y` of one row.
+fn norm_row(s: &Sibling, h: &[f32], weight: Option<&[f32]>) -> Vec<f32> {
+    let c = |v| num::round_to(s.compute, v);
+    let normalised = divided(s, h.iter().map(|&v| c(v)).collect());
     let p = |v| num::round_to(s.product(), v);
     let plus_one = s.weight.is_some_and(|w| w.plus_one);
     normalised
@@ -95,19 +101,30 @@ impl<'a> Ports<'a> {
     }
 }
 
-/// The rows that siblings share: the operand, or the sum of the prologue.
+fn same_shape(x: &Tensor, other: &Tensor, port: InPort) -> Result<()> {
+    if x.shape() == other.shape() {
+        return Ok(());
+    }
+    let message = format!("expected shape {:?} as x, found {:?}", x.shape(), other.shape());
+    Err(shape_error(message).at_port(port.to_string()))
+}
+
+/// The rows that siblings share: the operand, or what the prologue makes.
 fn shared_rows(op: &FusedNorm, ports: &Ports) -> Result<Option<Tensor>> {
     match (op.source, op.prologue) {
         (Source::Separate, _) => Ok(None),
         (Source::Shared, Prologue::None) => ports.get(InPort::X).cloned().map(Some),
         (Source::Shared, Prologue::ResidualAdd(add)) => {
             let (a, b) = (ports.typed(InPort::X, add.dtype)?, ports.typed(InPort::Residual, add.residual())?);
-            if a.shape() != b.shape() {
-                return Err(shape_error(format!("expected shape {:?} as x, found {:?}", a.shape(), b.shape()))
-                    .at_port(InPort::Residual.to_string()));
-            }
+            same_shape(a, b, InPort::Residual)?;
             let sum: Vec<f32> = floats(a)?.iter().zip(floats(b)?).map(|(a, b)| a + b).collect();
             from_floats(add.sum(), a.shape(), &sum).map(Some)
+        }
+        (Source::Shared, Prologue::Gated(gated)) => {
+            let (gate, up) = (ports.typed(InPort::X, gated.dtype)?, ports.typed(InPort::Up, gated.up())?);
+            same_shape(gate, up, InPort::Up)?;
+            let rows: Vec<f32> = floats(gate)?.iter().zip(floats(up)?).map(|(g, u)| gated.apply(*g, u)).collect();
+            from_floats(gated.product(), gate.shape(), &rows).map(Some)
         }
     }
 }

@@ -169,7 +169,7 @@ fn check_fused_operand(args: &Args<'_>, f: &FusedNorm, port: usize, what: InPort
             }
             Ok(())
         }
-        InPort::Residual => {
+        InPort::Residual | InPort::Up => {
             if let Some(dtype) = f.rows_dtype(what) {
                 args.expect_dtype(port, dtype)?;
             }

@@ -56,6 +56,7 @@ impl LaunchShape {
         let read = match norm.prologue {
             Prologue::None => bytes(norm.siblings[0].input),
             Prologue::ResidualAdd(add) => bytes(add.dtype) + bytes(add.residual()),
+            Prologue::Gated(gated) => bytes(gated.dtype) + bytes(gated.up()),
         };
         // Beside the rows: a sum a thread and an extreme a warp, of each sibling and epilogue, of two rows.
         let block = u64::from(self.block);
@@ -105,6 +106,7 @@ pub(super) fn weighed(norm: &FusedNorm, k: usize) -> u64 {
     let sibling = &norm.siblings[k];
     let residual = match norm.prologue {
         Prologue::ResidualAdd(add) => [add.dtype, add.residual()],
+        Prologue::Gated(gated) => [gated.dtype, gated.up()],
         Prologue::None => [sibling.input; 2],
     };
     let wide = [sibling.input, sibling.output, sibling.product()].iter().chain(&residual).any(|d| *d == DType::F32);

@@ -12,14 +12,17 @@ use normfuse_ir::{
 
 use super::shape::LaunchShape;
 
+mod gated;
+
 /// The name of the kernel in the text.
 pub const ENTRY: &str = "fused_norm";
 
 /// The files that the text includes, by the names that it includes them by.
-pub const HEADERS: [(&str, &str); 3] = [
+pub const HEADERS: [(&str, &str); 4] = [
     ("num.cuh", include_str!("../../kernels/num.cuh")),
     ("row.cuh", include_str!("../../kernels/row.cuh")),
     ("norm.cuh", include_str!("../../kernels/norm.cuh")),
+    ("gate.cuh", include_str!("../../kernels/gate.cuh")),
 ];
 
 /// The kernel's one parameter, all of 8 bytes: pointers of the operands, their row strides in elements (0 where an
@@ -53,7 +56,10 @@ pub fn jobs(norm: &FusedNorm) -> Vec<Vec<usize>> {
 
 /// The text of the kernel.
 pub fn write(norm: &FusedNorm, shape: &LaunchShape) -> String {
-    let mut out = String::from("#include \"norm.cuh\"\n\n");
+    let mut out = format!("#include \"{}\"\n\n", gated::header(norm));
+    if let Prologue::Gated(gated) = norm.prologue {
+        out += &gated::traits(gated);
+    }
     for (k, sibling) in norm.siblings.iter().enumerate() {
         out += &sibling_traits(k, sibling);
         for (e, scheme) in sibling.epilogues.iter().enumerate() {
@@ -118,6 +124,7 @@ impl Kernel<'_> {
             Prologue::ResidualAdd(add) => {
                 vec![("x", add.dtype, InPort::X), ("residual", add.residual(), InPort::Residual)]
             }
+            Prologue::Gated(gated) => vec![("x", gated.dtype, InPort::X), ("up", gated.up(), InPort::Up)],
         }
     }
 
@@ -168,6 +175,10 @@ impl Kernel<'_> {
                 );
             }
         }
+        if let Prologue::Gated(gated) = self.norm.prologue {
+            let product = type_name(gated.product());
+            let _ = write!(out, "    Vector<{product}> h[R::USED];\n    gate_rows<Gate, R>(h, x, up);\n");
+        }
         for (i, k) in siblings.iter().enumerate() {
             // The rows have been read once the first sum of squares is there.
             let next = if self.shape.streams && i == 0 {
@@ -189,21 +200,26 @@ impl Kernel<'_> {
         let (compute, squares, y) = (type_name(s.compute), type_name(s.squares()), type_name(s.output));
         // Of rows one after another, every second shares what it is summed in: between two of them all threads have met.
         let (turns, turn) = if self.shape.streams { ("[2]", "[turn]") } else { ("", "") };
-        let mut out = format!("    {{\n        __shared__ float partials{turns}[{rows}][R::WARPS * 32];\n");
+        let mut out = String::from("    {\n");
         let _ = writeln!(
             out,
             "        const auto weights = read_weights<Norm{k}, R, {aligned}>({}, at);",
             self.in_pointer(InPort::Weight(k))
         );
-        let _ = writeln!(
-            out,
-            "        const float sum = sum_of_squares<{compute}, {squares}, {read}, R>(h, partials{turn}[local], at);"
-        );
-        out += next;
-        let _ = write!(
-            out,
-            "        Vector<{y}> y[R::USED];\n        normalise<Norm{k}, {read}, R, {aligned}>(y, h, sum, weights, at);\n",
-        );
+        if s.root.is_none() {
+            out += next;
+            let _ = write!(
+                out,
+                "        Vector<{y}> y[R::USED];\n        undivided<Norm{k}, {read}, R, {aligned}>(y, h, weights, at);\n",
+            );
+        } else {
+            let _ = write!(
+                out,
+                "        __shared__ float partials{turns}[{rows}][R::WARPS * 32];\n        \
+                 const float sum = sum_of_squares<{compute}, {squares}, {read}, R>(h, partials{turn}[local], at);\n{next}        \
+                 Vector<{y}> y[R::USED];\n        normalise<Norm{k}, {read}, R, {aligned}>(y, h, sum, weights, at);\n",
+            );
+        }
         if s.emit_normed {
             let _ = writeln!(
                 out,
@@ -278,9 +294,10 @@ fn number(v: F32) -> String {
 
 fn sibling_traits(k: usize, s: &Sibling) -> String {
     let root = match s.root {
-        Root::ReciprocalSqrt => "RECIPROCAL_SQRT",
-        Root::Rsqrt => "RSQRT",
-        Root::DivideBySqrt => "DIVIDE_BY_SQRT",
+        Some(Root::ReciprocalSqrt) => "RECIPROCAL_SQRT",
+        Some(Root::Rsqrt) => "RSQRT",
+        Some(Root::DivideBySqrt) => "DIVIDE_BY_SQRT",
+        None => "UNDIVIDED",
     };
     format!(
         "struct Norm{k} {{\n    typedef {} Compute;\n    typedef {} Normed;\n    typedef {} Product;\n    typedef {} Weight;\n    \

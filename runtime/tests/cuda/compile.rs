@@ -48,6 +48,12 @@ fn covering(arch: &str) -> Vec<(Op, LaunchShape)> {
             add("add+rms_norm+fp8_group128", width, rows, true);
         }
     }
+    for width in [2048, 18_432] {
+        for rows in [1, 16_384] {
+            add("silu_mul+fp8_group128", width, rows, true);
+            add("silu_mul+fp8_token", width, rows, true);
+        }
+    }
     add("rms_norm+fp8_token", 4096, 16, false);
     add("rms_norm", 32_768, 16, true);
     all

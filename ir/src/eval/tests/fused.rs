@@ -10,7 +10,7 @@ use crate::{
 };
 
 fn sibling(width: u64) -> Sibling {
-    Sibling { root: Root::ReciprocalSqrt, ..Sibling::plain(width, DType::BF16) }
+    Sibling { root: Some(Root::ReciprocalSqrt), ..Sibling::plain(width, DType::BF16) }
 }
 
 fn token_scheme() -> Scheme {
@@ -74,8 +74,8 @@ fn variants_are_different_functions() {
     let with = |g: &dyn Fn(f32, f32) -> f32| x.iter().zip(&w).map(|(&x, &w)| g(x, w)).collect::<Vec<_>>();
     let rstd = 1.0 / v.sqrt();
     assert_eq!(run(&|_| ()), with(&|x, w| x * rstd * w));
-    assert_eq!(run(&|s| s.root = Root::Rsqrt), with(&|x, w| x * num::rsqrt(v) * w));
-    assert_eq!(run(&|s| s.root = Root::DivideBySqrt), with(&|x, w| x / v.sqrt() * w));
+    assert_eq!(run(&|s| s.root = Some(Root::Rsqrt)), with(&|x, w| x * num::rsqrt(v) * w));
+    assert_eq!(run(&|s| s.root = Some(Root::DivideBySqrt)), with(&|x, w| x / v.sqrt() * w));
     assert_eq!(run(&|s| s.weight = None), with(&|x, _| x * rstd));
     let plus_one = |s: &mut Sibling| s.weight = Some(Weight { dtype: DType::BF16, plus_one: true, product: None });
     assert_eq!(run(&plus_one), with(&|x, w| x * rstd * (1.0 + w)));
