@@ -292,6 +292,11 @@ impl FusedNorm {
         Self { prologue: Prologue::Gated(gated), ..Self::of(vec![rows]) }
     }
 
+    /// How many of the siblings are norms.
+    pub fn norms(&self) -> usize {
+        self.siblings.iter().filter(|s| s.root.is_some()).count()
+    }
+
     /// Norms that all read one operand, with nothing before them.
     pub fn of(siblings: Vec<Sibling>) -> Self {
         Self { prologue: Prologue::None, source: Source::Shared, emit_sum: false, siblings }
