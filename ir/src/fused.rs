@@ -395,12 +395,12 @@ impl FusedNorm {
             (OutPort::Sum, Prologue::None | Prologue::Gated(_)) => None,
             (OutPort::Normed(k), _) => self.siblings.get(k).map(|s| s.output),
             (OutPort::Q(k, e), _) => scheme(k, e).map(Scheme::q_dtype),
-            (OutPort::Scale(k, e), _) => scheme(k, e)?.scale.as_ref().map(|s| s.dtype),
+            (OutPort::Scale(k, e), _) => scheme(k, e)?.scale_dtype(),
             (OutPort::ZeroPoint(k, e), _) => scheme(k, e).map(|_| DType::U8),
         }
     }
 
-    /// Elements of a result that one row makes; `None` for one that the op does not have, or that is of the whole tensor.
+    /// Elements of a result that one row makes, of scales in a tiled layout the scales; `None` for one that the op does not have, or that is of the whole tensor.
     pub fn result_width(&self, port: OutPort) -> Option<u64> {
         let (OutPort::Normed(k) | OutPort::Q(k, _) | OutPort::Scale(k, _) | OutPort::ZeroPoint(k, _)) = port else {
             return self.siblings.first().map(|s| s.width);

@@ -1,14 +1,13 @@
 // The fused norm in pieces. The kernel itself is written for each descriptor by `cuda::source`: which pieces, in which
 // order, on which operands. See normfuse_ir::fused for the semantics, rounding by rounding.
 #pragma once
-#include "row.cuh"
+#include "layout.cuh"
 
 enum Root { RECIPROCAL_SQRT, RSQRT, DIVIDE_BY_SQRT, UNDIVIDED };
 enum Origin { GIVEN, AMAX };
 enum Granularity { TENSOR, TOKEN, GROUP, CHANNEL };
 enum Encode { CAST, SATURATE, COMPARE };
 enum Packing { BYTES, NIBBLES };
-enum Layout { ROW_MAJOR, COLUMN_MAJOR, TMA_ALIGNED };
 
 // Where a thread stands: its row, and its place in it. Threads of rows past the end read the last row and write nothing.
 struct Place {
@@ -248,10 +247,7 @@ template <class Q> __device__ __forceinline__ u32 two_codes(Two v, int za, int z
 
 // The scale in its dtype, at its place.
 template <class Q> __device__ __forceinline__ void write_scale(void* base, float scale, int group, int groups, const Place& at) {
-    i64 index;
-    if constexpr (Q::LAYOUT == ROW_MAJOR) index = at.row * groups + group;
-    else if constexpr (Q::LAYOUT == COLUMN_MAJOR) index = (i64)group * at.rows + at.row;
-    else index = (i64)group * ((at.rows + 3) & ~3ll) + at.row;
+    const i64 index = scale_index<Q::LAYOUT>(at.row, group, at.rows, groups);
     typedef typename Q::Scale S;
     if constexpr (Same<S, U8>::value) static_cast<u8*>(base)[index] = Code<U8, CAST>::of(scale, 0);
     else if constexpr (Same<S, F32>::value) static_cast<float*>(base)[index] = scale;
@@ -438,6 +434,9 @@ __device__ __forceinline__ void quantise(const Vector<Y> (&y)[R::USED], void* co
             if (at.active && at.thread % S::REPEAT == 0 && j < R::USED && group < GROUPS) {
                 write_scale<Q>(scales, Q::scale(amax, one, factor), group, GROUPS, at);
             }
+        }
+        if constexpr (TILED<Q::LAYOUT>) {
+            if (at.active) pad_scales<Q::LAYOUT, R>(scales, GROUPS, at.row, at.rows, at.thread);
         }
         auto of = [&](int j) {
             Factor<Q, Y> f = own[j % S::HELD];

@@ -34,7 +34,8 @@ pub enum OutPort {
     Normed(usize),
     /// Quantised values of a sibling's epilogue: shape of its rows, half as wide where two codes share a byte.
     Q(usize, usize),
-    /// Scales of a sibling's epilogue: leading dims of the rows, then scales a row; a scalar for the whole tensor.
+    /// Scales of a sibling's epilogue: leading dims of the rows, then scales a row; a scalar for the whole tensor; in a tiled
+    /// layout as [`ScaleLayout::shape`](crate::scheme::ScaleLayout::shape) says.
     Scale(usize, usize),
     /// Computed zero point of a sibling's epilogue: a scalar.
     ZeroPoint(usize, usize),

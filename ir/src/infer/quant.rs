@@ -71,8 +71,7 @@ fn scales(rows: &[Dim], scheme: &Scheme) -> (Vec<Dim>, Option<Vec<Dim>>) {
         Granularity::Group(g) => n.floor_div(&Dim::from(i64::from(g.max(1)))),
         _ => Dim::from(1),
     };
-    let mut shape = leading.to_vec();
-    shape.push(per_row);
+    let shape = scheme.layout.shape(leading, &per_row);
     let strides = scheme.layout.strides(&shape);
     (shape, strides)
 }
@@ -93,7 +92,7 @@ fn quantised(rows: Option<&[Dim]>, scheme: &Arc<Scheme>) -> Vec<Type> {
     let mut types = vec![typed(scheme.q_dtype(), shape, None)];
     if let Some(scale) = &scheme.scale {
         let (shape, strides) = rows.map(|r| scales(r, scheme)).unzip();
-        types.push(typed(scale.dtype, shape, strides.flatten()));
+        types.push(typed(scheme.layout.dtype(scale.dtype), shape, strides.flatten()));
     }
     if scheme.zero_point == ZeroPoint::Range {
         types.push(Type::tensor(DType::U8, Vec::new()));

@@ -256,6 +256,10 @@ impl Results {
         for o in self.0 {
             let tensor = match o.port {
                 OutPort::Q(k, e) => quantise::q_tensor(&norm.siblings[k].epilogues[e], &o.shape, o.bytes)?,
+                OutPort::Scale(k, e) => {
+                    let scales = Tensor::from_bytes(o.dtype, o.shape, o.bytes)?;
+                    scheme::laid_out(&norm.siblings[k].epilogues[e], scales)?
+                }
                 _ => Tensor::from_bytes(o.dtype, o.shape, o.bytes)?,
             };
             made.insert(o.port, tensor);

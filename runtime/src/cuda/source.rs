@@ -18,9 +18,10 @@ mod gated;
 pub const ENTRY: &str = "fused_norm";
 
 /// The files that the text includes, by the names that it includes them by.
-pub const HEADERS: [(&str, &str); 4] = [
+pub const HEADERS: [(&str, &str); 5] = [
     ("num.cuh", include_str!("../../kernels/num.cuh")),
     ("row.cuh", include_str!("../../kernels/row.cuh")),
+    ("layout.cuh", include_str!("../../kernels/layout.cuh")),
     ("norm.cuh", include_str!("../../kernels/norm.cuh")),
     ("gate.cuh", include_str!("../../kernels/gate.cuh")),
 ];
@@ -331,6 +332,9 @@ fn scheme_traits(name: &str, s: &Scheme) -> String {
         ScaleLayout::RowMajor => "ROW_MAJOR",
         ScaleLayout::ColumnMajor => "COLUMN_MAJOR",
         ScaleLayout::TmaAligned => "TMA_ALIGNED",
+        ScaleLayout::PackedUe8m0 => "PACKED_UE8M0",
+        ScaleLayout::Swizzle128x4 => "SWIZZLE_128X4",
+        ScaleLayout::Shuffle32x8 => "SHUFFLE_32X8",
     };
     let scale = match &s.scale {
         // One computation, where both are the same.

@@ -4,7 +4,7 @@ use normfuse_ir::{
     DType, FusedNorm, Granularity, Scheme, Tensor,
     body::hostile::{self, Rng, Row, WeightKind},
     fused::{Activation, Gated, InPort, Prologue, ResidualAdd, Root, Sibling, Source, Weight},
-    scheme::{F32, ScaleLayout, Step},
+    scheme::{F32, ScaleLayout, ScaleOutput, Step},
 };
 use normfuse_runtime::cuda::supports;
 
@@ -56,6 +56,17 @@ fn quantisers(width: u64) -> Vec<FusedNorm> {
     for group in [8, 16, 64, 128, 256] {
         for layout in [ScaleLayout::RowMajor, ScaleLayout::ColumnMajor, ScaleLayout::TmaAligned] {
             all.push(quantised(width, vec![Scheme { layout, ..dynamic(Granularity::Group(group)) }]));
+        }
+    }
+    let bytes = Some(ScaleOutput { steps: vec![Step::Div(448.0.into())], dtype: DType::F8E8M0 });
+    for group in [16, 32, 128] {
+        for layout in [ScaleLayout::PackedUe8m0, ScaleLayout::Swizzle128x4, ScaleLayout::Shuffle32x8] {
+            let scheme = Scheme { layout, scale: bytes.clone(), ..dynamic(Granularity::Group(group)) };
+            all.push(quantised(width, vec![scheme.clone()]));
+            let gate = Gated::of(Activation::Silu, DType::BF16);
+            let narrow = Some(ScaleOutput { steps: Vec::new(), dtype: DType::F8E4M3FN });
+            let scale = if layout == ScaleLayout::PackedUe8m0 { scheme.scale.clone() } else { narrow };
+            all.push(FusedNorm::gated(gate, width, vec![Scheme { scale, ..scheme }]));
         }
     }
     let several = vec![dynamic(Granularity::Token), dynamic(Granularity::Group(32)), schemes::in_use()[9].clone()];
