@@ -149,14 +149,17 @@ __device__ __forceinline__ Weights<typename S::Weight, R> read_weights(const voi
     return all;
 }
 
-// y = the normed row. With PAIRS products are rounded once, and the smallest magnitude is kept.
-template <class S, class H, class R, bool ALIGNED, bool PAIRS>
-__device__ __forceinline__ u32 normalise_by(Vector<typename S::Output> (&y)[R::USED], const Vector<H> (&h)[R::USED], float r,
-                                            const Weights<typename S::Weight, R>& weights, const Place& at) {
+// y = the normed row.
+template <class S, class H, class R, bool ALIGNED>
+__device__ __forceinline__ void normalise(Vector<typename S::Output> (&y)[R::USED], const Vector<H> (&h)[R::USED],
+                                          float sum, const Weights<typename S::Weight, R>& weights, const Place& at) {
     typedef typename S::Compute C;
     typedef typename S::Product P;
     typedef typename S::Weight W;
-    u32 least = 0x7fff7fff;
+    // Products of two 16-bit numbers of one dtype, rounded to it.
+    constexpr bool PAIRS = S::WEIGHTED && !S::PLUS_ONE && !Same<P, F32>::value && Same<P, typename S::Normed>::value &&
+                           Same<P, W>::value && Same<P, typename S::Output>::value;
+    const float r = root_of<S, R::N>(sum);
 #pragma unroll
     for (int j = 0; j < R::USED; ++j) {
         Vector<W> w;
@@ -168,9 +171,7 @@ __device__ __forceinline__ u32 normalise_by(Vector<typename S::Output> (&y)[R::U
         for (int i = 0; i < VECTOR; i += 2) {
             Two n = rnd<C>(normed<S, H>(h[j], i, r));
             if constexpr (PAIRS) {
-                const u32 product = multiply_pairs<P>(store_pair<P>(n.a, n.b), w.w[i / 2]);
-                y[j].w[i / 2] = product;
-                if constexpr (Same<P, BF16>::value) asm("min.u16x2 %0, %0, %1;" : "+r"(least) : "r"(product & 0x7fff7fff));
+                y[j].w[i / 2] = multiply_pairs<P>(store_pair<P>(n.a, n.b), w.w[i / 2]);
                 continue;
             }
             n = rnd_from<typename S::Normed, C>(n);
@@ -184,21 +185,6 @@ __device__ __forceinline__ u32 normalise_by(Vector<typename S::Output> (&y)[R::U
             }
             y[j].set_pair(i, n);
         }
-    }
-    const u32 low = least & 0xffff, high = least >> 16;
-    return low < high ? low : high;
-}
-
-template <class S, class H, class R, bool ALIGNED>
-__device__ __forceinline__ void normalise(Vector<typename S::Output> (&y)[R::USED], const Vector<H> (&h)[R::USED],
-                                          float sum, const Weights<typename S::Weight, R>& weights, const Place& at) {
-    typedef typename S::Product P;
-    constexpr bool PAIRS = S::WEIGHTED && !S::PLUS_ONE && !Same<P, F32>::value && Same<P, typename S::Normed>::value &&
-                           Same<P, typename S::Weight>::value && Same<P, typename S::Output>::value;
-    const float r = root_of<S, R::N>(sum);
-    const u32 least = normalise_by<S, H, R, ALIGNED, PAIRS>(y, h, r, weights, at);
-    if constexpr (PAIRS && Same<P, BF16>::value) {
-        if (least < SMALLEST) normalise_by<S, H, R, ALIGNED, false>(y, h, r, weights, at);
     }
 }
 
@@ -238,11 +224,17 @@ __device__ __forceinline__ u32 two_saturated(Two v) {
     asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(pair) : "f"(v.b), "f"(v.a));
     return pair;
 }
-// Two codes, the first in the low byte.
+// Two codes, the first in the low byte, the second in the next, or where they will share a byte in the upper half.
+template <class Q> constexpr int SECOND = Q::PACKING == NIBBLES ? 16 : 8;
 template <class Q> __device__ __forceinline__ u32 two_codes(Two v, int za, int zb) {
     typedef Code<typename Q::Element, Q::ENCODE> C;
     if constexpr (Same<typename Q::Element, E4M3FN>::value && Q::ENCODE == SATURATE) return two_saturated(v);
-    else return C::of(v.a, za) | C::of(v.b, zb) << 8;
+    else return C::of(v.a, za) | C::of(v.b, zb) << SECOND<Q>;
+}
+// Of two bf16 that are no NaN, to f4e2m1.
+template <class Q> __device__ __forceinline__ u32 two_codes(u32 pair) {
+    const u32 codes = e2m1_pair(pair);
+    return SECOND<Q> == 16 ? codes : __byte_perm(codes, 0, 0x4420);
 }
 
 // The scale in its dtype, at its place.
@@ -258,26 +250,48 @@ template <class Q> __device__ __forceinline__ void write_scale(void* base, float
 // What numbers of a row, or of a group of it, meet.
 template <class Q, class Y> struct Factor {
     typedef typename Q::Compute C;
-    // Divided by product and remainder where that is exact.
+    // Divided by products where that has the same codes.
     static constexpr bool QUICK = Q::DIVIDE && Q::TOLERANT && (Same<C, F32>::value || Same<C, Y>::value);
-    // Of 16 bits, the numbers have at most 11 that are significant.
-    static constexpr bool SHORT = sizeof(typename Y::Raw) == 2;
+    static constexpr int BITS = Same<Y, BF16>::value ? 8 : Same<Y, F16>::value ? 11 : 24;
+    // To f4e2m1 in bf16 arithmetic. In products with a power of two nothing that has a code is lost; of 2^16 at most, nothing
+    // that has a sign.
+    static constexpr bool NARROW = QUICK && (Q::POWER || Same<C, F32>::value) && Same<Y, BF16>::value &&
+                                   Same<typename Q::Element, E2M1>::value && !Q::POSTED;
     Divisor by;
     int zero;
 
     __device__ __forceinline__ Factor() {}
     __device__ __forceinline__ Factor(float factor, int zero) : zero(zero) {
-        if constexpr (QUICK) by = divisor<SHORT>(factor);
-        else by = {factor, 0.0f, -1.0f};
+        if constexpr (QUICK) by = divisor<BITS, Q::POWER>(factor);
+        else by = {factor, 0.0f, 0.0f, -1.0f};
+        if constexpr (NARROW && Q::POWER) by.most = factor <= 65536.0f ? by.most : -1.0f;
+    }
+    // Two codes, of numbers that need no division.
+    __device__ __forceinline__ u32 narrow_codes(u32 pair) const {
+        // -0 has a sign unless codes are compared: added to +0 it loses it.
+        const u32 zero = Q::ENCODE == COMPARE ? 0 : 0x80008000;
+        u32 q;
+        if constexpr (Q::POWER) {
+            const u32 inverse = store_pair<BF16>(by.inverse, by.inverse);
+            asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(q) : "r"(pair), "r"(inverse), "r"(zero));
+        } else {
+            q = cut_to_odd(quotient<BITS, false>(low_of<BF16>(pair), by), quotient<BITS, false>(high_of<BF16>(pair), by));
+            asm("add.rn.bf16x2 %0, %0, %1;" : "+r"(q) : "r"(zero));
+        }
+        return two_codes<Q>(q);
     }
     template <bool PLAIN> __device__ __forceinline__ void codes(u32 (&pairs)[VECTOR / 2], const Vector<Y>& y) const {
         const float f = by.by;
 #pragma unroll
         for (int i = 0; i < VECTOR; i += 2) {
+            if constexpr (PLAIN && NARROW) {
+                pairs[i / 2] = narrow_codes(y.w[i / 2]);
+                continue;
+            }
             const Two x = rnd_from<C, Y>(y.pair(i));
             Two q;
             if constexpr (!Q::DIVIDE) q = {x.a * f, x.b * f};
-            else if constexpr (PLAIN) q = {quotient<SHORT, Q::POWER>(x.a, by), quotient<SHORT, Q::POWER>(x.b, by)};
+            else if constexpr (PLAIN) q = {quotient<BITS, Q::POWER>(x.a, by), quotient<BITS, Q::POWER>(x.b, by)};
             else q = {x.a / f, x.b / f};
             q = rnd<C>(q);
             pairs[i / 2] = two_codes<Q>({Q::post(q.a), Q::post(q.b)}, zero, zero);
@@ -286,7 +300,7 @@ template <class Q, class Y> struct Factor {
     // By divisions; out of the way, since it is for scales or values that are hardly there.
     static __device__ __noinline__ uint4 divided(Vector<Y> y, float factor, int zero) {
         Factor f;
-        f.by = {factor, 0.0f, -1.0f}, f.zero = zero;
+        f.by = {factor, 0.0f, 0.0f, -1.0f}, f.zero = zero;
         u32 p[VECTOR / 2];
         f.template codes<false>(p, y);
         return make_uint4(p[0], p[1], p[2], p[3]);
@@ -308,9 +322,8 @@ template <class Q, class Y> struct Factor {
 template <class Q, int N, bool ALIGNED>
 __device__ __forceinline__ void write_codes(u8* row, int index, const u32 (&pairs)[VECTOR / 2]) {
     if constexpr (Q::PACKING == NIBBLES) {
-        u32 word = 0;
-#pragma unroll
-        for (int i = 0; i < VECTOR / 2; ++i) word |= ((pairs[i] & 15) | (pairs[i] >> 4 & 0xf0)) << (8 * i);
+        const u32 first = pairs[0] | pairs[1] << 8, second = pairs[2] | pairs[3] << 8;
+        const u32 word = __byte_perm(first, second, 0x5410) | __byte_perm(first, second, 0x7632) << 4;
         if constexpr (ALIGNED && N % VECTOR == 0) {
             if (index < vectors_of(N)) *reinterpret_cast<u32*>(row + (i64)index * (VECTOR / 2)) = word;
         } else {
@@ -331,25 +344,12 @@ __device__ __forceinline__ void write_codes(u8* row, int index, const u32 (&pair
     }
 }
 
-// The largest magnitude, as the bits of an f32: NaN is larger than infinity.
+// The largest of the magnitudes of a vector.
 template <class Y> __device__ __forceinline__ u32 largest_of_vector(const Vector<Y>& y) {
-    if constexpr (Same<Y, F32>::value) {
-        u32 bits = 0;
+    u32 largest = y.magnitudes(0);
 #pragma unroll
-        for (int i = 0; i < VECTOR; ++i) {
-            const u32 magnitude = __float_as_uint(y[i]) & 0x7fffffff;
-            bits = bits > magnitude ? bits : magnitude;
-        }
-        return bits;
-    } else {
-        u32 both = y.w[0] & 0x7fff7fff;
-#pragma unroll
-        for (int i = 1; i < VECTOR / 2; ++i) {
-            asm("max.u16x2 %0, %0, %1;" : "+r"(both) : "r"(y.w[i] & 0x7fff7fff));
-        }
-        const u32 low = both & 0xffff, high = both >> 16;
-        return __float_as_uint(load<Y>((u16)(low > high ? low : high))) & 0x7fffffff;
-    }
+    for (int i = 2; i < VECTOR; i += 2) largest = larger<Y>(largest, y.magnitudes(i));
+    return largest;
 }
 
 template <class Q> __device__ __forceinline__ float given_at(const void* given, int index) {
@@ -421,7 +421,7 @@ __device__ __forceinline__ void quantise(const Vector<Y> (&y)[R::USED], void* co
         u32 largest[S::V];
 #pragma unroll
         for (int j = 0; j < S::V; ++j) largest[j] = j < R::USED ? largest_of_vector(y[j < R::USED ? j : 0]) : 0;
-        scatter_largest<S::V, LANES>(largest, at.thread);
+        scatter_largest<Y, S::V, LANES>(largest, at.thread);
         Factor<Q, Y> own[S::HELD];
         bool plain = true;
 #pragma unroll
@@ -442,7 +442,10 @@ __device__ __forceinline__ void quantise(const Vector<Y> (&y)[R::USED], void* co
             Factor<Q, Y> f = own[j % S::HELD];
             const int from = S::holder(at.thread, j);
             f.by.by = __shfl_sync(0xffffffff, f.by.by, from);
-            if constexpr (Factor<Q, Y>::QUICK) f.by.inverse = __shfl_sync(0xffffffff, f.by.inverse, from);
+            if constexpr (Factor<Q, Y>::QUICK) {
+                f.by.inverse = __shfl_sync(0xffffffff, f.by.inverse, from);
+                if constexpr (!Q::POWER) f.by.rest = __shfl_sync(0xffffffff, f.by.rest, from);
+            }
             return f;
         };
         write_rows<Q, Y, R, ALIGNED>(row, y, __all_sync(0xffffffff, plain), of, at);
@@ -450,10 +453,8 @@ __device__ __forceinline__ void quantise(const Vector<Y> (&y)[R::USED], void* co
         u32 largest = 0;
         if constexpr (Q::ORIGIN == AMAX || Factor<Q, Y>::QUICK) {
 #pragma unroll
-            for (int j = 0; j < R::USED; ++j) {
-                const u32 other = largest_of_vector(y[j]);
-                largest = largest > other ? largest : other;
-            }
+            for (int j = 0; j < R::USED; ++j) largest = larger<Y>(largest, largest_of_vector(y[j]));
+            largest = largest_of_magnitudes<Y>(largest);
         }
         float origin = one;
         if constexpr (Q::ORIGIN == AMAX) {

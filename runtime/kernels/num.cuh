@@ -67,8 +67,8 @@ template <class T> __device__ __forceinline__ float low_of(u32 pair) { return lo
 template <class T> __device__ __forceinline__ float high_of(u32 pair) { return load<T>((u16)(pair >> 16)); }
 template <> __device__ __forceinline__ float high_of<BF16>(u32 pair) { return __uint_as_float(pair & 0xffff0000); }
 
-// Products of two pairs, each rounded once. Those of f16 are as if rounded to f32 first, which holds every one; so are those of bf16 that are no
-// smaller than SMALLEST.
+// Products of two pairs, each rounded once: as if rounded to f32 first, which holds every one that does not round to 0 anyway.
+// `runtime/tests/cuda/elementary.rs` goes through those of bf16.
 template <class T> __device__ __forceinline__ u32 multiply_pairs(u32 a, u32 b);
 template <> __device__ __forceinline__ u32 multiply_pairs<BF16>(u32 a, u32 b) {
     u32 r;
@@ -80,8 +80,6 @@ template <> __device__ __forceinline__ u32 multiply_pairs<F16>(u32 a, u32 b) {
     asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
     return r;
 }
-// 2^-110 as a bf16: far above where f32 has no more bits than bf16.
-constexpr u32 SMALLEST = 0x0880;
 
 // Rounds to T and back.
 template <class T> __device__ __forceinline__ float rnd(float v) { return load<T>(store<T>(v)); }
@@ -117,21 +115,34 @@ __device__ __forceinline__ float min_nan(float a, float b) {
     return r;
 }
 
-// Correctly rounded 1 / sqrt(v): two roundings in f64, as on the CPU. What the hardware estimates to 22 bits is within 2^-52 after one
-// step of the third order; that this rounds to the same f32 for every normal number, `runtime/tests/exact.rs` goes through.
+// True from 2^-60 to 2^60.
+__device__ __forceinline__ bool is_moderate(float x) { return __float_as_uint(x) - 0x21800000u <= 0x5d800000u - 0x21800000u; }
+
+// Correctly rounded 1 / sqrt(v): two roundings in f64, as on the CPU.
 __device__ __noinline__ float rsqrt_wide(float v) { return (float)(1.0 / sqrt((double)v)); }
-__device__ __forceinline__ float rsqrt_exact(float v) {
-    if (!(v >= 1.17549435e-38f && v <= 3.40282347e38f)) return rsqrt_wide(v);
-    float estimate;
-    asm("rsqrt.approx.f32 %0, %1;" : "=f"(estimate) : "f"(v));
-    const double d = estimate;
+// The same of a number that is neither tiny nor huge: the hardware's estimate and one step of the third order.
+__device__ __forceinline__ float rsqrt_of_moderate(float v) {
+    float y;
+    asm("rsqrt.approx.f32 %0, %1;" : "=f"(y) : "f"(v));
+#if __CUDA_ARCH__ == 900
+    // In f32, from both halves of v * y. `runtime/tests/cuda/elementary.rs` goes through what Hopper's estimates give.
+    const float product = v * y, low = __fmaf_rn(v, y, -product);
+    const float e = __fmaf_rn(-low, y, __fmaf_rn(-product, y, 1.0f));
+    return __fmaf_rn(y, __fmaf_rn(e, 0.375f, 0.5f) * e, y);
+#else
+    // In f64, from any estimate of 21 bits: `runtime/tests/exact.rs` goes through them.
+    const double d = y;
     const double e = __fma_rn(-((double)v * d), d, 1.0);
     return (float)__fma_rn(d * e, __fma_rn(e, 0.375, 0.5), d);
+#endif
 }
+__device__ __forceinline__ float rsqrt_exact(float v) { return is_moderate(v) ? rsqrt_of_moderate(v) : rsqrt_wide(v); }
 
 // A number that many are divided by.
 struct Divisor {
     float by, inverse;
+    // What the inverse lacks, where it has few bits.
+    float rest;
     // The largest magnitude of which `quotient` may be asked; negative if it may be of none.
     float most;
 };
@@ -142,29 +153,37 @@ __device__ __forceinline__ float inverse_of_moderate(float x) {
     asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(estimate) : "f"(x));
     return __fmaf_rn(estimate, __fmaf_rn(-x, estimate, 1.0f), estimate);
 }
-// True from 2^-60 to 2^60.
-__device__ __forceinline__ bool is_moderate(float x) { return __float_as_uint(x) - 0x21800000u <= 0x5d800000u - 0x21800000u; }
-// Quotients below 2^-40 need not be exact. Within these bounds no step of `quotient` overflows, or loses bits that matter.
-template <bool SHORT> __device__ __forceinline__ Divisor divisor(float by) {
-    const bool fits = is_moderate(by) && (SHORT || (__float_as_uint(by) & 0x7fffff) != 0x7fffff);
-    return {by, inverse_of_moderate(by), fits ? by * 0x1p40f : -1.0f};
+// For dividends of BITS significant bits: 8, 11 or 24. Quotients below 2^-40 need not be exact. Within these bounds no step of
+// `quotient` overflows, or loses bits that matter.
+template <int BITS, bool POWER> __device__ __forceinline__ Divisor divisor(float by) {
+    const bool fits = is_moderate(by) && (BITS < 24 || (__float_as_uint(by) & 0x7fffff) != 0x7fffff);
+    Divisor d = {by, inverse_of_moderate(by), 0.0f, fits ? by * 0x1p40f : -1.0f};
+    if constexpr (BITS == 8 && !POWER) {
+        // Products with at most 16 bits are exact. The rest is positive, so that zeros keep their signs.
+        const float high = __uint_as_float((__float_as_uint(d.inverse) - 1) & 0xffffff00u);
+        d.rest = __fmaf_rn(-high, by, 1.0f) * d.inverse;
+        d.inverse = high;
+    }
+    return d;
 }
-// The correctly rounded x / d: the product with the rounded inverse, and a correction by the exact remainder
-// (Markstein, 1990). One correction is enough for dividends of up to 11 significant bits, which `runtime/tests/exact.rs` goes through;
-// others get two. The remainder has the sign that keeps zeros' signs.
-template <bool SHORT, bool POWER> __device__ __forceinline__ float quotient(float x, const Divisor& d) {
-    const float q = x * d.inverse;
+// x / d. Of 8 bits, x times an inverse of two parts: not always correctly rounded, but on the same side of every number of at most 11 bits
+// as the correctly rounded quotient, or equal to it as that is. So it has the same code, and the same nearest integer below 2^10.
+// Of more bits, correctly rounded: the product with the rounded inverse, and a correction by the exact remainder (Markstein, 1990),
+// of 24 bits two. `runtime/tests/exact.rs` goes through those of 8 and 11 bits. The remainder has the sign that keeps zeros' signs.
+template <int BITS, bool POWER> __device__ __forceinline__ float quotient(float x, const Divisor& d) {
     // By a power of two the product is exact.
-    if constexpr (POWER) return q;
+    if constexpr (POWER) return x * d.inverse;
+    if constexpr (BITS == 8) return __fmaf_rn(x, d.inverse, x * d.rest);
+    const float q = x * d.inverse;
     const float once = __fmaf_rn(-__fmaf_rn(q, d.by, -x), d.inverse, q);
-    return SHORT ? once : __fmaf_rn(-__fmaf_rn(once, d.by, -x), d.inverse, once);
+    return BITS == 11 ? once : __fmaf_rn(-__fmaf_rn(once, d.by, -x), d.inverse, once);
 }
 
 // The correctly rounded x / c of a constant that is no power of two's neighbour.
 template <u32 C> __device__ __forceinline__ float divide_by(float x) {
     const float c = __uint_as_float(C);
     if (!is_moderate(x)) return x / c;
-    return quotient<false, false>(x, {c, 1.0f / c, 0.0f});
+    return quotient<24, false>(x, {c, 1.0f / c, 0.0f, 0.0f});
 }
 
 // ---- 8-bit and 4-bit floats ----
@@ -242,6 +261,22 @@ struct E2M1 : E2M1_ {
         return magnitude(bits & 0x7fffffffu) | (is_nan(v) ? 0 : bits >> 28 & 8);
     }
 };
+// The codes of two bf16 of magnitudes that are no NaN, in the low bits of each half: `E2M1::magnitude` in bf16 arithmetic.
+__device__ __forceinline__ u32 e2m1_pair(u32 pair) {
+    u32 v, power, sum;
+    asm("min.u16x2 %0, %1, %2;" : "=r"(v) : "r"(pair & 0x7fff7fff), "r"(0x40c040c0));
+    asm("max.u16x2 %0, %1, %2;" : "=r"(power) : "r"(v & 0x7f807f80), "r"(0x3f803f80));
+    power += 0x03000300;
+    asm("add.rn.bf16x2 %0, %1, %2;" : "=r"(sum) : "r"(v), "r"(power));
+    return (sum - power + (power >> 6) - 0x00010001 * 2 * (127 + 6)) | (pair >> 12 & 0x00080008);
+}
+// Two numbers as bf16 that lie on the same side of every number of at most 7 bits: cut off, and odd where something was.
+__device__ __forceinline__ u32 cut_to_odd(float a, float b) {
+    const u32 x = __float_as_uint(a), y = __float_as_uint(b);
+    u32 cut;
+    asm("min.u16x2 %0, %1, %2;" : "=r"(cut) : "r"(__byte_perm(x, y, 0x5410)), "r"(0x00010001));
+    return __byte_perm(x, y, 0x7632) | cut;
+}
 struct E4M3FN : E4M3FN_ {
     // The hardware's conversion saturates, and gives NaN the code 0x7f.
     static __device__ __forceinline__ u8 encode(float v, bool saturate) {

@@ -35,6 +35,27 @@ template <int N_, int THREADS_, bool AHEAD_> struct Row {
     static constexpr int LANES = THREADS > 32 ? 32 : THREADS;
 };
 
+// The larger of magnitudes: of f32 their bits, by which NaN is larger than infinity; of 16 bits two pairs of numbers, of which the
+// signs say nothing, and NaN is larger too.
+template <class T> __device__ __forceinline__ u32 larger(u32 a, u32 b);
+template <> __device__ __forceinline__ u32 larger<F32>(u32 a, u32 b) { return a > b ? a : b; }
+template <> __device__ __forceinline__ u32 larger<BF16>(u32 a, u32 b) {
+    u32 r;
+    asm("max.NaN.xorsign.abs.bf16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
+    return r;
+}
+template <> __device__ __forceinline__ u32 larger<F16>(u32 a, u32 b) {
+    u32 r;
+    asm("max.NaN.xorsign.abs.f16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
+    return r;
+}
+// The largest of them as the bits of an f32.
+template <class T> __device__ __forceinline__ u32 largest_of_magnitudes(u32 pair) {
+    const u32 low = pair & 0x7fff, high = pair >> 16 & 0x7fff;
+    return __float_as_uint(load<T>((u16)(low > high ? low : high)));
+}
+template <> __device__ __forceinline__ u32 largest_of_magnitudes<F32>(u32 bits) { return bits; }
+
 // The 8 elements of a vector as they lie in memory.
 template <class T> struct alignas(16) Vector {
     u32 w[VECTOR / 2];
@@ -42,6 +63,8 @@ template <class T> struct alignas(16) Vector {
     // Elements i and i + 1, of an even i.
     __device__ __forceinline__ Two pair(int i) const { return {low_of<T>(w[i / 2]), high_of<T>(w[i / 2])}; }
     __device__ __forceinline__ void set_pair(int i, Two v) { w[i / 2] = store_pair<T>(v.a, v.b); }
+    // Their magnitudes, for `larger`.
+    __device__ __forceinline__ u32 magnitudes(int i) const { return w[i / 2]; }
     __device__ __forceinline__ typename T::Raw raw(int i) const { return (u16)(w[i / 2] >> 16 * (i % 2)); }
     __device__ __forceinline__ void set_raw(int i, u16 v) { w[i / 2] |= (u32)v << 16 * (i % 2); }
 };
@@ -50,6 +73,8 @@ template <> struct alignas(32) Vector<F32> {
     __device__ __forceinline__ float operator[](int i) const { return v[i]; }
     __device__ __forceinline__ Two pair(int i) const { return {v[i], v[i + 1]}; }
     __device__ __forceinline__ void set_pair(int i, Two x) { v[i] = x.a, v[i + 1] = x.b; }
+    __device__ __forceinline__ u32 magnitudes(int i) const { return larger<F32>(bits(i), bits(i + 1)); }
+    __device__ __forceinline__ u32 bits(int i) const { return __float_as_uint(v[i]) & 0x7fffffff; }
     __device__ __forceinline__ float raw(int i) const { return v[i]; }
     __device__ __forceinline__ void set_raw(int i, float x) { v[i] = x; }
 };
@@ -159,19 +184,22 @@ template <int V_, int LANES> struct Scatter {
     // The first of the threads that hold a value.
     static __device__ __forceinline__ int holder(int thread, int value) { return thread / LANES * LANES + value / HELD * REPEAT; }
 };
-template <int V, int LANES> __device__ __forceinline__ void scatter_largest(u32* v, int thread) {
+// From magnitudes as `larger` has them to the bits of an f32.
+template <class T, int V, int LANES> __device__ __forceinline__ void scatter_largest(u32* v, int thread) {
     if constexpr (V == 1) {
-        v[0] = largest_of_lanes<LANES>(v[0]);
+        v[0] = largest_of_lanes<LANES>(largest_of_magnitudes<T>(v[0]));
     } else if constexpr (LANES > 1) {
         constexpr int HALF = V / 2, LANE = LANES / 2;
         const bool upper = thread & LANE;
 #pragma unroll
         for (int i = 0; i < HALF; ++i) {
             const u32 sent = upper ? v[i] : v[i + HALF], kept = upper ? v[i + HALF] : v[i];
-            const u32 other = __shfl_xor_sync(0xffffffff, sent, LANE);
-            v[i] = kept > other ? kept : other;
+            v[i] = larger<T>(kept, __shfl_xor_sync(0xffffffff, sent, LANE));
         }
-        scatter_largest<HALF, LANE>(v, thread);
+        scatter_largest<T, HALF, LANE>(v, thread);
+    } else {
+#pragma unroll
+        for (int i = 0; i < V; ++i) v[i] = largest_of_magnitudes<T>(v[i]);
     }
 }
 

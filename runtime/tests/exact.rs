@@ -4,34 +4,56 @@
 use normfuse_ir::{DType, num};
 use rayon::prelude::*;
 
-/// How many quotients of dividends with `bits` significant bits differ from the division: one correction of the product with
-/// the rounded inverse.
-fn wrong_quotients(bits: u32) -> u64 {
+/// Significands of f32, and those of dividends of `bits` bits, which `differ`.
+fn quotients(bits: u32, differ: impl Fn(f32, f32) -> bool + Sync) -> u64 {
     (0..1u32 << 23)
         .into_par_iter()
         .map(|fraction| {
             let by = f32::from_bits(0x3f80_0000 | fraction);
-            let inverse = 1.0 / by;
-            let wrong = |leading: &u32| {
-                let x = f32::from_bits(0x3f80_0000 | leading << (24 - bits));
-                let product = x * inverse;
-                let once = (-product.mul_add(by, -x)).mul_add(inverse, product);
-                once.to_bits() != (x / by).to_bits()
-            };
-            (0..1u32 << (bits - 1)).filter(wrong).count() as u64
+            let differ = |leading: &u32| differ(f32::from_bits(0x3f80_0000 | leading << (24 - bits)), by);
+            (0..1u32 << (bits - 1)).filter(differ).count() as u64
         })
         .sum()
 }
 
-#[test]
-fn quotients_of_bf16_are_exact_after_one_correction() {
-    assert_eq!(wrong_quotients(8), 0);
+/// True if two numbers lie on the same side of every number of at most `bits` significant bits, or are equal to it.
+fn same_side(a: f32, b: f32, bits: u32) -> bool {
+    let side = |v: f32| (v.to_bits() >> (24 - bits), v.to_bits().trailing_zeros() >= 24 - bits);
+    side(a) == side(b)
+}
+
+/// The quotient of a bf16 as `quotient<8, false>` of `kernels/num.cuh` has it.
+fn quotient_in_two_parts(x: f32, by: f32) -> f32 {
+    let inverse = 1.0 / by;
+    let high = f32::from_bits((inverse.to_bits() - 1) & 0xffff_ff00);
+    let rest = (-high).mul_add(by, 1.0) * inverse;
+    assert!(rest > 0.0, "{by}: zeros would lose their signs");
+    x.mul_add(high, x * rest)
 }
 
 #[test]
+fn quotients_of_bf16_are_on_the_right_side_of_what_has_11_bits() {
+    let wrong = |x, by| !same_side(quotient_in_two_parts(x, by), x / by, 11);
+    assert_eq!(quotients(8, wrong), 0);
+    // Of more bits they are not: the test can see it.
+    let by = f32::from_bits(0x3fa0_bfcc);
+    assert!(!same_side(quotient_in_two_parts(233.0, by), 233.0 / by, 13));
+    for by in [0.75f32, 1.0, 1.3] {
+        assert_eq!([0.0, -0.0].map(|x| quotient_in_two_parts(x, by).to_bits()), [0, 1 << 31]);
+    }
+}
+
+/// One correction of the product with the rounded inverse.
+#[test]
 #[ignore = "takes a minute: 2^33 divisions"]
 fn quotients_of_f16_are_exact_after_one_correction() {
-    assert_eq!(wrong_quotients(11), 0);
+    let wrong = |x: f32, by: f32| {
+        let inverse = 1.0 / by;
+        let product = x * inverse;
+        let once = (-product.mul_add(by, -x)).mul_add(inverse, product);
+        once.to_bits() != (x / by).to_bits()
+    };
+    assert_eq!(quotients(11, wrong), 0);
 }
 
 /// From an estimate that is off by as much as the hardware's may be, or more.
@@ -79,6 +101,34 @@ fn e2m1_by_a_sum(v: f32) -> u8 {
     let sum = (f32::from_bits(magnitude) + f32::from_bits(power)).to_bits();
     let code = sum - power + (power >> 22) - 2 * (127 + 22);
     (code | if v.is_nan() { 0 } else { bits >> 28 & 8 }) as u8
+}
+
+/// `e2m1_pair` of `kernels/num.cuh`, of one of the pair.
+fn e2m1_of_bf16(v: half::bf16) -> u8 {
+    let bits = v.to_bits();
+    let magnitude = (bits & 0x7fff).min(0x40c0);
+    let power = (magnitude & 0x7f80).max(0x3f80) + 0x0300;
+    let sum = (half::bf16::from_bits(magnitude) + half::bf16::from_bits(power)).to_bits();
+    let code = sum - power + (power >> 6) - 2 * (127 + 6);
+    (code | bits >> 12 & 8) as u8
+}
+
+/// `cut_to_odd` of `kernels/num.cuh`.
+fn cut_to_odd(v: f32) -> half::bf16 {
+    half::bf16::from_bits((v.to_bits() >> 16) as u16 | u16::from(v.to_bits() & 0xffff != 0))
+}
+
+#[test]
+fn codes_of_four_bits_are_a_sum_of_bf16() {
+    let wrong = |v: f32| e2m1_of_bf16(cut_to_odd(v)) != num::cast_f32_to(DType::F4E2M1, v, true);
+    let halves = [0.0f32, 0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0, 6.0, 7.0];
+    for at in halves.into_iter().flat_map(|v| [v.to_bits(), (-v).to_bits()]) {
+        for bits in [at.wrapping_sub(1), at, at + 1, at + 0xffff, at + 0x1_0000].map(f32::from_bits) {
+            assert!(bits.is_nan() || !wrong(bits), "{bits}");
+        }
+    }
+    let every_32nd = (0..1u32 << 27).into_par_iter().map(|at| f32::from_bits(at << 5 | 0x15));
+    assert_eq!(every_32nd.filter(|v| !v.is_nan() && wrong(*v)).count(), 0);
 }
 
 /// Every 32nd f32, and both neighbours of what lies half way between two codes.

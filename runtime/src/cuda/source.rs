@@ -138,11 +138,19 @@ impl Kernel<'_> {
             "__device__ __forceinline__ void job{j}(const Params& p, i64 block) {{\n    typedef Row<{}, {threads}, {}> R;\n",
             first.width, self.shape.ahead
         );
+        let of_block = if rows == 1 {
+            // There is a block for each row, and none more.
+            format!("return Place{{(int)(threadIdx.x % R::THREADS), block, p.rows[{j}], true}};\n")
+        } else {
+            format!(
+                "const i64 own = block * {rows} + local;\n        return Place{{(int)(threadIdx.x % R::THREADS), \
+                 own < p.rows[{j}] ? own : p.rows[{j}] - 1, p.rows[{j}], own < p.rows[{j}]}};\n"
+            )
+        };
         let _ = write!(
             out,
             "    const int local = threadIdx.x / R::THREADS;\n    const auto place = [&](i64 block) {{\n        \
-             const i64 own = block * {rows} + local;\n        return Place{{(int)(threadIdx.x % R::THREADS), \
-             own < p.rows[{j}] ? own : p.rows[{j}] - 1, p.rows[{j}], own < p.rows[{j}]}};\n    }};\n"
+             {of_block}    }};\n"
         );
         let read = self.rows_read(siblings);
         let mut fetch = String::new();
@@ -347,7 +355,7 @@ fn scheme_traits(name: &str, s: &Scheme) -> String {
          static constexpr Granularity GRANULARITY = {granularity};\n    static constexpr int GROUP_SIZE = {group};\n    \
          static constexpr Origin ORIGIN = {};\n    static constexpr Encode ENCODE = {encode};\n    \
          static constexpr Packing PACKING = {};\n    static constexpr Layout LAYOUT = {layout};\n    \
-         static constexpr bool DIVIDE = {}, TOLERANT = {}, POWER = {}, HAS_GIVEN = {}, HAS_SCALE = {}, ZERO = {};\n    \
+         static constexpr bool DIVIDE = {}, TOLERANT = {}, POWER = {}, POSTED = {}, HAS_GIVEN = {}, HAS_SCALE = {}, ZERO = {};\n    \
          static __device__ __forceinline__ float factor(float origin, float given) {{\n{}    }}\n    \
          static __device__ __forceinline__ float scale(float origin, float given, float factor) {{\n{scale}    }}\n    \
          static __device__ __forceinline__ float post(float origin) {{\n    const float given = 0.0f;\n{}    }}\n}};\n",
@@ -360,6 +368,7 @@ fn scheme_traits(name: &str, s: &Scheme) -> String {
         s.apply == Apply::Divide,
         tolerant(&s.post),
         power_of_two(&s.factor),
+        !post(s).is_empty(),
         s.given.is_some(),
         s.scale.is_some(),
         s.zero_point == ZeroPoint::Given,
@@ -378,11 +387,12 @@ fn power_of_two(steps: &[Step]) -> bool {
     matches!(rest.iter().rev().find(|step| !whole(step)), Some(Step::Ceil | Step::Floor | Step::Round))
 }
 
-/// True if the code does not depend on a quotient below 2^-40 but for its sign: it is rounded to nothing, whatever the element.
+/// True if the code does not depend on a quotient below 2^-40 but for its sign, since it is rounded to nothing, whatever the element;
+/// nor on more of it than `quotient` in `kernels/num.cuh` has right.
 fn tolerant(post: &[Step]) -> bool {
     post.iter().all(|step| match step {
         Step::Max(_) | Step::Min(_) | Step::Round => true,
-        Step::Cast { to, .. } => to.is_arithmetic_float(),
+        Step::Cast { to, .. } => matches!(to, DType::F32 | DType::BF16),
         _ => false,
     })
 }

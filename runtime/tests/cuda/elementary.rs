@@ -134,3 +134,39 @@ fn every_f32_has_the_value_of_the_cpu() {
     eprintln!("{}\n{log}", device.name());
     assert_eq!(all, 0, "\n{log}");
 }
+
+/// `multiply_pairs<BF16>`: products in pairs, as the CPU has them by way of f32.
+#[test]
+#[ignore = "takes a minute: 2^32 products"]
+fn every_product_of_bf16_has_the_value_of_the_cpu() {
+    let Some(device) = or_skip(Device::open(0)) else { return };
+    let Some(compiler) = or_skip(Compiler::load()) else { return };
+    let text = "#include \"norm.cuh\"\nstruct Params { u32* out; i64 first; };\n\
+         extern \"C\" __global__ void fused_norm(const __grid_constant__ Params p) {\n    \
+         const i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x;\n    const u32 at = (u32)(p.first + 2 * i);\n    \
+         const u32 left = at >> 16, right = at & 0xffff;\n    \
+         p.out[i] = multiply_pairs<BF16>(left | left << 16, right | (right + 1) << 16);\n}\n";
+    let kernel = Kernel::load(&device, &compiler.compile(text, device.arch()).unwrap().cubin).unwrap();
+    let buffer = device.alloc(AT_ONCE as usize * 2).unwrap();
+    let product = |at: u32| {
+        let [a, b] = [at >> 16, at & 0xffff].map(|bits| f32::from_bits(bits << 16));
+        half::bf16::from_f32(a * b)
+    };
+    let mut wrong = 0;
+    for first in (0..1u64 << 32).step_by(AT_ONCE as usize) {
+        // SAFETY: the buffer has a pair for each thread, and nothing else uses it.
+        unsafe {
+            let stream = device.stream().cu_stream();
+            kernel.launch(stream, (AT_ONCE / 512) as u32, 256, &[buffer.address(), first], false).unwrap();
+        }
+        device.wait().unwrap();
+        let differs = |(i, bytes): (usize, &[u8])| {
+            let got = half::bf16::from_le_bytes([bytes[0], bytes[1]]);
+            let want = product((first + i as u64) as u32);
+            got.to_bits() != want.to_bits() && !(got.is_nan() && want.is_nan())
+        };
+        wrong += buffer.download().unwrap().par_chunks(2).enumerate().filter(|at| differs(*at)).count();
+    }
+    eprintln!("{}\nproducts of bf16: {wrong} of 2^32 differ", device.name());
+    assert_eq!(wrong, 0);
+}
