@@ -104,6 +104,8 @@ template <Function F> __device__ __forceinline__ float quick(float x) {
         return x * quick_sigmoid(x);
     }
 }
+// Out of the way: f64 takes many registers.
+template <Function F> __device__ __noinline__ Two exact_two(float a, float b) { return {exact<F>(a), exact<F>(b)}; }
 template <Function F, class T> __device__ __noinline__ u32 exact_pair(float a, float b) {
     return store_pair<T>(exact<F>(a), exact<F>(b));
 }
@@ -122,22 +124,35 @@ template <Function F, class T> __device__ __forceinline__ u32 pair_of(Two x) {
 
 // ---- rows ----
 
-// The activation of two gates, as the product reads it.
+// The activations of two gates that are rounded to 16 bits, as the product reads them.
+template <class G> __device__ __forceinline__ u32 activated_pair(Two x) {
+    typedef typename G::Compute C;
+    typedef typename G::Activated A;
+    if constexpr (Same<C, F32>::value) {
+        return pair_of<G::FUNCTION, A>(x);
+    } else {
+        x = rnd_from<C, typename G::Rows>(x);
+        u32 a;
+        if constexpr (G::FUNCTION == SIGMOID_PRODUCT) a = multiply_pairs<C>(store_pair<C>(x.a, x.b), pair_of<SIGMOID, C>(x));
+        else a = pair_of<G::FUNCTION, C>(x);
+        return Same<A, C>::value ? a : store_pair<A>(low_of<C>(a), high_of<C>(a));
+    }
+}
 template <class G> __device__ __forceinline__ Two activated(Two x) {
     typedef typename G::Compute C;
     typedef typename G::Activated A;
-    x = rnd_from<C, typename G::Rows>(x);
-    if constexpr (G::FUNCTION == SIGMOID_PRODUCT && !Same<C, F32>::value) {
-        const u32 s = pair_of<SIGMOID, C>(x);
-        return rnd_from<A, C>(rnd<C>(Two{x.a * low_of<C>(s), x.b * high_of<C>(s)}));
-    } else if constexpr (!Same<C, F32>::value) {
-        const u32 a = pair_of<G::FUNCTION, C>(x);
-        return rnd_from<A, C>(Two{low_of<C>(a), high_of<C>(a)});
-    } else if constexpr (!Same<A, F32>::value) {
-        const u32 a = pair_of<G::FUNCTION, A>(x);
+    if constexpr (!Same<A, F32>::value) {
+        const u32 a = activated_pair<G>(x);
         return {low_of<A>(a), high_of<A>(a)};
+    } else if constexpr (G::FUNCTION == SIGMOID_PRODUCT && !Same<C, F32>::value) {
+        x = rnd_from<C, typename G::Rows>(x);
+        const u32 a = multiply_pairs<C>(store_pair<C>(x.a, x.b), pair_of<SIGMOID, C>(x));
+        return {low_of<C>(a), high_of<C>(a)};
+    } else if constexpr (!Same<C, F32>::value) {
+        const u32 a = pair_of<G::FUNCTION, C>(rnd_from<C, typename G::Rows>(x));
+        return {low_of<C>(a), high_of<C>(a)};
     } else {
-        return {exact<G::FUNCTION>(x.a), exact<G::FUNCTION>(x.b)};
+        return exact_two<G::FUNCTION>(x.a, x.b);
     }
 }
 
@@ -145,12 +160,18 @@ template <class G> __device__ __forceinline__ Two activated(Two x) {
 template <class G, class R>
 __device__ __forceinline__ void gate_rows(Vector<typename G::Product> (&h)[R::USED], const Vector<typename G::Rows> (&gate)[R::USED],
                                           const Vector<typename G::Up> (&up)[R::USED]) {
+    typedef typename G::Product P;
+    constexpr bool PAIRS = !Same<P, F32>::value && Same<P, typename G::Activated>::value && Same<P, typename G::Up>::value;
 #pragma unroll
     for (int j = 0; j < R::USED; ++j) {
 #pragma unroll
         for (int i = 0; i < VECTOR; i += 2) {
-            const Two a = activated<G>(gate[j].pair(i)), u = up[j].pair(i);
-            h[j].set_pair(i, {a.a * u.a, a.b * u.b});
+            if constexpr (PAIRS) {
+                h[j].w[i / 2] = multiply_pairs<P>(activated_pair<G>(gate[j].pair(i)), up[j].w[i / 2]);
+            } else {
+                const Two a = activated<G>(gate[j].pair(i)), u = up[j].pair(i);
+                h[j].set_pair(i, {a.a * u.a, a.b * u.b});
+            }
         }
     }
 }
@@ -163,6 +184,6 @@ __device__ __forceinline__ void undivided(Vector<typename S::Output> (&y)[R::USE
 #pragma unroll
         for (int j = 0; j < R::USED; ++j) y[j] = h[j];
     } else {
-        normalise_by<S, H, R, ALIGNED, false>(y, h, 0.0f, weights, at);
+        normalise<S, H, R, ALIGNED>(y, h, 0.0f, weights, at);
     }
 }

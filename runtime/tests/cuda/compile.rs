@@ -109,7 +109,8 @@ fn kernels_compile_without_spills() {
         })
         .collect();
     eprintln!("compiled {} kernels with NVRTC {:?}", texts.len(), compiler.version().unwrap());
-    assert!(bad.is_empty(), "{} of {}:\n{}", bad.len(), texts.len(), bad[0]);
+    let what: Vec<&str> = bad.iter().filter_map(|b| b.lines().next()).collect();
+    assert!(bad.is_empty(), "{} of {}:\n{}\n{}", bad.len(), texts.len(), bad[0], what.join("\n"));
 }
 
 #[test]
