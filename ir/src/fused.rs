@@ -12,6 +12,7 @@
 //! 3. `n = cast[normed](n)`; with a weight, `w = cast[product](w)`, plus one in that dtype if `plus_one`, and
 //!    `n = cast[product](n) * w`, rounded to `product`.
 //! 4. `y = cast[output](n)`: the normed value. Each epilogue quantises `y` under its [`Scheme`].
+//! 5. `y` and the codes are handed out with zeros behind each row, up to [`Sibling::padded`].
 //!
 //! `sum_tree` is the canonical row sum of `num::row_sum`.
 
@@ -170,6 +171,10 @@ pub struct Sibling {
     pub weight: Option<Weight>,
     /// Dtype of the normed value.
     pub output: DType,
+    /// Elements in a row of the normed value and of the codes as they are handed out, if those are more than the width: zeros,
+    /// and codes of 0, behind. Scales are of the row's own values.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub padded: Option<u64>,
     /// True if the normed value itself is an output.
     pub emit_normed: bool,
     /// Quantisers of the normed value, in port order.
@@ -190,6 +195,7 @@ impl Sibling {
             normed: dtype,
             weight: Some(Weight { dtype, plus_one: false, product: None }),
             output: dtype,
+            padded: None,
             emit_normed: true,
             epilogues: Vec::new(),
         }
@@ -206,6 +212,11 @@ impl Sibling {
             epilogues,
             ..Self::plain(width, dtype)
         }
+    }
+
+    /// Elements in a row of the normed value and of the codes as they are handed out.
+    pub fn handed_out(&self) -> u64 {
+        self.padded.unwrap_or(self.width)
     }
 
     /// Dtype to which the squares are rounded.
@@ -256,6 +267,11 @@ impl Sibling {
                 ));
             }
         }
+        if let Some(padded) = self.padded
+            && padded <= self.width
+        {
+            return Err(format!("{at}.padded: expected more than the width of {}, found {padded}", self.width));
+        }
         for (e, scheme) in self.epilogues.iter().enumerate() {
             let at = format!("{at}.epilogues[{e}]");
             scheme.check().map_err(|m| format!("{at}.{m}"))?;
@@ -266,6 +282,14 @@ impl Sibling {
             }
             if scheme.packing == Packing::Nibbles && !self.width.is_multiple_of(2) {
                 return Err(format!("{at}.packing: two codes in a byte need an even row, found {}", self.width));
+            }
+            // Zeros begin with a byte, and end with one.
+            let four_bits = scheme.element.bits() == 4 && scheme.packing != Packing::Codes;
+            if let Some(padded) = self.padded.filter(|p| four_bits && (p | self.width) % 2 == 1) {
+                return Err(format!(
+                    "{at}.packing: two codes in a byte need even rows, found {} and {padded}",
+                    self.width
+                ));
             }
         }
         Ok(())
@@ -407,10 +431,11 @@ impl FusedNorm {
         };
         let sibling = self.siblings.get(k)?;
         match port {
-            OutPort::Q(_, e) => Some(sibling.epilogues.get(e)?.q_width(sibling.width)),
+            OutPort::Q(_, e) => Some(sibling.epilogues.get(e)?.q_width(sibling.handed_out())),
             OutPort::Scale(_, e) => sibling.epilogues.get(e)?.scales_per_row(sibling.width),
             OutPort::ZeroPoint(..) => None,
-            OutPort::Sum | OutPort::Normed(_) => Some(sibling.width),
+            OutPort::Normed(_) => Some(sibling.handed_out()),
+            OutPort::Sum => Some(sibling.width),
         }
     }
 

@@ -1,4 +1,4 @@
-// Where scales lie: the index map of normfuse_ir::scheme::ScaleLayout, and zeros in the places that no scale has.
+// Where results lie: rows with zeros behind them, and scales by the index map of normfuse_ir::scheme::ScaleLayout, and zeros in the places that no scale has.
 #pragma once
 #include "row.cuh"
 
@@ -16,6 +16,13 @@ template <Layout L> __device__ __forceinline__ i64 scale_index(i64 m, int g, i64
     else if constexpr (L == SWIZZLE_128X4)
         return (m / 128 * ((groups + 3) / 4) + g / 4) * 512 + m % 32 * 16 + m % 128 / 32 * 4 + g % 4;
     else return m / 32 * 32 * up_to<8>(groups) + g / 8 * 256 + g % 4 * 64 + m % 16 * 4 + g % 8 / 4 * 2 + m % 32 / 16;
+}
+
+// Zeros behind each row of FROM elements, up to TO of them; of four bits, PER_BYTE is 2.
+template <class Raw, int FROM, int TO, int PER_BYTE, class R>
+__device__ __forceinline__ void pad_row(void* base, i64 row, int thread) {
+    Raw* to = static_cast<Raw*>(base) + row * (TO / PER_BYTE);
+    for (int i = FROM / PER_BYTE + thread; i < TO / PER_BYTE; i += R::THREADS) to[i] = 0;
 }
 
 // Zeros behind the scales of a row, and in the rows behind the last one, which the rows share out among them.

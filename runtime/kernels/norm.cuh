@@ -59,10 +59,11 @@ template <class T, class R> struct Slots {
 };
 __device__ __forceinline__ void arrived() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
-template <class T, class Y, class R, bool ALIGNED>
+template <class T, class Y, class R, bool ALIGNED, int PITCH = R::N>
 __device__ __forceinline__ void write_row(void* base, const Vector<Y> (&y)[R::USED], const Place& at) {
     if (!at.active) return;
-    typename T::Raw* row = static_cast<typename T::Raw*>(base) + at.row * R::N;
+    typename T::Raw* row = static_cast<typename T::Raw*>(base) + at.row * PITCH;
+    if constexpr (PITCH > R::N) pad_row<typename T::Raw, R::N, PITCH, 1, R>(base, at.row, at.thread);
 #pragma unroll
     for (int j = 0; j < R::USED; ++j) {
         const int index = at.thread + j * R::THREADS;
@@ -386,11 +387,14 @@ __device__ __forceinline__ void write_rows(u8* row, const Vector<Y> (&y)[R::USED
 }
 
 // Quantises the row. `shared` has R::WARPS words for the row.
-template <class Q, class Y, class R, bool ALIGNED>
+template <class Q, class Y, class R, bool ALIGNED, int PITCH = R::N>
 __device__ __forceinline__ void quantise(const Vector<Y> (&y)[R::USED], void* codes, void* scales, const void* given,
                                          const void* zero, u32* shared, const Place& at) {
-    constexpr int WIDTH = Q::PACKING == NIBBLES ? R::N / 2 : R::N;
-    u8* row = static_cast<u8*>(codes) + at.row * WIDTH;
+    constexpr int PER_BYTE = Q::PACKING == NIBBLES ? 2 : 1;
+    u8* row = static_cast<u8*>(codes) + at.row * (PITCH / PER_BYTE);
+    if constexpr (PITCH > R::N) {
+        if (at.active) pad_row<u8, R::N, PITCH, PER_BYTE, R>(codes, at.row, at.thread);
+    }
     const float one = Q::HAS_GIVEN && Q::GRANULARITY != CHANNEL ? given_at<Q>(given, 0) : 0.0f;
     const int zero_one = Q::GRANULARITY != CHANNEL ? zero_at<Q>(zero, 0) : 0;
     if constexpr (Q::GRANULARITY == CHANNEL) {

@@ -154,6 +154,24 @@ fn norm(s: &Sibling, k: usize, rows: &Tensor, port: InPort, ports: &Ports) -> Re
     from_floats(s.output, rows.shape(), &y)
 }
 
+/// A result of the sibling's rows with zeros behind them; `width` says how many elements a row of so many values is.
+fn padded(t: Tensor, s: &Sibling, width: impl Fn(u64) -> u64) -> Result<Tensor> {
+    let Some(padded) = s.padded else { return Ok(t) };
+    let size = |n: u64| usize::try_from(n).map_err(|_| shape_error(format!("rows of {n} are too large")));
+    let (from, to) = (size(width(s.width))?, size(width(padded))?);
+    let bytes = |n: usize| n * t.dtype().bits() / 8;
+    let mut out = Vec::new();
+    for row in t.bytes().chunks(bytes(from).max(1)) {
+        out.extend_from_slice(row);
+        out.resize(out.len() + bytes(to) - bytes(from), 0);
+    }
+    let mut shape = t.shape().to_vec();
+    if let Some(last) = shape.last_mut() {
+        *last = to;
+    }
+    Tensor::from_bytes(t.dtype(), shape, out)
+}
+
 /// Runs a fused norm; results in the order of its output ports.
 ///
 /// # Errors
@@ -174,13 +192,15 @@ pub fn fused_norm(op: &FusedNorm, inputs: &[Option<&Tensor>]) -> Result<Vec<Tens
             let zero =
                 (scheme.zero_point == ZeroPoint::Given).then(|| ports.get(InPort::ZeroPoint(k, e))).transpose()?;
             let mut out = quantize(scheme, &y, given, zero)?.into_iter();
-            results.extend(out.next().map(|q| (OutPort::Q(k, e), q)));
+            if let Some(q) = out.next() {
+                results.insert(OutPort::Q(k, e), padded(q, sibling, |n| scheme.q_width(n))?);
+            }
             if scheme.has_scale_output() {
                 results.extend(out.next().map(|s| (OutPort::Scale(k, e), s)));
             }
             results.extend(out.next().map(|z| (OutPort::ZeroPoint(k, e), z)));
         }
-        results.insert(OutPort::Normed(k), y);
+        results.insert(OutPort::Normed(k), padded(y, sibling, |n| n)?);
     }
     if let (Some(sum), Prologue::ResidualAdd(add)) = (shared, op.prologue) {
         results.insert(OutPort::Sum, cast(&sum, add.emitted(), true)?);

@@ -209,11 +209,17 @@ pub(super) fn fused_norm(args: &Args<'_>, f: &FusedNorm) -> Result<Vec<Type>> {
             }
             rows
         });
+        let handed_out = |rows: &[Dim], n: u64| {
+            let n = Dim::from(i64::try_from(n).unwrap_or(i64::MAX));
+            [&rows[..rows.len().saturating_sub(1)], &[n]].concat()
+        };
         if s.emit_normed {
-            types.push(tensor(Some(s.output), rows.clone()));
+            types.push(tensor(Some(s.output), rows.as_deref().map(|rows| handed_out(rows, s.handed_out()))));
         }
         for scheme in &s.epilogues {
-            types.extend(quantised(rows.as_deref(), &Arc::new(scheme.clone())));
+            let mut own = quantised(rows.as_deref(), &Arc::new(scheme.clone()));
+            own[0].shape = rows.as_deref().map(|rows| Shape(handed_out(rows, scheme.q_width(s.handed_out()))));
+            types.extend(own);
         }
     }
     Ok(types)

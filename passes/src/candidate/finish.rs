@@ -45,6 +45,7 @@ impl Builder<'_> {
                 product: m.norm.product,
             }),
             output: m.norm.results[m.result].0,
+            padded: None,
             emit_normed: read.contains(&Port::Normed(k)) || epilogues.is_empty(),
             epilogues,
         }

@@ -276,8 +276,30 @@ impl Results {
             }
         }
         let missing = || Error::new(ErrorKind::Structure, "a result was not made");
-        norm.out_ports().iter().map(|p| made.remove(p).ok_or_else(missing)).collect()
+        let handed_out = |port: &OutPort| {
+            let made = made.remove(port).ok_or_else(missing)?;
+            let wider = matches!(port, OutPort::Normed(_) | OutPort::Q(..));
+            match norm.result_width(*port).filter(|_| wider && norm.siblings[port.sibling()].padded.is_some()) {
+                Some(width) => padded(made, width as usize),
+                None => Ok(made),
+            }
+        };
+        norm.out_ports().iter().map(handed_out).collect()
     }
+}
+
+/// The same with zeros behind each row, up to a width. Rows are whole bytes, as `check` has found.
+fn padded(made: Tensor, width: usize) -> Result<Tensor> {
+    let mut shape = made.shape().to_vec();
+    let Some(last) = shape.last_mut() else { return Ok(made) };
+    let row = |n: usize| n * made.dtype().bits() / 8;
+    let (from, to) = (row(*last), row(width));
+    *last = width;
+    let mut bytes: Vec<u8> = zeros(made.bytes().len() / from * to)?;
+    for (out, row) in bytes.chunks_mut(to).zip(made.bytes().chunks(from)) {
+        out[..from].copy_from_slice(row);
+    }
+    Tensor::from_bytes(made.dtype(), shape, bytes)
 }
 
 /// Scales a row; `check` has seen to it that groups divide the width.

@@ -209,6 +209,7 @@ impl Kernel<'_> {
         let (compute, squares, y) = (type_name(s.compute), type_name(s.squares()), type_name(s.output));
         // Of rows one after another, every second shares what it is summed in: between two of them all threads have met.
         let (turns, turn) = if self.shape.streams { ("[2]", "[turn]") } else { ("", "") };
+        let pitch = s.padded.map_or_else(String::new, |n| format!(", {n}"));
         let mut out = String::from("    {\n");
         let _ = writeln!(
             out,
@@ -232,7 +233,7 @@ impl Kernel<'_> {
         if s.emit_normed {
             let _ = writeln!(
                 out,
-                "        write_row<{y}, {y}, R, {aligned}>({}, y, at);",
+                "        write_row<{y}, {y}, R, {aligned}{pitch}>({}, y, at);",
                 self.out_pointer(OutPort::Normed(k))
             );
         }
@@ -240,7 +241,7 @@ impl Kernel<'_> {
             let _ = write!(
                 out,
                 "        {{\n            __shared__ u32 extremes{turns}[{rows}][R::WARPS];\n            \
-                 quantise<Quant{k}_{e}, {y}, R, {aligned}>(y, {}, {}, {}, {}, extremes{turn}[local], at);\n        }}\n",
+                 quantise<Quant{k}_{e}, {y}, R, {aligned}{pitch}>(y, {}, {}, {}, {}, extremes{turn}[local], at);\n        }}\n",
                 self.out_pointer(OutPort::Q(k, e)),
                 self.out_pointer(OutPort::Scale(k, e)),
                 self.in_pointer(InPort::Scale(k, e)),

@@ -174,6 +174,7 @@ fn random_descriptors() {
                     normed,
                     weight: (pick(4) > 0).then_some(weight),
                     output: types[pick(3)],
+                    padded: (pick(4) == 0).then(|| width + 2 * (1 + pick(40)) as u64),
                     emit_normed: true,
                     epilogues,
                 }

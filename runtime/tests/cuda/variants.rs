@@ -124,6 +124,19 @@ fn gated(width: u64) -> Vec<FusedNorm> {
     all
 }
 
+/// Rows with zeros behind them: the value and codes of every width.
+fn padded(width: u64) -> Vec<FusedNorm> {
+    let schemes = schemes::in_use();
+    let wider = |n: FusedNorm, by: u64| {
+        let mut n = emitted(n);
+        n.siblings[0].padded = Some((width + by).next_multiple_of(8));
+        n
+    };
+    let norms = schemes.iter().enumerate().map(|(i, s)| wider(quantised(width, vec![s.clone()]), [1, 8, 192][i % 3]));
+    let plain = NARROW.map(|d| wider(FusedNorm::of(vec![Sibling::plain(width, d)]), 64));
+    norms.chain(plain).collect()
+}
+
 /// The same with its value as a result.
 fn emitted(mut norm: FusedNorm) -> FusedNorm {
     norm.siblings[0].emit_normed = true;
@@ -132,7 +145,7 @@ fn emitted(mut norm: FusedNorm) -> FusedNorm {
 
 /// All of a width that have a kernel, in an order that does not change.
 pub fn of_width(width: u64) -> Vec<FusedNorm> {
-    let mut all = [plain(width), quantisers(width), siblings(width), gated(width)].concat();
+    let mut all = [plain(width), quantisers(width), siblings(width), gated(width), padded(width)].concat();
     all.retain(|n| supports(n).is_ok());
     all
 }
