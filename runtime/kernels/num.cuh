@@ -119,7 +119,7 @@ __device__ __forceinline__ float min_nan(float a, float b) {
 __device__ __forceinline__ bool is_moderate(float x) { return __float_as_uint(x) - 0x21800000u <= 0x5d800000u - 0x21800000u; }
 
 // Correctly rounded 1 / sqrt(v): two roundings in f64, as on the CPU.
-__device__ __noinline__ float rsqrt_wide(float v) { return (float)(1.0 / sqrt((double)v)); }
+__device__ __forceinline__ float rsqrt_wide(float v) { return (float)(1.0 / sqrt((double)v)); }
 // The same of a number that is neither tiny nor huge: the hardware's estimate and one step of the third order.
 __device__ __forceinline__ float rsqrt_of_moderate(float v) {
     float y;

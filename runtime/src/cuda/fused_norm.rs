@@ -24,6 +24,7 @@ pub struct FusedNormKernel {
     kernel: Kernel,
     /// Most blocks of a launch.
     most: u64,
+    spills: bool,
 }
 
 impl FusedNormKernel {
@@ -34,13 +35,19 @@ impl FusedNormKernel {
     pub fn new(device: &Device, compiler: Compiler, norm: &FusedNorm, shape: LaunchShape) -> Result<Self> {
         supports(norm).map_err(|why| Error::new(ErrorKind::Unsupported, why))?;
         if shape.streams && !shape.can_stream(norm) {
-            let message = "the launch shape: rows one after another are aligned, whole vectors and no more than fit beside the sums";
+            let message = "the launch shape: rows one after another are aligned, whole vectors and no more than fit registers and shared memory";
             return Err(Error::new(ErrorKind::Unsupported, message));
         }
         let compiled = device.compile(compiler, &source::write(norm, &shape))?;
         let kernel = Kernel::load(device, &compiled.cubin)?;
         let most = if shape.streams { kernel.resident(shape.block)?.into() } else { u64::MAX };
-        Ok(Self { norm: norm.clone(), shape, kernel, most })
+        let spills = compiled.spills().is_some_and(|bytes| bytes > 0);
+        Ok(Self { norm: norm.clone(), shape, kernel, most, spills })
+    }
+
+    /// True if its compiler said that some of its registers went to memory.
+    pub fn spills(&self) -> bool {
+        self.spills
     }
 
     /// The same on at most so many blocks at a time, if its launch shape streams: the rest of the GPU is somebody else's.

@@ -8,8 +8,6 @@
 //! 2. of the widths, the nearest by ratio; of its numbers of rows, the nearest by ratio; of two as near the larger;
 //! 3. the shape of that entry, with threads doubled or halved until each has about as many elements as there.
 //!
-//! Whether blocks stream is no entry's: they do from a number of rows on, where nothing is added ([`LaunchShape::for_rows`]).
-//!
 //! Rows of f32 count as twice as wide, for so many registers do they take. A thread gets no more vectors than fit its registers,
 //! and the weights of a very wide row are read late, whatever the entry says.
 
@@ -39,6 +37,8 @@ pub enum Needs {
     Row,
     /// The largest magnitude of each group of it.
     Groups,
+    /// The same of groups of at most 32.
+    SmallGroups,
 }
 
 /// What decides a launch shape besides widths and rows.
@@ -52,12 +52,12 @@ pub struct Class {
 
 impl Class {
     /// All of them, in the order of tables.
-    pub const ALL: [Self; 8] = {
-        let all = [Needs::NoQuantiser, Needs::Nothing, Needs::Row, Needs::Groups];
-        let mut out = [Self { add: false, needs: Needs::Nothing }; 8];
+    pub const ALL: [Self; 10] = {
+        let all = [Needs::NoQuantiser, Needs::Nothing, Needs::Row, Needs::Groups, Needs::SmallGroups];
+        let mut out = [Self { add: false, needs: Needs::Nothing }; 10];
         let mut i = 0;
-        while i < 8 {
-            out[i] = Self { add: i >= 4, needs: all[i % 4] };
+        while i < out.len() {
+            out[i] = Self { add: i >= all.len(), needs: all[i % all.len()] };
             i += 1;
         }
         out
@@ -68,7 +68,13 @@ impl Class {
         let schemes = siblings.iter().flat_map(|k| &norm.siblings[*k].epilogues);
         let needs = schemes.map(|s| match (s.origin, s.granularity) {
             (Origin::Given, _) => Needs::Nothing,
-            (_, Granularity::Group(_)) => Needs::Groups,
+            (_, Granularity::Group(g)) => {
+                if g <= 32 {
+                    Needs::SmallGroups
+                } else {
+                    Needs::Groups
+                }
+            }
             _ => Needs::Row,
         });
         Self { add: norm.prologue != Prologue::None, needs: needs.max().unwrap_or(Needs::NoQuantiser) }
@@ -80,10 +86,12 @@ impl Class {
             (false, Needs::Nothing) => "norm+given",
             (false, Needs::Row) => "norm+row",
             (false, Needs::Groups) => "norm+groups",
+            (false, Needs::SmallGroups) => "norm+small-groups",
             (true, Needs::NoQuantiser) => "add+norm",
             (true, Needs::Nothing) => "add+norm+given",
             (true, Needs::Row) => "add+norm+row",
             (true, Needs::Groups) => "add+norm+groups",
+            (true, Needs::SmallGroups) => "add+norm+small-groups",
         }
     }
 }
@@ -120,6 +128,8 @@ pub struct Entry {
     pub rows_a_block: u32,
     /// Weights are read before the sum.
     pub ahead: bool,
+    /// Blocks take row after row ([`LaunchShape::streams`]).
+    pub streams: bool,
     /// Microseconds that it took.
     pub us: f64,
 }
@@ -128,7 +138,8 @@ impl fmt::Display for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { class, width, rows, threads, rows_a_block, us, .. } = self;
         let ahead = if self.ahead { "ahead" } else { "late" };
-        write!(f, "{class:<16} {width:>6} {rows:>6} {threads:>5} {rows_a_block:>3} {ahead:<5} {us:>9.2}")
+        let streams = if self.streams { "stream" } else { "once" };
+        write!(f, "{class:<21} {width:>6} {rows:>6} {threads:>5} {rows_a_block:>3} {ahead:<5} {streams:<6} {us:>9.2}")
     }
 }
 
@@ -199,14 +210,15 @@ impl Regimes {
             .collect();
         let Some(found) = found else { return LaunchShape::choose(norm, rows, aligned) };
         let block = found.iter().map(|(e, threads)| (threads * e.rows_a_block).min(MAX_THREADS)).max().unwrap_or(32);
-        let shape = LaunchShape {
+        let mut shape = LaunchShape {
             block: block.max(found.iter().map(|f| f.1).max().unwrap_or(32)),
             jobs: found.iter().map(|(_, threads)| Threads { threads: *threads }).collect(),
             aligned,
             ahead: found.iter().all(|(e, _)| e.ahead) && fits_ahead(norm),
-            streams: false,
+            streams: found.iter().all(|(e, _)| e.streams),
         };
-        shape.for_rows(norm, rows)
+        shape.streams &= shape.can_stream(norm);
+        shape
     }
 
     fn nearest(&self, class: Class, width: u64, rows: u64) -> Option<Entry> {
@@ -238,8 +250,9 @@ fn scaled(entry: &Entry, width: u64) -> u32 {
 
 fn entry(line: &str) -> std::result::Result<Entry, String> {
     let words: Vec<&str> = line.split_whitespace().collect();
-    let [class, width, rows, threads, rows_a_block, ahead, us] = words[..] else {
-        return Err(format!("expected class, width, rows, threads, rows a block, ahead or late, us; found `{line}`"));
+    let [class, width, rows, threads, rows_a_block, ahead, streams, us] = words[..] else {
+        let columns = "class, width, rows, threads, rows a block, ahead or late, once or stream, us";
+        return Err(format!("expected {columns}; found `{line}`"));
     };
     let class: Class = class.parse()?;
     let number = |word: &str, what: &str| {
@@ -264,8 +277,13 @@ fn entry(line: &str) -> std::result::Result<Entry, String> {
         "late" => false,
         other => return Err(format!("expected ahead or late, found `{other}`")),
     };
+    let streams = match streams {
+        "stream" => true,
+        "once" => false,
+        other => return Err(format!("expected once or stream, found `{other}`")),
+    };
     let us = us.parse::<f64>().ok().filter(|us| us.is_finite() && *us > 0.0);
-    let us = us.ok_or_else(|| format!("expected microseconds, found `{}`", words[6]))?;
+    let us = us.ok_or_else(|| format!("expected microseconds, found `{}`", words[7]))?;
     // Both fit, as was just seen.
     Ok(Entry {
         class,
@@ -274,6 +292,7 @@ fn entry(line: &str) -> std::result::Result<Entry, String> {
         threads: threads as u32,
         rows_a_block: rows_a_block as u32,
         ahead,
+        streams,
         us,
     })
 }

@@ -62,22 +62,9 @@ impl LaunchShape {
         let block = u64::from(self.block);
         let beside =
             norm.siblings.iter().map(|s| 2 * (block * 4 + s.epilogues.len() as u64 * block / 32 * 4)).sum::<u64>();
-        self.aligned && width.is_multiple_of(VECTOR) && elements * read + beside <= SHARED
-    }
-
-    /// The shape, with blocks that stream where that is faster on an H200: from 1,024 rows on, by 1 to 10%. Not with a residual add,
-    /// whose rows are twice as many bytes, nor to codes of four bits, which are many instructions; and a plain norm only while
-    /// its rows are few.
-    #[must_use]
-    pub(super) fn for_rows(mut self, norm: &FusedNorm, rows: u64) -> Self {
-        let schemes = || norm.siblings.iter().flat_map(|s| &s.epilogues);
-        let few_instructions = norm.prologue == Prologue::None && schemes().all(|s| s.element.bits() == 8);
-        let pays = few_instructions && rows >= 1024 && (rows < 4096 || schemes().next().is_some());
-        // A thread of a block that streams has 128 registers.
         let widest = (0..norm.siblings.len()).map(|k| weighed(norm, k)).max().unwrap_or(0);
-        let fits = self.jobs.first().is_some_and(|job| widest <= MOST_STREAMED * VECTOR * u64::from(job.threads));
-        self.streams = pays && fits && self.can_stream(norm);
-        self
+        let fits = widest <= MOST_STREAMED * VECTOR * u64::from(job.threads) && elements * read + beside <= SHARED;
+        self.aligned && width.is_multiple_of(VECTOR) && fits
     }
 
     /// What suits a number of rows: with many of them, few threads a row, so that each has several vectors in flight;
@@ -92,7 +79,7 @@ impl LaunchShape {
         };
         let jobs: Vec<Threads> = jobs(norm).iter().map(|s| Threads { threads: threads(widest(s)) }).collect();
         let block = jobs.iter().map(|j| j.threads).max().unwrap_or(32).max(if rows >= 1024 { 128 } else { 32 });
-        Self { block, jobs, aligned, ahead: rows < 4096 && fits_ahead(norm), streams: false }.for_rows(norm, rows)
+        Self { block, jobs, aligned, ahead: rows < 4096 && fits_ahead(norm), streams: false }
     }
 }
 

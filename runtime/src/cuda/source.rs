@@ -254,8 +254,10 @@ impl Kernel<'_> {
     /// Blocks in order: those of the first job, then those of the second, and so on.
     fn entry(&self, jobs: &[Vec<usize>]) -> String {
         let block = self.shape.block;
-        // Of blocks that take row after row, 512 threads a multiprocessor.
-        let bounds = if self.shape.streams { format!("{block}, {}", (512 / block).max(1)) } else { block.to_string() };
+        // Of blocks that take row after row, 512 threads a multiprocessor. Of large blocks one: the assembler would rather have two
+        // of them than all of a row in registers.
+        let least = if self.shape.streams { (512 / block).max(1) } else { u32::from(block >= 512) };
+        let bounds = if least > 0 { format!("{block}, {least}") } else { block.to_string() };
         let mut out = format!(
             "extern \"C\" __global__ void __launch_bounds__({bounds}) {ENTRY}(const __grid_constant__ Params p) {{\n    begin();\n    i64 block = blockIdx.x;\n"
         );
@@ -359,7 +361,7 @@ fn scheme_traits(name: &str, s: &Scheme) -> String {
          static constexpr bool DIVIDE = {}, TOLERANT = {}, POWER = {}, POSTED = {}, HAS_GIVEN = {}, HAS_SCALE = {}, ZERO = {};\n    \
          static __device__ __forceinline__ float factor(float origin, float given) {{\n{}    }}\n    \
          static __device__ __forceinline__ float scale(float origin, float given, float factor) {{\n{scale}    }}\n    \
-         static __device__ __forceinline__ float post(float origin) {{\n    const float given = 0.0f;\n{}    }}\n}};\n",
+         static __device__ __forceinline__ float post(float origin) {{\n{}    }}\n}};\n",
         type_name(s.element),
         type_name(s.compute),
         type_name(s.given.unwrap_or(DType::F32)),

@@ -16,12 +16,13 @@ use rayon::prelude::*;
 use crate::{compile::compile, or_skip, variants};
 
 const TABLE: &str = "\
-# class width rows threads rows-a-block weights us
-norm           4096     1   256 1 ahead  1.40
-norm           4096  4096   128 2 late  18.00   # said after it
-norm           8192     1   512 1 ahead  1.90
+# class width rows threads rows-a-block weights blocks us
+norm           4096     1   256 1 ahead once    1.40
+norm           4096  4096   128 2 late  once   18.00   # said after it
+norm           8192     1   512 1 ahead once    1.90
 
-norm+groups    4096  4096    64 4 late  16.00
+norm+groups    4096  4096    64 4 late  once   16.00
+norm+row       4096  4096   128 1 late  stream 15.00
 ";
 
 fn plain(width: u64, dtype: DType) -> FusedNorm {
@@ -58,6 +59,18 @@ fn between_entries_the_nearest_by_ratio_counts() {
     assert_eq!(chosen(&table, &plain(2048, DType::F32), 4096), (128, 256, false));
 }
 
+/// Rows one after another only where they can be: aligned, whole vectors, no more than fit.
+#[test]
+fn blocks_stream_where_they_can() {
+    let table = Regimes::parse(TABLE).unwrap();
+    let streams = |width, aligned| {
+        let op = Op::of("rms_norm+fp8_token", width).unwrap();
+        table.choose(&op.norm, 4096, aligned).streams
+    };
+    assert!(streams(4096, true) && streams(8192, true));
+    assert!(!streams(4096, false) && !streams(4095, true) && !streams(32_768, true));
+}
+
 #[test]
 fn a_class_without_entries_is_worked_out() {
     let table = Regimes::parse(TABLE).unwrap();
@@ -83,25 +96,30 @@ fn classes_are_of_the_most_that_a_quantiser_needs() {
     assert_eq!(class("rms_norm"), "norm");
     assert_eq!(class("rms_norm+int8_static"), "norm+given");
     assert_eq!(class("add+rms_norm+fp8_token"), "add+norm+row");
-    assert_eq!(class("add+rms_norm+nvfp4"), "add+norm+groups");
+    assert_eq!(class("add+rms_norm+fp8_group128"), "add+norm+groups");
+    assert_eq!(class("add+rms_norm+nvfp4"), "add+norm+small-groups");
 }
 
 #[test]
 fn a_table_that_is_wrong_is_refused_by_line() {
     let said = |line: &str| Regimes::parse(&format!("# a comment\n{line}\n")).unwrap_err().to_string();
     for (line, why) in [
-        ("norm 4096 1 256 1 ahead", "expected class, width"),
-        ("rms 4096 1 256 1 ahead 1.0", "found `rms`"),
-        ("norm 0 1 256 1 ahead 1.0", "expected a width, found `0`"),
-        ("norm 4096 x 256 1 ahead 1.0", "expected rows, found `x`"),
-        ("norm 4096 1 48 1 ahead 1.0", "found 48 x 1"),
-        ("norm 4096 1 16 1 ahead 1.0", "found 16 x 1"),
-        ("norm 4096 1 256 8 ahead 1.0", "found 256 x 8"),
-        ("norm 16384 1 64 1 ahead 1.0", "at most 12 vectors a thread"),
-        ("norm 4096 1 256 1 maybe 1.0", "expected ahead or late, found `maybe`"),
-        ("norm 4096 1 256 1 late -1", "expected microseconds, found `-1`"),
-        ("norm 4096 1 256 1 late inf", "expected microseconds, found `inf`"),
-        ("norm 4096 1 256 1 late 1\nnorm 4096 1 128 1 late 1", "line 3 of a table of regimes: norm at 4096 and 1 rows"),
+        ("norm 4096 1 256 1 ahead once", "expected class, width"),
+        ("rms 4096 1 256 1 ahead once 1.0", "found `rms`"),
+        ("norm 0 1 256 1 ahead once 1.0", "expected a width, found `0`"),
+        ("norm 4096 x 256 1 ahead once 1.0", "expected rows, found `x`"),
+        ("norm 4096 1 48 1 ahead once 1.0", "found 48 x 1"),
+        ("norm 4096 1 16 1 ahead once 1.0", "found 16 x 1"),
+        ("norm 4096 1 256 8 ahead once 1.0", "found 256 x 8"),
+        ("norm 16384 1 64 1 ahead once 1.0", "at most 12 vectors a thread"),
+        ("norm 4096 1 256 1 maybe once 1.0", "expected ahead or late, found `maybe`"),
+        ("norm 4096 1 256 1 late twice 1.0", "expected once or stream, found `twice`"),
+        ("norm 4096 1 256 1 late once -1", "expected microseconds, found `-1`"),
+        ("norm 4096 1 256 1 late once inf", "expected microseconds, found `inf`"),
+        (
+            "norm 4096 1 256 1 late once 1\nnorm 4096 1 128 1 late once 1",
+            "line 3 of a table of regimes: norm at 4096 and 1 rows",
+        ),
     ] {
         assert!(said(line).contains(why), "{line}: {}", said(line));
     }

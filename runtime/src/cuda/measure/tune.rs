@@ -30,7 +30,11 @@ pub struct Tuned {
     pub tried: usize,
 }
 
-/// Launch shapes to try for an op: threads a row, from a warp to a block, rows a block, weights read ahead or late.
+/// Rows from which on blocks that take row after row are tried: fewer are one for each.
+const MANY: u64 = 1024;
+
+/// Launch shapes to try for an op: threads a row, from a warp to a block, rows a block, weights read ahead or late; and blocks that take
+/// row after row.
 pub fn shapes(op: &Op) -> Vec<LaunchShape> {
     let jobs = crate::cuda::source::jobs(&op.norm).len();
     let vectors = op.width().div_ceil(VECTOR);
@@ -45,14 +49,12 @@ pub fn shapes(op: &Op) -> Vec<LaunchShape> {
             if block > MAX_THREADS || (rows > 1 && block > 256) {
                 continue;
             }
-            for ahead in [false, true] {
-                all.push(LaunchShape {
-                    block,
-                    jobs: vec![Threads { threads }; jobs],
-                    aligned: true,
-                    ahead,
-                    streams: false,
-                });
+            for (ahead, streams) in [(false, false), (true, false), (false, true)] {
+                let jobs = vec![Threads { threads }; jobs];
+                let shape = LaunchShape { block, jobs, aligned: true, ahead, streams };
+                if !streams || shape.can_stream(&op.norm) {
+                    all.push(shape);
+                }
             }
         }
     }
@@ -67,11 +69,13 @@ fn representative(class: Class) -> String {
         Needs::Nothing => format!("{norm}+fp8_static"),
         Needs::Row => format!("{norm}+fp8_token"),
         Needs::Groups => format!("{norm}+fp8_group128"),
+        Needs::SmallGroups => format!("{norm}+mxfp8"),
     }
 }
 
 impl Bench {
-    /// Measures all launch shapes of these classes at these widths and numbers of rows, and hands out each place as it is found.
+    /// Measures the launch shapes of these classes at these widths and numbers of rows, and hands out each place as it is found.
+    /// A shape in which registers went to memory is none, unless all are such.
     ///
     /// # Errors
     /// `Value` for a width that groups of 128 do not divide; `Unsupported` with what compiler or driver say.
@@ -86,7 +90,10 @@ impl Bench {
         for class in classes.iter().copied() {
             for width in widths {
                 let op = Op::of(&representative(class), *width)?;
-                let kernels = self.kernels(&op, shapes(&op))?;
+                let mut kernels = self.kernels(&op, shapes(&op))?;
+                if !kernels.iter().all(FusedNormKernel::spills) {
+                    kernels.retain(|kernel| !kernel.spills());
+                }
                 for rows in rows {
                     let tuned = self.tune_one(class, &op, &kernels, *rows)?;
                     found(&tuned);
@@ -110,7 +117,9 @@ impl Bench {
         let worked_out = LaunchShape::choose(&op.norm, rows, true);
         let mut best: Option<Entry> = None;
         let mut without = f64::NAN;
-        for kernel in kernels {
+        let mut tried = 0;
+        for kernel in kernels.iter().filter(|k| rows >= MANY || !k.shape().streams) {
+            tried += 1;
             let mut us = self.time(op, kernel, rows, false)?.us;
             if rows <= FEW {
                 us = f64::midpoint(us, self.time(op, kernel, rows, true)?.us);
@@ -121,8 +130,9 @@ impl Bench {
             }
             if best.is_none_or(|b| us < b.us) {
                 let threads = shape.jobs[0].threads;
-                let (rows_a_block, ahead) = (shape.rows(0), shape.ahead);
-                best = Some(Entry { class, width: op.width(), rows, threads, rows_a_block, ahead, us });
+                let LaunchShape { ahead, streams, .. } = *shape;
+                let rows_a_block = shape.rows(0);
+                best = Some(Entry { class, width: op.width(), rows, threads, rows_a_block, ahead, streams, us });
             }
         }
         if without.is_nan() {
@@ -134,6 +144,6 @@ impl Bench {
         }
         // There is a shape for every width: a thread a vector, or as many as a block has.
         let none = || normfuse_ir::Error::new(normfuse_ir::ErrorKind::Unsupported, format!("no launch shape for {op}"));
-        Ok(Tuned { entry: best.ok_or_else(none)?, worked_out: without, tried: kernels.len() })
+        Ok(Tuned { entry: best.ok_or_else(none)?, worked_out: without, tried })
     }
 }
