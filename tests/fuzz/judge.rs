@@ -42,6 +42,8 @@ pub struct Tally {
     pub siblings: usize,
     /// Quantisers that are ops of their own.
     pub quant: usize,
+    /// Those with a gated activation in their op.
+    pub gated: usize,
     /// Sites that did not fuse.
     pub rejected: usize,
 }
@@ -52,7 +54,8 @@ impl Tally {
         self.norm += s.fused.norm;
         self.norm_quant += s.fused.norm_quant;
         self.siblings += s.fused.sibling_norm;
-        self.quant += s.fused.quant + s.fused.gated_act;
+        self.quant += s.fused.quant;
+        self.gated += s.fused.gated_act;
         self.rejected += s.rejected;
     }
 }

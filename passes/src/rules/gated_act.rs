@@ -115,7 +115,7 @@ impl Reader<'_> {
         let Op::Cast { to, .. } = op else { return None };
         let from = self.graph.node(id).input(0)?;
         let (dtype, _) = typed(self.graph, from)?;
-        (dtype != *to && goes(dtype, *to)).then(|| {
+        goes(dtype, *to).then(|| {
             self.nodes.insert(id);
             from
         })

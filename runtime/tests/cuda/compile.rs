@@ -88,9 +88,12 @@ fn kernels_take_as_many_registers_as_they_did() {
 #[test]
 fn kernels_compile_without_spills() {
     let Some(compiler) = or_skip(Compiler::load()) else { return };
-    let mut norms = variants::of_width(256);
-    norms.extend(variants::of_width(7168).into_iter().step_by(5));
-    norms.extend(variants::of_width(33).into_iter().step_by(7));
+    let mut norms = Vec::new();
+    for of in [variants::norms, variants::others] {
+        norms.extend(of(256));
+        norms.extend(of(7168).into_iter().step_by(5));
+        norms.extend(of(33).into_iter().step_by(7));
+    }
     let shapes = |aligned: bool| [(1, aligned), (4096, aligned)];
     let mut texts: Vec<(&str, String, String)> = Vec::new();
     for (i, norm) in norms.iter().enumerate() {

@@ -58,17 +58,6 @@ fn quantisers(width: u64) -> Vec<FusedNorm> {
             all.push(quantised(width, vec![Scheme { layout, ..dynamic(Granularity::Group(group)) }]));
         }
     }
-    let bytes = Some(ScaleOutput { steps: vec![Step::Div(448.0.into())], dtype: DType::F8E8M0 });
-    for group in [16, 32, 128] {
-        for layout in [ScaleLayout::PackedUe8m0, ScaleLayout::Swizzle128x4, ScaleLayout::Shuffle32x8] {
-            let scheme = Scheme { layout, scale: bytes.clone(), ..dynamic(Granularity::Group(group)) };
-            all.push(quantised(width, vec![scheme.clone()]));
-            let gate = Gated::of(Activation::Silu, DType::BF16);
-            let narrow = Some(ScaleOutput { steps: Vec::new(), dtype: DType::F8E4M3FN });
-            let scale = if layout == ScaleLayout::PackedUe8m0 { scheme.scale.clone() } else { narrow };
-            all.push(FusedNorm::gated(gate, width, vec![Scheme { scale, ..scheme }]));
-        }
-    }
     let several = vec![dynamic(Granularity::Token), dynamic(Granularity::Group(32)), schemes::in_use()[9].clone()];
     all.push(quantised(width, several.clone()));
     let add = ResidualAdd::of(DType::BF16);
@@ -88,6 +77,24 @@ fn siblings(width: u64) -> Vec<FusedNorm> {
     let narrower = Sibling { width: (width / 3).max(1), ..other };
     let separate = FusedNorm { source: Source::Separate, ..FusedNorm::of(vec![first, narrower]) };
     vec![shared, separate]
+}
+
+/// Scales in tiles, behind a norm and behind a gate.
+fn tiles(width: u64) -> Vec<FusedNorm> {
+    let mut all = Vec::new();
+    let dynamic = |g| Scheme::dynamic(DType::F8E4M3FN, g, vec![Step::Max(1e-10.into()), Step::Div(448.0.into())]);
+    let bytes = Some(ScaleOutput { steps: vec![Step::Div(448.0.into())], dtype: DType::F8E8M0 });
+    for group in [16, 32, 128] {
+        for layout in [ScaleLayout::PackedUe8m0, ScaleLayout::Swizzle128x4, ScaleLayout::Shuffle32x8] {
+            let scheme = Scheme { layout, scale: bytes.clone(), ..dynamic(Granularity::Group(group)) };
+            all.push(quantised(width, vec![scheme.clone()]));
+            let gate = Gated::of(Activation::Silu, DType::BF16);
+            let narrow = Some(ScaleOutput { steps: Vec::new(), dtype: DType::F8E4M3FN });
+            let scale = if layout == ScaleLayout::PackedUe8m0 { scheme.scale.clone() } else { narrow };
+            all.push(FusedNorm::gated(gate, width, vec![Scheme { scale, ..scheme }]));
+        }
+    }
+    all
 }
 
 /// Gated activations: every function and every rounding between, each under quantisers of its own; quantisers with nothing
@@ -143,11 +150,24 @@ fn emitted(mut norm: FusedNorm) -> FusedNorm {
     norm
 }
 
-/// All of a width that have a kernel, in an order that does not change.
-pub fn of_width(width: u64) -> Vec<FusedNorm> {
-    let mut all = [plain(width), quantisers(width), siblings(width), gated(width), padded(width)].concat();
+/// Norms of a width that have a kernel, in an order that does not change.
+pub fn norms(width: u64) -> Vec<FusedNorm> {
+    with_kernel([plain(width), quantisers(width), siblings(width)].concat())
+}
+
+/// What else of a width has a kernel, likewise.
+pub fn others(width: u64) -> Vec<FusedNorm> {
+    with_kernel([tiles(width), gated(width), padded(width)].concat())
+}
+
+fn with_kernel(mut all: Vec<FusedNorm>) -> Vec<FusedNorm> {
     all.retain(|n| supports(n).is_ok());
     all
+}
+
+/// All of a width that have a kernel.
+pub fn of_width(width: u64) -> Vec<FusedNorm> {
+    [norms(width), others(width)].concat()
 }
 
 /// Any quantiser that has a kernel.
