@@ -199,15 +199,17 @@ def lines(records):
     program = json.loads(records[model])
     for node in program["graph_module"]["graph"]["nodes"]:
         node["metadata"] = {k: v for k, v in node["metadata"].items() if k == "nn_module_stack"}
-    program["graph_module"]["module_call_graph"] = []
-    for name in ["example_inputs", "verifiers", "torch_version"]:
+    calls = program["graph_module"]["module_call_graph"]
+    specs = [{"fqn": "", "signature": {"out_spec": c["signature"]["out_spec"]}} for c in calls if not c["fqn"]]
+    program["graph_module"]["module_call_graph"] = specs
+    for name in ["example_inputs", "verifiers"]:
         program.pop(name, None)
     config, data = {}, b""
     for kind in ["weights", "constants"]:
         listed = records.get(f"data/{kind}/{pathlib.PurePath(model).stem}_{kind}_config.json", b'{"config":{}}')
         for name, payload in json.loads(listed)["config"].items():
             meta = payload["tensor_meta"]
-            size = {7: 4, 13: 2, 5: 8, 12: 1, 29: 1, 6: 2}[meta["dtype"]]
+            size = {7: 4, 13: 2, 5: 8, 10: 8, 12: 1, 29: 1, 6: 2}[meta["dtype"]]
             data += bytes(-len(data) % size)
             meta["storage_offset"]["as_int"] += len(data) // size
             data += records[f"data/{kind}/{payload['path_name']}"]

@@ -1,6 +1,7 @@
 """Small torch programs of every family of ops that the reader of .pt2 knows, as archives."""
 
 import io
+import re
 import warnings
 
 import torch
@@ -68,6 +69,22 @@ class InPlace(nn.Module):
         return y, torch.empty_like(x).fill_(1.0)
 
 
+class Parts(nn.Module):
+    """Parts of memory by place and by step, and a buffer of complex numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("turns", torch.polar(torch.ones(2, 4), torch.randn(2, 4)))
+
+    def forward(self, x):
+        y = x.clone().relu_()
+        y[1] = x[0]
+        z = torch.slice_scatter(x, y[:, ::2], 1, 0, 8, 2).remainder_(2)
+        pairs = torch.view_as_complex(x.view(2, 4, 2)) * self.turns
+        z = torch.add(z, y, alpha=2) / (torch.linalg.vector_norm(x, dim=-1, keepdim=True) / 8**0.5)
+        return {"logits": nn.functional.pad(z, (1, -1)), "parts": [torch.view_as_real(pairs), torch.layer_norm(x, [8])]}
+
+
 class Indexing(nn.Module):
     def forward(self, x, ids):
         one = nn.functional.one_hot(ids, 4)
@@ -85,11 +102,16 @@ class Bits(nn.Module):
 
 def archive(model, inputs, shapes=None):
     program = torch.export.export(model.eval().requires_grad_(False), inputs, dynamic_shapes=shapes)
-    out = io.BytesIO()
-    torch.export.save(program, out)
-    decomposed = io.BytesIO()
-    torch.export.save(program.run_decompositions(), decomposed)
-    return out.getvalue(), decomposed.getvalue()
+    saved = []
+    for form in (program, program.run_decompositions()):
+        for node in form.graph.nodes:
+            if trace := node.meta.get("stack_trace"):
+                # Without the folders of the machine.
+                node.meta["stack_trace"] = re.sub(r'"[^"]*/', '"/example/', trace)
+        out = io.BytesIO()
+        torch.export.save(form, out)
+        saved.append(out.getvalue())
+    return saved
 
 
 def archives():
@@ -102,6 +124,7 @@ def archives():
         "rope": (Rope(), (torch.randn(1, 3, 4).to(BF16), ids), ({1: rows}, None)),
         "experts": (Experts(), (torch.randn(4, 8),), ({0: rows},)),
         "in_place": (InPlace(), (torch.randn(3, 8),), ({0: rows},)),
+        "parts": (Parts(), (torch.randn(2, 8),), None),
         "indexing": (Indexing(), (torch.randn(3, 4), ids), None),
         "bits": (Bits(), (torch.randn(2, 4),), None),
         "bits_16": (Bits(), (torch.randn(2, 4).to(BF16),), ({0: rows},)),

@@ -36,10 +36,14 @@ fn runs(what: &str, graph: &Graph, inputs: &[Tensor], want: &[(String, Tensor)])
 
 /// Both programs of a name.
 fn as_torch(name: &str) {
+    in_forms(name, &["pt2", "decomposed.pt2"]);
+}
+
+fn in_forms(name: &str, endings: &[&str]) {
     let want = stored(name, "out.");
     let inputs: Vec<Tensor> = stored(name, "in.").into_iter().map(|(_, t)| t).collect();
     let folder = tempfile::tempdir().unwrap();
-    for ending in ["pt2", "decomposed.pt2"] {
+    for ending in endings {
         let what = format!("{name}.{ending}");
         // Weights stay in the archive, and what is written lies beside it.
         let path = folder.path().join(&what);
@@ -114,4 +118,121 @@ fn a_selection_by_a_mask_is_foreign_and_says_so_when_it_is_run() {
 #[test]
 fn memory_that_is_filled_in_pieces() {
     as_torch("pieces");
+}
+
+#[test]
+fn casts_to_8_bit_floats_beyond_their_range() {
+    as_torch("narrow");
+}
+
+#[test]
+fn numbers_beside_16_bits_come_in_as_on_a_gpu() {
+    as_torch("numbers");
+}
+
+#[test]
+fn norms_of_torch_s_own() {
+    as_torch("norms");
+}
+
+#[test]
+fn sums_with_a_factor_remainders_padding_and_tensors_of_rank_0() {
+    as_torch("sums");
+}
+
+#[test]
+fn attention_without_heads_or_batch() {
+    in_forms("heads", &["pt2"]);
+}
+
+#[test]
+fn in_place_ops_on_memory_of_the_program_s_own() {
+    as_torch("writes");
+}
+
+#[test]
+fn new_memory_that_is_filled_place_by_place() {
+    in_forms("fresh", &["pt2"]);
+}
+
+#[test]
+fn complex_buffers_are_pairs() {
+    as_torch("complex_buffer");
+}
+
+#[test]
+fn results_have_the_names_that_the_model_gives_them() {
+    as_torch("named");
+}
+
+/// A program of another version of torch: the text of its record in the archive, replaced by one as long.
+fn altered(name: &str, from: &str, to: &str) -> Graph {
+    let mut bytes = std::fs::read(file(name)).unwrap();
+    assert_eq!(from.len(), to.len());
+    let at = bytes.windows(from.len()).position(|w| w == from.as_bytes()).unwrap_or_else(|| panic!("no {from}"));
+    bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(name);
+    std::fs::write(&path, bytes).unwrap();
+    normfuse::open(&path).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// Before torch 2.13 what rounds to more than 448 became NaN; a program without a version is taken for such a one.
+#[test]
+fn casts_to_e4m3fn_are_those_of_the_program_s_version() {
+    let inputs: Vec<Tensor> = stored("narrow", "in.").into_iter().map(|(_, t)| t).collect();
+    let want = stored("narrow", "out.");
+    let floats = |t: &Tensor| -> Vec<f32> {
+        t.bytes().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+    };
+    let x = floats(inputs.iter().find(|t| t.dtype() == DType::F32).unwrap());
+    let new = floats(&want[0].1);
+    let before: Vec<f32> = x.iter().zip(&new).map(|(x, y)| if x.abs() > 464.0 { 1000.0 } else { *y }).collect();
+    assert_ne!(before, new);
+    for (from, to, noted) in [("2.15.0+cu132", "2.12.1+cu132", false), ("\"torch_version\"", "\"torch_versiox\"", true)]
+    {
+        let graph = altered("narrow.pt2", from, to);
+        let found = eval::run(&graph, &inputs).unwrap();
+        assert_eq!(floats(&found[0]), before, "{to}");
+        assert_eq!(found[1].bytes(), want[1].1.bytes(), "{to}: other types never saturated");
+        assert_eq!(graph.info.notes.iter().any(|n| n.contains("before 2.13")), noted, "{to}: {:?}", graph.info.notes);
+    }
+}
+
+fn reasons(graph: &Graph) -> Vec<String> {
+    let foreign = |(_, node): (_, &normfuse::ir::Node)| match &node.op {
+        Op::Foreign(f) => Some(format!("{}: {}", node.op.name(), f.reason)),
+        _ => None,
+    };
+    graph.nodes().filter_map(foreign).collect()
+}
+
+#[test]
+fn an_eps_that_versions_chose_differently_is_not_guessed() {
+    let reasons = reasons(&altered("norms.pt2", "\"torch_version\"", "\"torch_versiox\""));
+    assert_eq!(reasons.len(), 3, "{reasons:?}");
+    assert!(reasons.iter().all(|r| r.starts_with("aten::rms_norm.default: its eps is left to torch")), "{reasons:?}");
+}
+
+#[test]
+fn what_backends_compute_differently_stays_foreign_with_the_reason() {
+    let found = reasons(&normfuse::open(&file("left.pt2")).unwrap());
+    let want = [
+        "aten::add.Tensor: `alpha` is no power of two",
+        "aten::pad.default: `mode` is `reflect`",
+        "aten::native_layer_norm.default: its mean or deviation is read",
+        "aten::linalg_vector_norm.default: its order is 3",
+    ];
+    assert_eq!(found.len(), want.len(), "{found:?}");
+    for w in want {
+        assert!(found.iter().any(|f| f.starts_with(w)), "{w}: {found:?}");
+    }
+}
+
+/// One that an input has already gets a number.
+#[test]
+fn keys_of_a_dictionary_are_names_of_results() {
+    let graph = normfuse::open(&file("named.pt2")).unwrap();
+    let names: Vec<&str> = graph.outputs().iter().map(|o| o.name.as_str()).collect();
+    assert_eq!(names, ["logits", "cache.0", "cache.1.0", "cache.1.1", "x_1"]);
 }

@@ -65,6 +65,21 @@ fn torchscript_exporter() {
     assert_eq!((&report["summary"]["norms"], &report["summary"]["fused"]["norm"]), (&3.into(), &3.into()));
 }
 
+/// torch repeats a quantiser for each reader, and ONNX's exporter merges equal ones.
+#[test]
+fn quantisers_of_a_summary_add_up() {
+    for (file, counts) in [
+        ("deepseek_v3_static.pt2", "6 recognised, 4 fused with norms, 2 equal to one of those, 0 alone"),
+        ("deepseek_v3_static.onnx", "4 recognised, 4 fused with norms, 0 alone"),
+    ] {
+        let text = normfuse(["compile", s(&model(file))]).code(0).stdout;
+        let row = text.lines().find(|l| l.trim_start().starts_with("quantisers")).unwrap_or_else(|| panic!("{text}"));
+        assert!(row.ends_with(counts), "{file}: {row}");
+    }
+    let report = normfuse(["compile", s(&model("deepseek_v3_static.pt2")), "--report", "json"]).code(0).json();
+    assert_eq!(report["summary"]["merged_quants"], 2);
+}
+
 #[test]
 fn native_norm_ops() {
     assert_aligned("llama_native.onnx", 0.9995);

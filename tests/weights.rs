@@ -190,6 +190,37 @@ fn each_misfit_is_told() {
     normfuse(["compile", s(&disk.path("m.pt2")), "--allow-extra", "x"]).code(2).says("--weights <FILE>");
 }
 
+/// What a flag names and nothing has is an error, with the names that are most like it.
+#[test]
+fn names_that_nothing_has_are_refused() {
+    let disk = Disk::new();
+    let file = disk.save("w.safetensors", &weights());
+    let from = ["--weights", s(&file)];
+    let refused = |flag: &str, name: &str, words: &[&str]| {
+        let done = disk.compile(&[&from[..], &[flag, name]].concat()).code(2);
+        for word in words {
+            assert!(done.stderr.contains(word), "expected {word:?} in {}", done.stderr);
+        }
+        assert!(!disk.path("out.onnx").exists());
+    };
+    refused(
+        "--allow-missing",
+        "model.nrom",
+        &["unknown: model.nrom, which --allow-missing", "the model has model.norm.weight"],
+    );
+    refused("--allow-extra", "model.layers.61", &["unknown: model.layers.61, which --allow-extra", "that has model."]);
+    refused("--tied", &format!("model.heat.weight={HEAD}"), &["unknown: model.heat.weight, which --tied", HEAD]);
+    refused(
+        "--tied",
+        &format!("{HEAD}=model.embed"),
+        &["unknown: model.embed, which --tied says is in the checkpoint"],
+    );
+    let prefixes = ["--weights-prefix", "found `", "names in the model begin with: model."];
+    for prefix in ["model", "mod.", "", "model.norm"] {
+        refused("--weights-prefix", prefix, &prefixes);
+    }
+}
+
 #[test]
 fn names_may_have_a_prefix_and_be_tied() {
     let disk = Disk::new();

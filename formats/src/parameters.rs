@@ -102,6 +102,17 @@ pub fn replace(graph: &mut Graph, changes: &[(String, Vec<String>)]) -> Result<(
     Ok(())
 }
 
+/// The names of the graph's parameters in the model.
+///
+/// # Errors
+/// As [`recorded`].
+pub fn names(graph: &Graph) -> Result<Vec<String>> {
+    Ok(match recorded(graph)? {
+        Some(all) => all.into_iter().map(|p| p.name).collect(),
+        None => graph.values().filter(|(_, v)| is_called_like_one(v)).map(|(_, v)| v.name.clone()).collect(),
+    })
+}
+
 /// Parameters that are inputs of the graph, in its order: whoever runs it gives them.
 ///
 /// # Errors

@@ -379,6 +379,9 @@ impl<'o> Pass<'o> {
         let descriptor: &FusedNorm = descriptor;
         let several = descriptor.siblings.len() > 1;
         self.report.summary.fused.sibling_norm += usize::from(several);
+        let taken: BTreeSet<&NodeId> = d.candidate.parts.iter().flat_map(|p| &p.quantisers).collect();
+        let schemes = descriptor.siblings.iter().map(|s| s.epilogues.len()).sum();
+        self.report.summary.merged_quants += taken.len().saturating_sub(schemes);
         self.saved(applied);
         if matches!(descriptor.prologue, Prologue::ResidualAdd(_)) {
             self.report.matched("residual_add");

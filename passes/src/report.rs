@@ -133,6 +133,9 @@ pub struct Summary {
     pub quants: usize,
     /// Fused, by kind.
     pub fused: Fused,
+    /// Quantisers that are equal to another one in a norm's op, and are one with it there.
+    #[serde(default)]
+    pub merged_quants: usize,
     /// Sites that did not fuse (outcomes `rejected` and `nearest`).
     pub rejected: usize,
     /// Source ops replaced minus fused ops.

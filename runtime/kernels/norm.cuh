@@ -24,40 +24,45 @@ __device__ __forceinline__ void read_row(Vector<T> (&h)[R::USED], const void* ba
     for (int j = 0; j < R::USED; ++j) h[j] = read<T, R::N, ALIGNED>(row, at.thread + j * R::THREADS);
 }
 
-// A row on its way to shared memory: each thread fetches what it reads itself, so nobody waits for anybody. Aligned rows of
-// whole vectors.
-template <class T, class R> struct Slots {
-    static constexpr int PARTS = sizeof(Vector<T>) / 16;
-    uint4 of[R::USED * PARTS][R::THREADS];
+// A row in shared memory, brought there by one bulk copy: rows that are asked for one after another come in that order, so that
+// work on one begins while the others are on their way. Aligned rows of whole vectors.
+template <class T, class R> struct alignas(32) Staged {
+    static constexpr u32 BYTES = R::VECTORS * sizeof(Vector<T>);
+    uint4 of[BYTES / 16];
 
-    __device__ __forceinline__ void fetch(const void* base, i64 stride, const Place& at) {
-        const char* row = reinterpret_cast<const char*>(static_cast<const typename T::Raw*>(base) + at.row * stride);
-#pragma unroll
-        for (int j = 0; j < R::USED; ++j) {
-            const int index = at.thread + j * R::THREADS;
-            if (index < R::VECTORS) {
-#pragma unroll
-                for (int k = 0; k < PARTS; ++k) {
-                    const u32 to = (u32)__cvta_generic_to_shared(&of[j * PARTS + k][at.thread]);
-                    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(row + ((i64)index * PARTS + k) * 16)
-                                 : "memory");
-                }
-            }
-        }
+    __device__ __forceinline__ void fetch(const void* base, i64 stride, i64 row, u32 barrier) {
+        const void* from = static_cast<const typename T::Raw*>(base) + row * stride;
+        const u32 to = (u32)__cvta_generic_to_shared(of);
+        asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(from),
+                     "r"(BYTES), "r"(barrier)
+                     : "memory");
     }
-    // What was fetched; `arrived` comes first.
+    // What was fetched and has arrived.
     __device__ __forceinline__ void take(Vector<T> (&h)[R::USED], const Place& at) const {
 #pragma unroll
         for (int j = 0; j < R::USED; ++j) {
             h[j] = zero_vector<T>();
-            if (at.thread + j * R::THREADS < R::VECTORS) {
-#pragma unroll
-                for (int k = 0; k < PARTS; ++k) reinterpret_cast<uint4*>(&h[j])[k] = of[j * PARTS + k][at.thread];
-            }
+            const int index = at.thread + j * R::THREADS;
+            if (index < R::VECTORS) h[j] = reinterpret_cast<const Vector<T>*>(of)[index];
         }
     }
 };
-__device__ __forceinline__ void arrived() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+// A barrier that copies of so many bytes complete. All threads meet before any waits.
+__device__ __forceinline__ u32 barrier_at(unsigned long long& place) { return (u32)__cvta_generic_to_shared(&place); }
+__device__ __forceinline__ void expect(u32 barrier, u32 bytes) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barrier) : "memory");
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+}
+__device__ __forceinline__ void arrived(u32 barrier) {
+    u32 done = 0;
+    while (!done) {
+        asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], 0; selp.u32 %0, 1, 0, p; }"
+                     : "=r"(done)
+                     : "r"(barrier)
+                     : "memory");
+    }
+}
 
 template <class T, class Y, class R, bool ALIGNED, int PITCH = R::N>
 __device__ __forceinline__ void write_row(void* base, const Vector<Y> (&y)[R::USED], const Place& at) {

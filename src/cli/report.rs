@@ -95,15 +95,7 @@ impl<'a> Document<'a> {
                     s.norms, s.fused.norm_quant, s.fused.norm
                 ),
             ),
-            row(
-                "quantisers",
-                format!(
-                    "{} recognised, {} fused with norms, {} alone",
-                    s.quants,
-                    self.fused_quantisers(),
-                    self.sites.iter().filter(|s| s.kind == Kind::Quant && s.op.is_some()).count()
-                ),
-            ),
+            row("quantisers", self.quantisers()),
             row("saved", format!("{} launches, {} bytes per token", s.launches_saved, s.bytes_saved_per_token)),
         ];
         if s.fused.sibling_norm > 0 {
@@ -174,8 +166,21 @@ impl<'a> Document<'a> {
         rows
     }
 
-    fn fused_quantisers(&self) -> usize {
-        self.sites.iter().filter(|s| s.kind == Kind::NormQuant).map(|s| s.schemes.len()).sum()
+    /// How many there are and what became of them: the numbers add up.
+    fn quantisers(&self) -> String {
+        let (all, merged) = (self.summary.quants, self.summary.merged_quants);
+        let fused: usize = self.sites.iter().filter(|s| s.kind == Kind::NormQuant).map(|s| s.schemes.len()).sum();
+        let alone = self.sites.iter().filter(|s| s.kind == Kind::Quant && s.op.is_some()).count();
+        let left = all.saturating_sub(fused + merged + alone);
+        let mut text = format!("{all} recognised, {fused} fused with norms");
+        if merged > 0 {
+            let _ = write!(text, ", {merged} equal to one of those");
+        }
+        let _ = write!(text, ", {alone} alone");
+        if left > 0 {
+            let _ = write!(text, ", {left} as they were");
+        }
+        text
     }
 }
 

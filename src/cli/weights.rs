@@ -1,7 +1,7 @@
 //! `--weights` and `--quant-config`: the model's parameters from a checkpoint, quantised as its config says, and what the
 //! report says of them.
 
-use std::{collections::BTreeSet, path::Path};
+use std::{cell::RefCell, collections::BTreeSet, path::Path};
 
 use normfuse::{
     formats::{
@@ -53,6 +53,10 @@ pub fn open(path: &Path, args: &args::Checkpoint, of: Of) -> Result<Opened> {
     let mut graph = normfuse::open(path)?;
     let checkpoint = args.weights.as_deref().map(Checkpoint::open).transpose()?;
     let prefix = args.weights_prefix.clone().unwrap_or_default();
+    if args.weights_prefix.is_some() && of == Of::Model {
+        let names = parameters::names(&graph).map_err(|e| e.in_file(path))?;
+        checkpoint::check_prefix(&prefix, &names).map_err(|e| e.at_port("--weights-prefix").in_file(path))?;
+    }
     let quantised = config.map(|c| quantise(&mut graph, &c, checkpoint.as_ref(), &prefix));
     let quantised = quantised.transpose().map_err(|e| e.in_file(path))?;
     let Some(checkpoint) = checkpoint else { return Ok(Opened { graph, bound: None, quantised }) };
@@ -61,6 +65,7 @@ pub fn open(path: &Path, args: &args::Checkpoint, of: Of) -> Result<Opened> {
         tied: args.tied.iter().map(|t| (t.name.clone(), t.stored.clone())).collect(),
         allow_extra: args.allow_extra.clone(),
         allow_missing: args.allow_missing.clone(),
+        scales: quantised.as_ref().map(|q| q.scales.clone()).unwrap_or_default(),
         compiled: of == Of::Compiled,
     };
     let bound = Some(checkpoint::bind(&mut graph, &checkpoint, &rules)?);
@@ -76,7 +81,13 @@ fn quantise(
     prefix: &str,
 ) -> Result<Quantised, FormatError> {
     let own = |name: &str| name.strip_prefix(prefix).unwrap_or(name).to_owned();
-    let scheme = |module: &str, class: Option<&str>| config.scheme_of(&own(module), class);
+    let layers = RefCell::new(Vec::new());
+    let scheme = |module: &str, class: Option<&str>| {
+        let module = own(module);
+        let scheme = config.scheme_of(&module, class);
+        layers.borrow_mut().push((module, class.map(str::to_owned)));
+        scheme
+    };
     let find = |name: &str| {
         let stored = checkpoint?.get(&own(name))?;
         Some((stored.dtype, stored.shape.clone()))
@@ -84,6 +95,11 @@ fn quantise(
     let stored: Option<&dyn Fn(&str) -> _> = if checkpoint.is_some() { Some(&find) } else { None };
     let done = linears::quantise(graph, Source { scheme: &scheme, stored })?;
     parameters::replace(graph, &done.parameters)?;
+    let idle = config.idle(&layers.into_inner());
+    if !idle.is_empty() {
+        let names = idle.join("`, `");
+        graph.info.notes.push(format!("the config names what is no linear layer of the model: `{names}`"));
+    }
     Ok(done)
 }
 

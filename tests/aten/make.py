@@ -3,13 +3,15 @@
 inputs and what torch computed.
 
   python3 -m venv venv && venv/bin/pip install torch==2.15.0 numpy==2.4.6
-  venv/bin/python tests/aten/make.py
+  venv/bin/python tests/aten/make.py [NAME ...]
 
-NAME.pt2 is the program as exported, NAME.decomposed.pt2 the same after run_decompositions(), where it then has other
-ops. NAME.npz has the inputs (`in.*`) and the results in their order (`out.*`). All are equal bit for bit.
+NAME.pt2 is the program as exported, NAME.decomposed.pt2 the same after run_decompositions(), where it then has
+other ops that are worth a test. NAME.npz has the inputs (`in.*`) and the results in their order (`out.*`). All are equal
+bit for bit.
 """
 
 import pathlib
+import sys
 import warnings
 
 import numpy as np
@@ -109,9 +111,145 @@ class Pieces(nn.Module):
         return y, z
 
 
+def floats(*all):
+    """16-bit results in f32, for numpy has no bfloat16."""
+    return tuple(t.float() if t.dtype in (torch.bfloat16, torch.float16) else t for t in all)
+
+
+class Narrow(nn.Module):
+    """Casts to 8-bit floats of what those do not hold; a NaN is 1000 in the results."""
+
+    def forward(self, x, d):
+        e4m3, e5m2 = torch.float8_e4m3fn, torch.float8_e5m2
+        codes = [x.to(k) for k in (e4m3, e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz)]
+        codes += [x.bfloat16().to(e4m3), x.half().to(e4m3)]
+        codes = [c.float() for c in codes + [d.to(k) for k in (e4m3, e5m2, torch.bfloat16, torch.float16)]]
+        return tuple(torch.where(torch.isnan(c), 1000.0, c) for c in codes)
+
+
+class Numbers(nn.Module):
+    """Numbers and tensors of rank 0 beside 16-bit tensors: `want` is what CUDA kernels compute."""
+
+    C = 10.1
+
+    def forward(self, x, r, n):
+        c, s, h, x = self.C, x.shape[0], x.half(), x.bfloat16()
+        return floats(x + c, x - c, c - x, c + x, x * c, c * x, c / x, x + r, x * r, r - x, r / x, h - c,
+                      torch.add(x, c, alpha=2), torch.add(x, r, alpha=64), n + c, x * (s * 257), x**0.3)
+
+    def want(self, x, r, n):
+        c, s, h, x = self.C, x.shape[0], x.half().float(), x.bfloat16().float()
+        low, e = r.bfloat16().float(), torch.tensor(0.3).bfloat16().float()
+        # Python's `c / x` is a product with the reciprocal.
+        over = (1 / x).bfloat16().float() * c
+        wide = (x + c, x - c, c - x, c + x, x * c, c * x, over, x + low, x * low, low - x, low / x)
+        return floats(*(v.bfloat16() for v in wide), (h - c).half(), (x + 2 * torch.tensor(c)).bfloat16(),
+                      (x + 64 * low).bfloat16(), n + c, (x * (s * 257)).bfloat16(), (x**e).bfloat16())
+
+
+class Norms(nn.Module):
+    """Rows of whole numbers, whose sums are exact in any order; small ones, beside which a norm's eps matters."""
+
+    def forward(self, x, w, b, d):
+        small = x * 2.0**-12
+        h = x.bfloat16()
+        norm = torch.linalg.vector_norm
+        return floats(torch.rms_norm(small, [8]).bfloat16(), torch.rms_norm(small.bfloat16(), [8], w.bfloat16()),
+                torch.rms_norm(d, [8]).float(), torch.layer_norm(h, [8], w.bfloat16(), b.bfloat16()),
+                torch.layer_norm(x, [8]).bfloat16(), torch.native_layer_norm(h, [8], w.bfloat16(), b.bfloat16(), 1e-3)[0],
+                norm(x, dim=-1), norm(h, dim=-1, keepdim=True), norm(x, 1, dim=(0, 1)), norm(h, float("inf")),
+                norm(h, 2, dim=-1, dtype=torch.float32), x / (norm(x, dim=-1, keepdim=True) / 8**0.5))
+
+
+class Sums(nn.Module):
+    """Sums with a factor, remainders, padding, and ops along the axes that torch gives a tensor of rank 0."""
+
+    def forward(self, x, y, i, j, r):
+        h, g = x.bfloat16(), y.bfloat16()
+        return floats(torch.add(x, y, alpha=2), torch.sub(x, y, alpha=0.5), torch.sub(h, g, alpha=4), torch.add(i, j, alpha=3),
+                torch.rsub(x, y, alpha=2), x % y, torch.fmod(x, y), h % g, h % 0.3, x % -2, i % j, torch.fmod(i, j), i % -3,
+                nn.functional.pad(x, (1, 2)), nn.functional.pad(x, (0, 1, -1, 2), value=1.5),
+                nn.functional.pad(i, (2, 0), value=-1), nn.functional.pad(i > 0, (1, 1), value=True),
+                torch.softmax(r, 0), torch.log_softmax(r, -1), r.sum(0), r.mean(-1), r.amax(0), r.cumsum(0))
+
+
+class Heads(nn.Module):
+    """Attention without heads and without a batch; all of the weight is on one key."""
+
+    def forward(self, q, k, v, mask):
+        attention = nn.functional.scaled_dot_product_attention
+        return (attention(q, k, v, attn_mask=mask), attention(q, k, v, attn_mask=mask[0], scale=2.0),
+                attention(q[0], k[0], v[0], is_causal=True))
+
+
+class Writes(nn.Module):
+    """In-place ops on memory that only the program sees, also through one place of an axis."""
+
+    def forward(self, x, y):
+        a = x.clone().relu_()
+        b = (x * 2).clamp_(-1, 1).neg_().add_(y, alpha=2)
+        c = x.clone()
+        c[:, 1] = y[:, 0]
+        c[-1].mul_(3).remainder_(2)
+        d = x.new_zeros(2, x.shape[1])
+        d[1] = x[0]
+        e = torch.slice_scatter(x, y[:, ::2], 1, 0, 4, 2)
+        f = torch.select_scatter(x, y[0], 0, -1)
+        g = x.bfloat16().sigmoid_().pow_(2)
+        return floats(a, b, c, d, e, f, g)
+
+
+class Fresh(nn.Module):
+    """New memory that is filled place by place; run_decompositions() reads it before it has contents."""
+
+    def forward(self, x):
+        y = x.new_empty(2, x.shape[1])
+        y[1] = x[0]
+        y[-2] = x[1]
+        return y
+
+
+class ComplexBuffer(nn.Module):
+    """Rotations that are a buffer, as DeepSeek-V2's are in its own code; one lies in memory as another order of axes."""
+
+    def __init__(self):
+        super().__init__()
+        whole = torch.tensor([[1, 2j, -1, 4], [0.5j, 1, -2j, 2], [1j, 4, 1, -0.5]], dtype=torch.complex64)
+        self.register_buffer("turns", whole, persistent=False)
+        self.register_buffer("turned", torch.view_as_complex(torch.randn(4, 3, 2)).t())
+        self.register_buffer("tail", torch.view_as_complex(torch.randn(5, 4, 2))[2:])
+
+    def forward(self, x, ids):
+        pairs = torch.view_as_complex(x.reshape(*x.shape[:-1], -1, 2))
+        y = torch.view_as_real(pairs * self.turns[ids]).flatten(-2)
+        return y, torch.view_as_real(self.turned), self.tail.imag.clone(), torch.view_as_real(self.turns.conj().resolve_conj())
+
+
+class Named(nn.Module):
+    """Results with names, one of which an input has, and results in a list under one."""
+
+    def forward(self, x):
+        return {"logits": x + 1, "cache": [x * 2, (x * 3, x - 1)], "x": x * 4}
+
+
+class Left(nn.Module):
+    """Calls that stay foreign: what they compute is a matter of the backend, or no op of the IR's."""
+
+    def forward(self, x):
+        return (torch.add(x, x, alpha=3), nn.functional.pad(x, (1, 1), mode="reflect"), torch.native_layer_norm(x, [4], None,
+                None, 1e-5)[1], torch.linalg.vector_norm(x, 3))
+
+
 class Mask(nn.Module):
     def forward(self, x, mask):
         return x[mask] * 2
+
+
+def save(program, name):
+    """Without stack traces, which have the folders of the machine."""
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)
+    torch.export.save(program, HERE / name)
 
 
 def main():
@@ -133,6 +271,10 @@ def main():
             if torch.equal(p.real, wide.cos().float()) and torch.equal(p.imag, wide.sin().float()):
                 return a
 
+    edges = [400.0, 448, 463.9, 464, 464.1, 480, 500, 57344, 61439, 61440, 65504, 1e9, float("inf"), float("nan"), 240, 248]
+    edges = torch.tensor([s * v for v in edges for s in (1, -1)])
+    doubles = torch.tensor([1.0625 + 2**-40, 1 + 2**-8 + 2**-40, 1 + 2**-11 + 2**-40, 464 + 2**-30, -1e300],
+                           dtype=torch.float64)
     n = Dim("n", min=2, max=64)
     ids = torch.tensor([2, 0, -1])
     cases = {
@@ -148,22 +290,43 @@ def main():
         "modes": (Modes(), dict(x=torch.randn(4, 3)), ({0: n},)),
         "constants": (Constants(), dict(x=torch.randn(3, 5)), None),
         "pieces": (Pieces(), dict(a=torch.randn(3, 2), b=torch.randn(3, 3)), ({0: n}, {0: n})),
+        "narrow": (Narrow(), dict(x=edges, d=doubles), None),
+        "numbers": (Numbers(), dict(x=(torch.randn(8, 24) * 30).abs(), r=torch.tensor(10.1), n=torch.tensor([1, 2])),
+                    ({0: n}, None, None)),
+        "norms": (Norms(), dict(x=whole(4, 8), w=whole(8), b=whole(8), d=whole(2, 8).double() * 2.0**-12), None),
+        "sums": (Sums(), dict(x=torch.randn(3, 4) * 4, y=torch.randn(3, 4), i=torch.randint(-9, 9, (3, 4)),
+                              j=torch.tensor([-3, 2, 5, -7]), r=torch.tensor(1.5)), None),
+        "heads": (Heads(), dict(q=30 * torch.eye(4)[torch.tensor([[2, 0, 1], [3, 3, 2]])],
+                                k=30 * torch.eye(4).expand(2, 4, 4)[:, :, [1, 0, 3, 2]], v=torch.randn(2, 4, 4),
+                                mask=torch.tensor([[[1, 0, 0, 1]] * 3, [[0, 1, 1, 1]] * 3]) > 0), None),
+        "writes": (Writes(), dict(x=torch.randn(3, 4), y=torch.randn(3, 4)), None),
+        "fresh": (Fresh(), dict(x=torch.randn(2, 3)), None),
+        "complex_buffer": (ComplexBuffer(), dict(x=powers(2, 3, 8), ids=torch.tensor([2, 0, 1])), None),
+        "named": (Named(), dict(x=torch.randn(2)), None),
     }
+    made = sys.argv[1:] or [*cases, "mask", "left"]
     for name, (model, inputs, shapes) in cases.items():
+        if name not in made:
+            continue
         model.eval()
-        want = [w.detach() for w in model(*inputs.values())]
+        results = getattr(model, "want", model)(*inputs.values())
+        want = [w.detach() for w in torch.utils._pytree.tree_leaves(results)]
         fixed = dict(mask=None, use_cache=False, names="q", count=3) if name == "constants" else {}
         program = torch.export.export(model, tuple(inputs.values()), fixed, dynamic_shapes=shapes)
-        for p, ending in [(program, "pt2"), (program.run_decompositions(), "decomposed.pt2")]:
-            for node in p.graph.nodes:
-                node.meta.pop("stack_trace", None)
-            torch.export.save(p, HERE / f"{name}.{ending}")
+        forms = [(program, "pt2")]
+        if name not in ("fresh", "heads"):
+            forms.append((program.run_decompositions(), "decomposed.pt2"))
+        for p, ending in forms:
+            save(p, f"{name}.{ending}")
         arrays = {f"in.{k}": v.numpy() for k, v in inputs.items()}
-        np.savez(HERE / f"{name}.npz", **arrays, **{f"out.{i}": w.numpy() for i, w in enumerate(want)})
+        digits = len(str(len(want) - 1))
+        np.savez(HERE / f"{name}.npz", **arrays, **{f"out.{i:0{digits}}": w.numpy() for i, w in enumerate(want)})
         print(name, sorted({str(c.target) for c in program.graph.nodes if c.op == "call_function"}))
-    # A size that depends on data: normfuse has no words for it.
-    program = torch.export.export(Mask(), (torch.randn(2), torch.tensor([True, False])))
-    torch.export.save(program, HERE / "mask.pt2")
+    # Calls that stay foreign; a size that depends on data is one of them.
+    foreign = {"mask": (Mask(), (torch.randn(2), torch.tensor([True, False]))), "left": (Left(), (torch.randn(3, 4),))}
+    for name, (model, inputs) in foreign.items():
+        if name in made:
+            save(torch.export.export(model, inputs), f"{name}.pt2")
 
 
 if __name__ == "__main__":

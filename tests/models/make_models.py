@@ -7,6 +7,7 @@
 deepseek_v3_fp8  dynamo exporter, opset 20, bf16; every Linear that a norm feeds quantises its input to FP8, 1x128;
                  and the same model as a torch.export archive
 deepseek_v3_static  the same two, with one given scale for each Linear's input, as calibration leaves them
+llama_token      the same two of a smaller model, with one scale for each row of a Linear's input
 deepseek_v2      torch.export archive, bf16: rotary embeddings by complex numbers
 llama4           the same, with a layer that has none and scales its queries by the position, chunked attention and experts
 llama_ts         TorchScript exporter, opset 17, fp32
@@ -104,6 +105,16 @@ class StaticFp8Linear(Fp8Linear):
         back = q.to(torch.float32) * self.input_scale
         weight = (self.weight.to(torch.float32) * self.scale).to(self.dtype)
         return nn.functional.linear(back.to(self.dtype), weight)
+
+
+class TokenFp8Linear(Fp8Linear):
+    """The same with one scale for each row of the input."""
+
+    def forward(self, x):
+        s = (x.abs().amax(dim=-1, keepdim=True).float() / 448.0).clamp(min=1 / (448.0 * 512))
+        q = (x.float() * s.reciprocal()).clamp(-448.0, 448.0).to(torch.float8_e4m3fn)
+        weight = (self.weight.to(torch.float32) * self.scale).to(self.dtype)
+        return nn.functional.linear((q.to(torch.float32) * s).to(self.dtype), weight)
 
 
 def quantise_after_norms(model, ids, quantised=lambda linear, amax: Fp8Linear(linear)):
@@ -214,6 +225,11 @@ def main():
     quantise_after_norms(model, ids, StaticFp8Linear)
     export(folder, "deepseek_v3_static", Prefill(model).eval(), {"input_ids": ids}, opset_version=20)
     export_pt2(folder, "deepseek_v3_static", Prefill(model).eval(), {"input_ids": ids})
+
+    model = build(llama(), torch.bfloat16)
+    quantise_after_norms(model, ids, lambda linear, amax: TokenFp8Linear(linear))
+    export(folder, "llama_token", Prefill(model).eval(), {"input_ids": ids}, opset_version=20)
+    export_pt2(folder, "llama_token", Prefill(model).eval(), {"input_ids": ids})
 
     for name, config in [("deepseek_v2", deepseek_v2()), ("llama4", llama4())]:
         model = Prefill(build(config, torch.bfloat16)).eval()

@@ -173,6 +173,46 @@ fn a_config_that_is_not_known_is_an_error() {
     refused(&normfuse(["compile", s(&model), "--quant-config", "no/such.json"]), &["no/such.json"]);
 }
 
+/// A scale that no quantiser leaves makes every product NaN or nothing, and would be seen by nobody.
+#[test]
+fn scales_that_are_none_are_refused() {
+    let name = format!("{Q_A}.weight_scale_inv");
+    for bad in [f32::NAN, 0.0, -1.0, f32::INFINITY] {
+        let done = compile(
+            |all| {
+                let (_, scale) = all.iter_mut().find(|(n, _)| *n == name).expect("a scale");
+                let mut numbers = vec![0.5; scale.len()];
+                *numbers.last_mut().unwrap() = bad;
+                *scale = Tensor::from_f32(scale.shape(), &numbers);
+            },
+            None,
+        );
+        let at = format!("found {bad} at element");
+        refused(&done, &["1 no scale", &format!("model.{name}, expected finite numbers above 0"), &at]);
+    }
+}
+
+#[test]
+fn a_checkpoint_that_is_not_quantised_is_no_source_of_codes() {
+    let done = compile(|all| all.retain(|(n, _)| !n.ends_with("weight_scale_inv")), None);
+    refused(&done, &["none of the 8 scales that the config asks for", "it is not quantised", "Without --weights"]);
+}
+
+/// Lists of transformers name what is no linear layer, too.
+#[test]
+fn what_the_config_s_lists_name_in_vain_is_noted() {
+    let mut config: Value = serde_json::from_slice(&fs::read(file("config.json")).unwrap()).unwrap();
+    let at = match config.get_mut("quantization_config") {
+        Some(inner) => inner,
+        None => &mut config,
+    };
+    at["modules_to_not_convert"] = json!(["lm_head", "model.embed_tokens", "nrom"]);
+    let done = compile(|_| {}, Some(&config));
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    let note = "the config names what is no linear layer of the model: `model.embed_tokens`, `nrom`";
+    assert!(done.stdout.contains(note), "{}", done.stdout);
+}
+
 #[test]
 fn without_a_checkpoint_quantised_parameters_are_inputs() {
     let (model, config) = (file("model.pt2"), file("config.json"));

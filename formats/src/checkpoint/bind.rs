@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use normfuse_ir::{Data, Def, Graph, NodeId, Tensor, ValueId};
+use normfuse_ir::{Data, Def, Graph, NodeId, Tensor, ValueId, eval::numbers::Numbers};
 use serde::Serialize;
 
 use super::{
@@ -27,6 +27,8 @@ pub struct Rules {
     /// Parameters of the model that the checkpoint need not have: they keep the data which the model's file has for
     /// them, and are inputs where it has none.
     pub allow_missing: Vec<String>,
+    /// Parameters that are scales of quantised values.
+    pub scales: Vec<String>,
     /// The graph is a compiled form of one that the checkpoint was bound to: parameters that went into other values, and
     /// tensors of the checkpoint that it does not have, are no fault.
     pub compiled: bool,
@@ -57,7 +59,7 @@ struct Slot {
     required: bool,
 }
 
-/// Gives the graph's parameters their data: regions of the checkpoint's files, of which nothing is read. What a
+/// Gives the graph's parameters their data: regions of the checkpoint's files, of which nothing but scales is read. What a
 /// parameter is, [`parameters`] says; dtypes and shapes must be those of the graph, and nothing is converted. Inputs
 /// that are parameters become constants.
 ///
@@ -82,6 +84,9 @@ fn bind_inner(graph: &mut Graph, checkpoint: &Checkpoint, rules: &Rules) -> Resu
         }
     }
     binder.extra(&mut bound);
+    if !rules.compiled {
+        binder.named_in_vain(&slots);
+    }
     let mut misfit = binder.misfit;
     if !misfit.faults.is_empty() {
         misfit.faults.sort();
@@ -194,6 +199,9 @@ impl<'a> Binder<'a> {
         let data = Data::External(stored.region.clone());
         let tensor = Tensor::new(dtype, stored.shape.clone(), data).map_err(|e| at_tensor(e, name))?;
         check_bools(&tensor).map_err(|e| at_tensor(e, name).in_file(checkpoint.path()))?;
+        if let Some(found) = self.rules.scales.contains(&p.name).then(|| no_scale(&tensor)).flatten() {
+            self.misfit.add(Wrong::Scale, &p.name, format!("expected finite numbers above 0, found {found}"));
+        }
         Ok(Some((value, tensor)))
     }
 
@@ -266,6 +274,45 @@ impl<'a> Binder<'a> {
         self.misfit.faults.len() == before
     }
 
+    /// What the caller's rules name, and is not there.
+    fn named_in_vain(&mut self, slots: &[Slot]) {
+        let parameters = || slots.iter().map(|s| s.parameter.name.as_str());
+        // Also what only its reader shows to be a weight.
+        let leaf = |name: &str| {
+            let mut leaves = self.graph.values().filter(|(_, v)| !matches!(v.def, Def::Node { .. }));
+            leaves.any(|(_, v)| is_within(&v.name, name))
+        };
+        let tensors = || self.checkpoint.tensors().map(|(name, _)| name);
+        let mut unknown = Vec::new();
+        let mut parameter = |flag: &str, name: &str, known: bool| {
+            if !known {
+                let near = nearest(name, parameters());
+                unknown.push((name.to_owned(), format!("which {flag} says is a parameter; the model has {near}")));
+            }
+        };
+        for name in &self.rules.allow_missing {
+            parameter("--allow-missing", name, leaf(name) || parameters().any(|p| is_within(p, name)));
+        }
+        for (name, _) in &self.rules.tied {
+            parameter("--tied", name, parameters().any(|p| p == name));
+        }
+        let mut tensor = |flag: &str, name: &str, known: bool| {
+            if !known {
+                let near = nearest(name, tensors());
+                unknown.push((name.to_owned(), format!("which {flag} says is in the checkpoint; that has {near}")));
+            }
+        };
+        for name in &self.rules.allow_extra {
+            tensor("--allow-extra", name, tensors().any(|t| is_within(t, name)));
+        }
+        for (_, name) in &self.rules.tied {
+            tensor("--tied", name, tensors().any(|t| t == name));
+        }
+        for (name, detail) in unknown {
+            self.misfit.add(Wrong::Unknown, &name, detail);
+        }
+    }
+
     /// What no parameter is.
     fn extra(&mut self, bound: &mut Bound) {
         for (name, stored) in self.checkpoint.tensors() {
@@ -279,6 +326,46 @@ impl<'a> Binder<'a> {
             }
         }
     }
+}
+
+/// The first element that is no scale, and its place. A block that holds nothing but zeros may have the scale 0 where
+/// scales have 8 bits, for the tensor's own scale makes them vanish, too.
+fn no_scale(scales: &Tensor) -> Option<String> {
+    let Numbers::F32(all) = Numbers::of(scales) else { return None };
+    let small = scales.dtype().bits() == 8;
+    let fits = |v: f32| v.is_finite() && (v > 0.0 || (v == 0.0 && small));
+    let place = all.iter().position(|v| !fits(*v))?;
+    Some(format!("{} at element {place}", all[place]))
+}
+
+/// The names that begin most like one, for who may have meant another.
+fn nearest<'n>(name: &str, all: impl Iterator<Item = &'n str>) -> String {
+    const LISTED: usize = 3;
+    let common = |other: &str| name.bytes().zip(other.bytes()).take_while(|(a, b)| a == b).count();
+    let mut all: Vec<&str> = all.collect();
+    all.sort_by_key(|other| (std::cmp::Reverse(common(other)), *other));
+    let more = all.len().saturating_sub(LISTED);
+    all.truncate(LISTED);
+    match (all.is_empty(), more) {
+        (true, _) => "none".into(),
+        (_, 0) => all.join(", "),
+        _ => format!("{} and {more} more", all.join(", ")),
+    }
+}
+
+/// A prefix ends a module's name, and some parameter's name begins with it.
+///
+/// # Errors
+/// The prefixes that names have.
+pub fn check_prefix(prefix: &str, names: &[String]) -> Result<()> {
+    if prefix.ends_with('.') && names.iter().any(|n| n.starts_with(prefix)) {
+        return Ok(());
+    }
+    let first = |n: &String| n.split_once('.').map_or_else(|| n.clone(), |(module, _)| format!("{module}."));
+    let begin: BTreeSet<String> = names.iter().map(first).collect();
+    let expected = "a prefix of the parameters' names that ends with a dot";
+    let listed = nearest(prefix, begin.iter().map(String::as_str));
+    Err(FormatError::mismatch(expected, format!("`{prefix}`")).hint(format!("names in the model begin with: {listed}")))
 }
 
 /// True for a name on the list and for one in a module on it.
@@ -306,6 +393,14 @@ fn advice(misfit: &Misfit, graph: &Graph, rules: &Rules) -> Vec<String> {
     }
     let best = prefixes.into_iter().max_by_key(|(prefix, n)| (*n, std::cmp::Reverse(prefix.len())));
     let mut advice = Vec::new();
+    if !rules.scales.is_empty() && rules.scales.iter().all(|s| missing.contains(&s.as_str())) {
+        advice.push(format!(
+            "the checkpoint has none of the {} scales that the config asks for: it is not quantised, and binding does not \
+             quantise it. Without --weights, weights that the model's file has are quantised as the config says",
+            rules.scales.len()
+        ));
+        return advice;
+    }
     if let Some((prefix, n)) = best.filter(|_| rules.prefix.is_empty()) {
         advice.push(format!("names of {n} parameters that are missing would be found with --weights-prefix {prefix}"));
         if n == missing.len() {

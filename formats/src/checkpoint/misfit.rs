@@ -17,10 +17,15 @@ pub enum Wrong {
     Tied,
     /// A parameter that went into other values of the graph, which do not follow the checkpoint.
     Gone,
+    /// A scale that no quantiser leaves: not a number, infinite, 0 or below.
+    Scale,
+    /// The caller names it, and neither the model nor the checkpoint has it.
+    Unknown,
 }
 
 impl Wrong {
-    const ALL: [Self; 6] = [Self::Missing, Self::Extra, Self::Shape, Self::Type, Self::Tied, Self::Gone];
+    const ALL: [Self; 8] =
+        [Self::Missing, Self::Extra, Self::Shape, Self::Type, Self::Tied, Self::Gone, Self::Scale, Self::Unknown];
 
     const fn word(self) -> &'static str {
         match self {
@@ -30,6 +35,8 @@ impl Wrong {
             Self::Type => "of another type",
             Self::Tied => "tied otherwise",
             Self::Gone => "gone from the graph",
+            Self::Scale => "no scale",
+            Self::Unknown => "unknown",
         }
     }
 }

@@ -16,7 +16,7 @@ use std::{
 
 use normfuse_ir::{DType, Region};
 
-pub use bind::{Bound, Rules, bind, is_within};
+pub use bind::{Bound, Rules, bind, check_prefix, is_within};
 pub use misfit::{Fault, Misfit, Wrong};
 
 use crate::{

@@ -71,7 +71,7 @@ pub fn read(config: Value) -> Result<(Vec<Group>, Vec<Pattern>)> {
 
 /// All of torch's linear layers.
 pub fn linears() -> Vec<Pattern> {
-    vec![Pattern::Class("Linear".into())]
+    vec![Pattern::class("Linear")]
 }
 
 /// `modules_to_not_convert`, and the head, which these methods never convert.
@@ -79,7 +79,8 @@ pub fn linears() -> Vec<Pattern> {
 /// # Errors
 /// An entry that is no expression.
 pub fn skipped(listed: Option<Vec<String>>) -> Result<Vec<Pattern>> {
-    let head = ["lm_head".to_owned()];
-    let all = head.into_iter().chain(listed.into_iter().flatten());
-    all.map(|entry| Pattern::module("modules_to_not_convert", &entry)).collect()
+    let pattern = |entry: &str| Pattern::module("modules_to_not_convert", entry);
+    let head = pattern("lm_head").map(Pattern::implied);
+    let listed = listed.into_iter().flatten().map(|entry| pattern(&entry));
+    std::iter::once(head).chain(listed).collect()
 }

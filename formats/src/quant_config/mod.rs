@@ -91,6 +91,15 @@ impl QuantConfig {
     }
 }
 
+impl QuantConfig {
+    /// Entries of the config's lists that name none of these layers, by the name of the module and its class.
+    pub fn idle<'a>(&'a self, layers: &[(String, Option<String>)]) -> Vec<&'a str> {
+        let patterns = self.groups.iter().flat_map(|g| &g.targets).chain(&self.skip);
+        let idle = patterns.filter(|p| !layers.iter().any(|(module, class)| p.matches(module, class.as_deref())));
+        idle.filter_map(|p| p.entry.as_deref()).collect()
+    }
+}
+
 /// An object of the file as what it must be.
 fn object<T: DeserializeOwned>(value: Value, what: &str) -> Result<T> {
     T::deserialize(value).map_err(|e| FormatError::invalid(e.to_string()).at_port(what))

@@ -168,7 +168,10 @@ fn what_compressed_tensors_does_not_say_here_is_named() {
         &with(all.clone(), "transform_config", json!({"config_groups": {"u": {"type": "hadamard"}}})),
         &["transform_config"],
     );
-    refused(&with(all.clone(), "ignore", json!(["re:(?=a)"])), &["ignore"]);
+    refused(
+        &with(all.clone(), "ignore", json!(["re:(?=a)"])),
+        &["`ignore`", "modules by name or by a regular expression without look-around", "`re:(?=a)`: look-around"],
+    );
     refused(&with(all, "surprise", json!(1)), &["surprise"]);
 }
 

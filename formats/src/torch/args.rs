@@ -292,6 +292,6 @@ fn kind(a: &Argument) -> &str {
         Argument::Device(_) => "a device",
         Argument::Bool(_) => "a truth value",
         Argument::Graph(_) => "a part of the program",
-        Argument::Other(key) | Argument::Unknown(key) => key,
+        Argument::Other(key) | Argument::Unknown(key) | Argument::Sym(key, _) => key,
     }
 }

@@ -16,6 +16,7 @@ use super::{
     expr::{Expr, Operator},
     memory::Memory,
     schema::{SymInt, TensorMeta},
+    version::TorchVersion,
 };
 use crate::{
     error::{FormatError, Result},
@@ -35,6 +36,9 @@ pub fn axis_of(axis: i64, rank: usize) -> Result<usize, Reject> {
 pub struct Builder<'p> {
     pub graph: Graph,
     pub memory: Memory,
+    pub version: TorchVersion,
+    /// There is a cast whose meaning depends on the version, which is not known.
+    pub version_assumed: bool,
     /// Tensors that some node or output reads.
     pub used: HashSet<&'p str>,
     facts: Facts,
@@ -58,10 +62,17 @@ pub struct Builder<'p> {
 
 impl<'p> Builder<'p> {
     /// An empty graph of a program.
-    pub fn new(name: &str, metas: &'p BTreeMap<String, TensorMeta>, sym_ints: &'p BTreeMap<String, SymInt>) -> Self {
+    pub fn new(
+        name: &str,
+        version: TorchVersion,
+        metas: &'p BTreeMap<String, TensorMeta>,
+        sym_ints: &'p BTreeMap<String, SymInt>,
+    ) -> Self {
         Self {
             graph: Graph::new(name),
             memory: Memory::default(),
+            version,
+            version_assumed: false,
             used: HashSet::new(),
             facts: Facts::default(),
             metas,
@@ -122,6 +133,11 @@ impl<'p> Builder<'p> {
         let dtype = dtype::of(self.meta(name)?.dtype)?;
         let sizes = self.meta_sizes(name)?;
         Ok(Type::tensor(dtype, sizes.iter().map(|e| e.dim()).collect::<Vec<_>>()))
+    }
+
+    /// The kind of device that a tensor is on, where the file says it.
+    pub fn device(&self, name: &str) -> Option<&'p str> {
+        self.metas.get(name).map(|m| m.device.r#type.as_str())
     }
 
     /// True for complex numbers, as the file types a tensor.
@@ -270,14 +286,25 @@ impl<'p> Builder<'p> {
         self.one(Op::Binary(op), &[a, b])
     }
 
-    /// The value in another element type, as torch converts: without saturation.
+    /// The value in another element type, as torch converts: what it does with values that an 8-bit float does not hold
+    /// is a matter of its version, and 64 bits become less than 32 by way of f32.
     pub fn cast(&mut self, x: ValueId, to: DType) -> Result<ValueId> {
-        if self.ty(x).dtype == Some(to) {
+        let from = self.ty(x).dtype;
+        if from == Some(to) {
             return Ok(x);
         }
         let narrow =
             matches!(to, DType::F8E4M3FN | DType::F8E4M3FNUZ | DType::F8E5M2 | DType::F8E5M2FNUZ | DType::F8E8M0);
-        self.one(Op::Cast { to, saturate: !narrow }, &[x])
+        let saturate = match to {
+            DType::F8E4M3FN => {
+                self.version_assumed |= !self.version.is_known();
+                self.version.saturates_e4m3fn()
+            }
+            _ => !narrow,
+        };
+        let by_f32 = from == Some(DType::F64) && (narrow || matches!(to, DType::F16 | DType::BF16));
+        let x = if by_f32 { self.cast(x, DType::F32)? } else { x };
+        self.one(Op::Cast { to, saturate }, &[x])
     }
 
     /// Gives a value of the call in hand the name that the file has for it, if it is made by one of its nodes.

@@ -10,11 +10,12 @@ use crate::error::{FormatError, Result};
 /// One that the IR lacks (complex numbers), or that the schema does not have.
 pub fn of(number: i64) -> Result<DType> {
     known(number).ok_or_else(|| {
-        let found = match number {
-            9..=11 => "complex numbers".to_owned(),
-            n => format!("number {n} of torch's schema"),
-        };
-        FormatError::mismatch("an element type that normfuse knows", found)
+        const WANTED: &str = "an element type that normfuse knows";
+        match number {
+            9..=11 => FormatError::mismatch(WANTED, "complex numbers")
+                .hint("export the model with torch.view_as_real around its complex inputs and results"),
+            n => FormatError::mismatch(WANTED, format!("number {n} of torch's schema")),
+        }
     })
 }
 

@@ -13,8 +13,11 @@ use normfuse_ir::{
 use super::{
     args::{Call, results, tensors_of, unknown_key},
     build::Builder,
+    expr::Expr,
     ops::{self, Outcome},
+    returned,
     schema::{Argument, InputSpec, Node, OutputSpec, Program, Role, SymArgument},
+    version::TorchVersion,
     weights::{Weight, Weights},
 };
 use crate::{
@@ -28,6 +31,10 @@ const GUARDS: &str = "torch.export.guards";
 const RANGES: &str = "torch.export.ranges";
 const VERSION: &str = "torch.version";
 
+/// What is assumed where the version matters and the program has none that can be read.
+const UNVERSIONED: &str = "the program does not say which version of torch exported it: casts to f8e4m3fn are taken for \
+                           those of torch before 2.13, which make NaN of what rounds to more than 448";
+
 /// Namespace of an op that reads a part of a tensor subclass.
 const INNER: &str = "torch.ops.export.access_subclass_inner_tensor.default";
 
@@ -38,11 +45,17 @@ const INNER: &str = "torch.ops.export.access_subclass_inner_tensor.default";
 pub fn import(name: &str, program: &Program, weights: &Weights<'_>) -> Result<Graph> {
     let module = &program.graph_module;
     let mut importer = Importer {
-        b: Builder::new(name, &module.graph.tensor_values, &module.graph.sym_int_values),
+        b: Builder::new(
+            name,
+            TorchVersion::of(&program.torch_version),
+            &module.graph.tensor_values,
+            &module.graph.sym_int_values,
+        ),
         program,
         weights,
         parameters: Vec::new(),
         pickled: BTreeMap::new(),
+        computed: HashSet::new(),
         notes: Vec::new(),
     };
     importer.note_uses();
@@ -62,6 +75,8 @@ struct Importer<'p, 'w> {
     parameters: Vec<Parameter>,
     /// Pickled parameters by the graph's name for them.
     pickled: BTreeMap<&'p str, &'p str>,
+    /// Numbers that nodes so far compute.
+    computed: HashSet<&'p str>,
     notes: Vec<String>,
 }
 
@@ -126,7 +141,7 @@ impl<'p> Importer<'p, '_> {
     }
 
     fn weight(&mut self, arg: &'p str, name: &'p str, role: Role) -> Result<()> {
-        let declared = self.b.declared(arg)?;
+        let declared = self.b.form(arg)?;
         let value = match self.weights.get(name)? {
             Weight::Pickled => {
                 self.pickled.insert(arg, name);
@@ -140,7 +155,8 @@ impl<'p> Importer<'p, '_> {
                 for op in ops {
                     value = match op {
                         Op::Expand => {
-                            let sizes = self.b.meta_sizes(arg)?;
+                            let mut sizes = self.b.meta_sizes(arg)?;
+                            sizes.extend(self.b.is_complex(arg).then(|| Arc::new(Expr::Int(2))));
                             let operand = self.b.shape_operand(&sizes).map_err(bad)?;
                             self.b.one(Op::Expand, &[value, operand])?
                         }
@@ -192,8 +208,9 @@ impl<'p> Importer<'p, '_> {
                 .hint("export the model with plain tensors: quantise after the export, or unwrap tensor subclasses"));
             }
         }
+        self.computed.extend(node.outputs.iter().flat_map(Argument::computed));
         if self.is_integer(node)? || is_assertion(&node.target) {
-            return Ok(());
+            return self.reads_what_is_there(node);
         }
         self.b.begin(node.label(), node.metadata.metadata(&node.target));
         let mut call = Call::new(&mut self.b, node);
@@ -205,6 +222,19 @@ impl<'p> Importer<'p, '_> {
                 self.foreign(node, reason)
             }
         }
+    }
+
+    /// A node that leaves nothing behind in the graph: its operands must be there nevertheless.
+    fn reads_what_is_there(&self, node: &'p Node) -> Result<()> {
+        for a in &node.inputs {
+            let tensors = tensors_of(&a.arg).into_iter().filter(|t| !self.b.memory.has(t));
+            let numbers = a.arg.computed().into_iter().filter(|n| !self.computed.contains(n));
+            if let Some(name) = tensors.chain(numbers).next() {
+                let e = FormatError::mismatch("an operand that an input or an earlier node makes", format!("`{name}`"));
+                return Err(self.explained(e.at_port(format!("argument `{}`", a.name))));
+            }
+        }
+        Ok(())
     }
 
     /// An operand that only a later node makes is a cycle, or nodes out of order.
@@ -239,7 +269,8 @@ impl<'p> Importer<'p, '_> {
     /// number can be read.
     fn is_integer(&mut self, node: &'p Node) -> Result<bool> {
         let [Argument::SymInt(SymArgument::Name(name))] = node.outputs.as_slice() else {
-            let kinds = |a: &Argument| matches!(a, Argument::Other(k) if k.starts_with("as_sym_"));
+            let kinds =
+                |a: &Argument| matches!(a, Argument::Other(k) | Argument::Sym(k, _) if k.starts_with("as_sym_"));
             return Ok(!node.outputs.is_empty() && node.outputs.iter().all(kinds));
         };
         let size = self.b.sym_int(name)?;
@@ -336,9 +367,16 @@ impl<'p> Importer<'p, '_> {
 
     fn outputs(&mut self) -> Result<()> {
         let mut taken = HashSet::new();
-        for spec in &self.program.graph_module.signature.output_specs {
+        let module = &self.program.graph_module;
+        let program = module.module_call_graph.iter().find(|m| m.fqn.is_empty()).and_then(|m| m.signature.as_ref());
+        let specs = &module.signature.output_specs;
+        let returned = specs.iter().filter(|spec| matches!(spec, OutputSpec::User(_))).count();
+        let names = program.map(|s| returned::names(&s.out_spec, returned)).unwrap_or_default();
+        let mut names = names.into_iter();
+        for spec in specs {
+            let own = if matches!(spec, OutputSpec::User(_)) { names.next().flatten() } else { None };
             let (arg, name) = match spec {
-                OutputSpec::User(Argument::Tensor(n)) => (n.as_str(), n.clone()),
+                OutputSpec::User(Argument::Tensor(n)) => (n.as_str(), own.filter(|own| own != n)),
                 OutputSpec::User(
                     Argument::None | Argument::Int(_) | Argument::Float(_) | Argument::Bool(_) | Argument::Text(_),
                 ) => {
@@ -348,7 +386,7 @@ impl<'p> Importer<'p, '_> {
                 OutputSpec::Mutation { kind, arg, name } => {
                     self.notes
                         .push(format!("`{name}` changes as the program runs ({kind}): its new contents are a result"));
-                    (arg.as_str(), format!("{name}.new"))
+                    (arg.as_str(), Some(format!("{name}.new")))
                 }
                 OutputSpec::User(other) => {
                     return Err(FormatError::mismatch("results that are tensors", format!("{other:?}")));
@@ -357,6 +395,8 @@ impl<'p> Importer<'p, '_> {
                     return Err(FormatError::mismatch("a program for inference", format!("a result of kind `{kind}`")));
                 }
             };
+            // Other than its tensor's, a name must be nobody's.
+            let name = name.map_or_else(|| arg.to_owned(), |name| self.b.fresh_name(&name));
             let at = |e: FormatError| e.at_port(format!("graph output `{name}`"));
             let value = self.b.memory.read(arg).map_err(at)?;
             let mut title = name.clone();
@@ -375,7 +415,15 @@ impl<'p> Importer<'p, '_> {
     }
 
     fn finish(self) -> Graph {
-        let Self { b, program, parameters: mut all, notes, .. } = self;
+        let Self { b, program, weights, parameters: mut all, mut notes, .. } = self;
+        let longer = weights.longer();
+        if let Some((record, more)) = longer.first() {
+            let n = longer.len();
+            notes.push(format!("{n} records hold more than their tensors take: `{record}`, the first, {more} bytes"));
+        }
+        if b.version_assumed {
+            notes.push(UNVERSIONED.into());
+        }
         let mut graph = b.graph;
         let dead = graph.nodes().filter(|(_, n)| !matches!(n.op, Op::Foreign(_))).map(|(id, _)| id).collect::<Vec<_>>();
         graph.remove_dead(dead);

@@ -16,6 +16,8 @@ pub enum Part {
     Reshaped,
     /// A range of one axis.
     Slice { axis: usize, start: i64, end: i64 },
+    /// One place of an axis, which it does not have.
+    Select { axis: usize, index: i64 },
     /// Some other view, or perhaps a copy.
     Other,
 }
@@ -163,12 +165,24 @@ impl Memory {
         self.tensors.get(name).map(|t| self.storages[t.storage].whole.as_str())
     }
 
+    /// What of its storage a tensor is.
+    pub fn part(&self, name: &str) -> Option<Part> {
+        self.tensors.get(name).map(|t| t.part)
+    }
+
     /// Writes into a tensor, `sizes` being those of its whole memory; [`Memory::settle`] must follow unless the write is
-    /// pending.
+    /// pending. `new` is the tensor's value, `piece` the same with all axes of the memory.
     ///
     /// # Errors
     /// A tensor that others see, one whose place in its memory is not known, or one that has changed already.
-    pub fn write(&mut self, name: &str, new: ValueId, by: &str, sizes: &[Option<i64>]) -> Result<Write> {
+    pub fn write(
+        &mut self,
+        name: &str,
+        new: ValueId,
+        piece: ValueId,
+        by: &str,
+        sizes: &[Option<i64>],
+    ) -> Result<Write> {
         let Some(t) = self.tensors.get(name).cloned() else { return Err(undefined(name)) };
         let s = &mut self.storages[t.storage];
         let refuse = |found: String| {
@@ -179,17 +193,21 @@ impl Memory {
             return refuse(format!("`{name}`, which is `{}` or a view of it", s.whole));
         }
         let whole = s.whole.clone();
-        let write = match t.part {
+        let part = match t.part {
+            Part::Select { axis, index } => Part::Slice { axis, start: index, end: index + 1 },
+            part => part,
+        };
+        let write = match part {
             Part::Whole => Write::Whole(new),
             Part::Reshaped => Write::Reshaped(new),
-            Part::Other => return refuse(format!("`{name}`, a view or copy of `{whole}`")),
+            Part::Other | Part::Select { .. } => return refuse(format!("`{name}`, a view or copy of `{whole}`")),
             // Fresh memory: whichever slice of it this is, it was not written by another name.
             Part::Slice { axis, start, end } => match self.tensors.get(&whole).and_then(|w| w.value) {
                 Some(_) if t.version != s.version => {
                     return refuse(format!("`{name}`, whose memory `{}` changed", s.changed_by));
                 }
-                Some(old) => Write::Into { old, axis, start, end, new },
-                None => match s.fill(axis, (start, end, new), sizes) {
+                Some(old) => Write::Into { old, axis, start, end, new: piece },
+                None => match s.fill(axis, (start, end, piece), sizes) {
                     Some(write) => write,
                     None => return refuse(format!("`{name}`, which overlaps what was written into `{whole}` before")),
                 },

@@ -16,7 +16,9 @@ mod memory;
 mod ops;
 mod place;
 mod promote;
+mod returned;
 mod schema;
+mod version;
 mod weights;
 
 use std::path::Path;

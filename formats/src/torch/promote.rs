@@ -1,8 +1,16 @@
 //! ATen's rules for operands of different types, and for the numbers that stand in a program.
 //!
 //! The kinds are bool, integer and float. Tensors decide over tensors of rank 0, and those over numbers: what is lower
-//! has a say only if its kind is higher. 16-bit floats are computed in f32 and rounded once, and a number or tensor of
-//! rank 0 beside them comes in as f32, never rounded to 16 bits first.
+//! has a say only if its kind is higher. 16-bit floats are computed in f32 and rounded once.
+//!
+//! Torch's backends disagree about what comes in beside a tensor of 16 bits, and models are trained and served on GPUs,
+//! so this is what the CUDA kernels do: a number (also a size that is computed, or a tensor of rank 0 on the CPU beside
+//! one on another device) comes in as f32 and is never rounded; a tensor of rank 0 on the same device is loaded in the
+//! 16-bit type, which rounds it. The CPU's kernels differ in that they round numbers of `x + c`, `x - c` and `c - x`, and
+//! do not round a tensor of rank 0 on the right of a product or quotient. Exponents are rounded on both. A quotient is
+//! one division, where CUDA multiplies by the reciprocal of a number.
+
+use std::cmp::Ordering;
 
 use normfuse_ir::{DType, Op, Tensor, ValueId, num, op::BinaryOp};
 
@@ -13,6 +21,10 @@ use crate::reject::{Reject, foreign};
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Operand {
     Tensor(ValueId),
+    /// A tensor of rank 0 on the CPU beside one on another device, which comes in as numbers do.
+    Host(ValueId),
+    /// An integer that is computed: a number, whatever its type.
+    Size(ValueId),
     Scalar(Scalar),
 }
 
@@ -29,6 +41,15 @@ fn kind(d: DType) -> Kind {
         d if d.is_int() => Kind::Int,
         _ => Kind::Float,
     }
+}
+
+fn is_16_bit(d: DType) -> bool {
+    matches!(d, DType::F16 | DType::BF16)
+}
+
+/// True for a number by which a product of floats is exact, unless it leaves their range.
+fn is_power_of_two(v: f64) -> bool {
+    v.is_normal() && v.to_bits() << 12 == 0
 }
 
 /// The type that two tensor types of equal rank in the rules meet in; `None` where torch has none or the IR lacks it.
@@ -101,20 +122,11 @@ fn element(s: Scalar, dtype: DType) -> Option<(Tensor, bool)> {
 impl Builder<'_> {
     /// The type in which ATen computes two operands, and that of the result.
     pub fn result_type(&self, a: Operand, b: Operand) -> Result<DType, Reject> {
-        let rank = |v: ValueId| self.shape(v).map(|s| s.len());
         let none = || Reject::Foreign("torch has no common type for the operands that normfuse has".into());
         match (a, b) {
-            (Operand::Tensor(x), Operand::Tensor(y)) => {
-                let (dx, dy) = (self.dtype(x)?, self.dtype(y)?);
-                let (high, low) = match (rank(x)?, rank(y)?) {
-                    (0, 0) => return meet(dx, dy).ok_or_else(none),
-                    (0, _) => (dy, dx),
-                    (_, 0) => (dx, dy),
-                    _ => return meet(dx, dy).ok_or_else(none),
-                };
-                if kind(low) > kind(high) { meet(low, high).ok_or_else(none) } else { Ok(high) }
-            }
-            (Operand::Tensor(x), Operand::Scalar(s)) | (Operand::Scalar(s), Operand::Tensor(x)) => {
+            (Operand::Scalar(_), Operand::Scalar(_)) => foreign("neither operand is a tensor"),
+            (Operand::Scalar(s), Operand::Tensor(x) | Operand::Host(x) | Operand::Size(x))
+            | (Operand::Tensor(x) | Operand::Host(x) | Operand::Size(x), Operand::Scalar(s)) => {
                 let d = self.dtype(x)?;
                 Ok(match s {
                     Scalar::Float(_) if kind(d) < Kind::Float => DType::F32,
@@ -122,7 +134,23 @@ impl Builder<'_> {
                     _ => d,
                 })
             }
-            (Operand::Scalar(_), Operand::Scalar(_)) => foreign("neither operand is a tensor"),
+            (
+                Operand::Tensor(x) | Operand::Host(x) | Operand::Size(x),
+                Operand::Tensor(y) | Operand::Host(y) | Operand::Size(y),
+            ) => {
+                let (dx, dy) = (self.dtype(x)?, self.dtype(y)?);
+                // Tensors over tensors of rank 0 over numbers.
+                let say = |o: Operand, v: ValueId| match o {
+                    Operand::Size(_) => Ok::<_, Reject>(0),
+                    _ => Ok(if self.shape(v)?.is_empty() { 1 } else { 2 }),
+                };
+                let (high, low) = match say(a, x)?.cmp(&say(b, y)?) {
+                    Ordering::Equal => return meet(dx, dy).ok_or_else(none),
+                    Ordering::Less => (dy, dx),
+                    Ordering::Greater => (dx, dy),
+                };
+                if kind(low) > kind(high) { meet(low, high).ok_or_else(none) } else { Ok(high) }
+            }
         }
     }
 
@@ -146,7 +174,7 @@ impl Builder<'_> {
 
     fn operand(&mut self, o: Operand, dtype: DType) -> Result<ValueId, Reject> {
         match o {
-            Operand::Tensor(x) => Ok(self.cast(x, dtype)?),
+            Operand::Tensor(x) | Operand::Host(x) | Operand::Size(x) => Ok(self.cast(x, dtype)?),
             Operand::Scalar(s) => self.scalar(s, dtype),
         }
     }
@@ -158,6 +186,21 @@ impl Builder<'_> {
 
     /// Arithmetic with promotion; the result has the type that ATen gives it.
     pub fn arithmetic(&mut self, op: BinaryOp, a: Operand, b: Operand) -> Result<ValueId, Reject> {
+        self.arithmetic_with(op, a, b, None)
+    }
+
+    /// As [`Builder::arithmetic`], with the second operand multiplied by a number first.
+    ///
+    /// # Errors
+    /// Foreign also for a product of floats that may be rounded: whether it is depends on the backend, and on the CPU on
+    /// the element's place.
+    pub fn arithmetic_with(
+        &mut self,
+        op: BinaryOp,
+        a: Operand,
+        b: Operand,
+        alpha: Option<Scalar>,
+    ) -> Result<ValueId, Reject> {
         let mut dtype = self.result_type(a, b)?;
         if op == BinaryOp::Div && kind(dtype) < Kind::Float {
             dtype = DType::F32;
@@ -165,19 +208,46 @@ impl Builder<'_> {
         if dtype == DType::Bool {
             return foreign("arithmetic of bools");
         }
-        let wide = matches!(dtype, DType::F16 | DType::BF16)
-            && (self.comes_in_wide(a, dtype)? || self.comes_in_wide(b, dtype)?);
+        let wide =
+            is_16_bit(dtype) && (alpha.is_some() || self.comes_in_wide(a, dtype)? || self.comes_in_wide(b, dtype)?);
         let compute = if wide { DType::F32 } else { dtype };
-        let (x, y) = (self.operand(a, compute)?, self.operand(b, compute)?);
+        let (x, mut y) = (self.comes_in(a, dtype, compute)?, self.comes_in(b, dtype, compute)?);
+        if let Some(alpha) = alpha {
+            let exact = match alpha {
+                Scalar::Int(v) => dtype.is_int() || is_power_of_two(v as f64),
+                Scalar::Float(v) => dtype.is_arithmetic_float() && is_power_of_two(v),
+                Scalar::Bool(_) => false,
+            };
+            if !exact {
+                return foreign(format!(
+                    "`alpha` is no power of two but {alpha:?}: backends round its product differently"
+                ));
+            }
+            let factor = self.scalar(alpha, compute)?;
+            y = self.binary(BinaryOp::Mul, y, factor)?;
+        }
         let r = self.binary(op, x, y)?;
         Ok(self.cast(r, dtype)?)
     }
 
-    /// True for a number or tensor of rank 0 that 16 bits would round.
+    /// An operand of a computation in `compute` whose result is rounded to `dtype`.
+    fn comes_in(&mut self, o: Operand, dtype: DType, compute: DType) -> Result<ValueId, Reject> {
+        match o {
+            // Loaded in the type of the result, whatever is computed in.
+            Operand::Tensor(x) if is_16_bit(dtype) => {
+                let x = self.cast(x, dtype)?;
+                Ok(self.cast(x, compute)?)
+            }
+            o => self.operand(o, compute),
+        }
+    }
+
+    /// True for a number that 16 bits would round.
     fn comes_in_wide(&self, o: Operand, dtype: DType) -> Result<bool, Reject> {
         Ok(match o {
             Operand::Scalar(s) => element(s, dtype).is_some_and(|(_, exact)| !exact),
-            Operand::Tensor(x) => self.dtype(x)? != dtype && self.shape(x)?.is_empty(),
+            Operand::Host(x) | Operand::Size(x) => self.dtype(x)? != dtype,
+            Operand::Tensor(_) => false,
         })
     }
 
@@ -185,7 +255,7 @@ impl Builder<'_> {
     pub fn comparison(&mut self, op: BinaryOp, a: Operand, b: Operand) -> Result<ValueId, Reject> {
         let mut dtype = self.result_type(a, b)?;
         for o in [a, b] {
-            if matches!(dtype, DType::F16 | DType::BF16) && self.comes_in_wide(o, dtype)? {
+            if is_16_bit(dtype) && self.comes_in_wide(o, dtype)? {
                 return foreign(format!("it compares {dtype} with a number that is none"));
             }
         }

@@ -52,6 +52,25 @@ pub struct Range {
 pub struct GraphModule {
     pub graph: Graph,
     pub signature: Signature,
+    #[serde(default)]
+    pub module_call_graph: Vec<ModuleCall>,
+}
+
+/// How a module is called; the program is the one without a name.
+#[derive(Debug, Deserialize)]
+pub struct ModuleCall {
+    #[serde(default)]
+    pub fqn: String,
+    #[serde(default)]
+    pub signature: Option<CallSignature>,
+}
+
+/// What a module is given and returns.
+#[derive(Debug, Deserialize)]
+pub struct CallSignature {
+    /// The tree of results, as text.
+    #[serde(default)]
+    pub out_spec: String,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -119,6 +138,8 @@ pub enum Argument {
     Bool(bool),
     /// A part of the program that a call runs.
     Graph(Box<Graph>),
+    /// A truth value or a float that is computed: its key and its name.
+    Sym(String, Option<String>),
     /// One that the schema has and no op of ours reads.
     Other(String),
     /// One that this schema does not have.
@@ -226,6 +247,13 @@ struct Named {
     name: String,
 }
 
+/// Of a number that is written in the program only its key is there.
+#[derive(Deserialize)]
+struct SymName {
+    #[serde(default)]
+    as_name: Option<String>,
+}
+
 #[derive(Deserialize)]
 struct UserSpec {
     arg: Argument,
@@ -322,12 +350,10 @@ macro_rules! union {
 union!(Argument, SymArgument, SymInt, InputSpec, OutputSpec);
 
 /// Keys of `Argument` that the schema has and no op of ours reads.
-const OTHER: [&str; 14] = [
+const OTHER: [&str; 12] = [
     "as_strings",
     "as_bools",
-    "as_sym_bool",
     "as_sym_bools",
-    "as_sym_float",
     "as_sym_floats",
     "as_custom_obj",
     "as_operator",
@@ -368,6 +394,7 @@ impl Union for Argument {
             "as_string" => Self::Text(map.next_value()?),
             "as_sym_int" => Self::SymInt(map.next_value()?),
             "as_sym_ints" => Self::SymInts(map.next_value()?),
+            "as_sym_bool" | "as_sym_float" => Self::Sym(key.to_owned(), map.next_value::<SymName>()?.as_name),
             "as_scalar_type" => Self::ScalarType(map.next_value()?),
             "as_memory_format" => Self::MemoryFormat(map.next_value()?),
             "as_layout" => Self::Layout(map.next_value()?),
@@ -390,6 +417,15 @@ impl Argument {
         }
     }
 
+    /// The names of computed numbers in it.
+    pub fn computed(&self) -> Vec<&str> {
+        match self {
+            Self::SymInt(SymArgument::Name(n)) | Self::Sym(_, Some(n)) => vec![n],
+            Self::SymInts(all) => all.iter().filter_map(SymArgument::name).collect(),
+            _ => Vec::new(),
+        }
+    }
+
     /// The key that this schema does not have, if the argument is or holds such a one.
     pub fn unknown(&self) -> Option<&str> {
         let of = |s: &'_ SymArgument| matches!(s, SymArgument::Unknown(_));
@@ -399,6 +435,16 @@ impl Argument {
                 SymArgument::Unknown(key) => key.as_str(),
                 _ => "",
             }),
+            _ => None,
+        }
+    }
+}
+
+impl SymArgument {
+    /// The name of one that is computed.
+    fn name(&self) -> Option<&str> {
+        match self {
+            Self::Name(n) => Some(n),
             _ => None,
         }
     }

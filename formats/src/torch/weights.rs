@@ -64,6 +64,23 @@ impl<'a> Weights<'a> {
         all.into_iter().flatten().filter(|n| *n != name).cloned().collect()
     }
 
+    /// Records that hold more than the tensors in them take, each with how many bytes more. Tensors may be views of what
+    /// was larger, so this is no error.
+    pub fn longer(&self) -> Vec<(String, u64)> {
+        let mut ends: BTreeMap<String, u64> = BTreeMap::new();
+        for (kind, payload) in self.tensors.values() {
+            let Some(meta) = payload.tensor_meta.as_ref().filter(|m| m.device.r#type != "meta") else { continue };
+            let Some(end) = end_of(meta).filter(|_| !payload.use_pickle) else { continue };
+            let record = ends.entry(format!("data/{kind}/{}", payload.path_name)).or_default();
+            *record = end.max(*record);
+        }
+        let more = |(record, end): (String, u64)| {
+            let more = (self.archive.record(&record)?.len() as u64).checked_sub(end)?;
+            (more > 0).then_some((record, more))
+        };
+        ends.into_iter().filter_map(more).collect()
+    }
+
     /// A tensor by its name in the model.
     ///
     /// # Errors
@@ -94,14 +111,25 @@ impl<'a> Weights<'a> {
     }
 
     fn stored(&self, record: &str, meta: &TensorMeta) -> Result<Weight> {
-        let dtype = dtype::of(meta.dtype)?;
-        let sizes = numbers(&meta.sizes)?;
-        let strides = numbers(&meta.strides)?;
-        let offset = meta.storage_offset.as_ref().map_or(Ok(0), number)?;
-        byte_len(dtype, &sizes)?;
+        let mut sizes = numbers(&meta.sizes)?;
+        let mut strides = numbers(&meta.strides)?;
+        let mut offset = meta.storage_offset.as_ref().map_or(Ok(0), number)?;
         if strides.len() != sizes.len() {
             return Err(FormatError::mismatch(format!("{} strides", sizes.len()), strides.len()));
         }
+        let dtype = match dtype::of_parts(meta.dtype) {
+            // Complex numbers are their parts, side by side.
+            Some(part) => {
+                for n in strides.iter_mut().chain([&mut offset]) {
+                    *n = n.checked_mul(2).ok_or_else(|| too_far(*n))?;
+                }
+                sizes.push(2);
+                strides.push(1);
+                part
+            }
+            None => dtype::of(meta.dtype)?,
+        };
+        byte_len(dtype, &sizes)?;
         let size = dtype.bits() as u64 / 8;
         let start = (offset as u64).checked_mul(size).ok_or_else(|| too_far(offset))?;
         let layout = Layout::of(&sizes, &strides)
@@ -129,6 +157,24 @@ fn place(kind: &str, payload: &Payload) -> Option<String> {
     let meta = payload.tensor_meta.as_ref().filter(|m| m.device.r#type != "meta" && !payload.use_pickle)?;
     let layout = (meta.dtype, &meta.sizes, &meta.strides, &meta.storage_offset);
     Some(format!("{kind}/{} {layout:?}", payload.path_name))
+}
+
+/// Where a tensor's last byte is in its record.
+fn end_of(meta: &TensorMeta) -> Option<u64> {
+    let (sizes, strides) = (numbers(&meta.sizes).ok()?, numbers(&meta.strides).ok()?);
+    let offset = meta.storage_offset.as_ref().map_or(Ok(0), number).ok()?;
+    let size = match dtype::of_parts(meta.dtype) {
+        Some(part) => part.bits() as u64 / 4,
+        None => dtype::known(meta.dtype)?.bits() as u64 / 8,
+    };
+    if sizes.contains(&0) {
+        return Some(0);
+    }
+    let mut last = offset as u64;
+    for (n, stride) in sizes.iter().zip(&strides) {
+        last = last.checked_add((*n as u64 - 1).checked_mul(*stride as u64)?)?;
+    }
+    last.checked_add(1)?.checked_mul(size)
 }
 
 fn too_far(n: usize) -> FormatError {

@@ -74,7 +74,7 @@ fn weights_that_are_not_as_they_are_said_to_be() {
     says(&with(&|w| w["tensor_meta"]["storage_offset"] = json!({"as_int": 1})), &["offset 4", "a record of 8 bytes"]);
     says(&with(&|w| w["tensor_meta"]["storage_offset"] = json!({"as_int": i64::MAX})), &["parameter `w`"]);
     says(&with(&|w| w["tensor_meta"]["strides"] = json!([])), &["parameter `w`", "1 strides"]);
-    says(&with(&|w| w["tensor_meta"]["dtype"] = json!(10)), &["parameter `w`", "complex numbers"]);
+    says(&with(&|w| w["tensor_meta"]["dtype"] = json!(10)), &["parameter `w`", "16 bytes", "a record of 8 bytes"]);
     says(&with(&|w| w["tensor_meta"]["dtype"] = json!(99)), &["parameter `w`", "number 99"]);
     says(&with(&|w| w["path_name"] = json!("../../x")), &["parameter `w`", "a record inside the archive"]);
     says(&with(&|w| w["use_pickle"] = json!(true)), &["node `y`", "operand `p_w`", "tensor `w`", "pickled"]);
@@ -157,4 +157,14 @@ fn types_that_contradict_the_ops() {
         .then("aten.add.Tensor", &[("self", t("a")), ("other", t("b"))], "y", F32, "2")
         .output("y");
     says(&p.refused(), &["node `y`", "do not broadcast"]);
+}
+
+#[test]
+fn complex_inputs_and_results_are_refused_by_name() {
+    let p = Program::new(&[("x", 10, "2")]).then("aten.neg.default", &[("self", t("x"))], "y", 10, "2").output("y");
+    says(&p.refused(), &["input `x`", "complex numbers", "torch.view_as_real"]);
+    let p = Program::new(&[("x", F32, "2;2")])
+        .then("aten.view_as_complex.default", &[("self", t("x"))], "y", 10, "2")
+        .output("y");
+    says(&p.refused(), &["graph output `y`", "complex numbers", "torch.view_as_real"]);
 }

@@ -31,13 +31,22 @@ fn a_number_beside_16_bits_comes_in_as_f32() {
 }
 
 #[test]
-fn a_tensor_of_rank_0_does_not_widen_and_is_not_rounded() {
+fn a_tensor_of_rank_0_does_not_widen_and_is_rounded_where_it_is_on_the_same_device() {
     let x: Vec<f32> = (0..128).map(|k| 1.0 + k as f32 / 128.0).collect();
     let p = Program::new(&[("x", BF16, "128"), ("f", F32, "")])
         .then("aten.mul.Tensor", &[("self", t("x")), ("other", t("f"))], "y", BF16, "128")
         .output("y");
-    let out = p.run(&[bf16s(&[128], &x), f32s(&[], &[0.1])]);
-    assert_eq!(floats(&out[0]), x.iter().map(|x| bf16(x * 0.1)).collect::<Vec<_>>());
+    let (rounded, whole): (Vec<f32>, Vec<f32>) = x.iter().map(|x| (bf16(x * bf16(0.1)), bf16(x * 0.1))).unzip();
+    assert_ne!(rounded, whole);
+    let of = |p: &Program| floats(&p.run(&[bf16s(&[128], &x), f32s(&[], &[0.1])])[0]);
+    assert_eq!(of(&p), rounded);
+    let mut p = p;
+    for name in ["x", "y"] {
+        p.graph()["tensor_values"][name] = meta(BF16, "128", "cuda");
+    }
+    assert_eq!(of(&p), whole, "beside a tensor elsewhere, one on the CPU is a number");
+    p.graph()["tensor_values"]["f"] = meta(F32, "", "cuda");
+    assert_eq!(of(&p), rounded);
     let p = Program::new(&[("x", BF16, "1"), ("f", F32, "1")])
         .then("aten.mul.Tensor", &[("self", t("x")), ("other", t("f"))], "y", F32, "1")
         .output("y");

@@ -77,6 +77,43 @@ fn guards_ranges_and_assertions_are_no_nodes() {
     assert_eq!(said, ["L['x'].size()[0] <= 9", "1..9 s0; 2.. s1"]);
 }
 
+/// A tensor may be a view of something larger, so a record with more in it is read, and said.
+#[test]
+fn records_that_are_longer_than_their_tensors_are_noted() {
+    let long = |more: usize| {
+        let mut bytes = le(&[1., 2.]);
+        bytes.extend(vec![0; more]);
+        let p = Program::new(&[("x", F32, "2")]).weight("m.w", F32, "2", &bytes);
+        p.then("aten.mul.Tensor", &[("self", t("x")), ("other", t("p_m_w"))], "y", F32, "2").output("y").read()
+    };
+    assert!(long(0).info.notes.is_empty());
+    let [note] = &long(2).info.notes[..] else { panic!("{:?}", long(2).info.notes) };
+    assert!(note.starts_with("1 records hold more than their tensors take: `data/weights/"), "{note}");
+    assert!(note.ends_with("the first, 2 bytes"), "{note}");
+}
+
+/// They leave nothing in the graph, and nevertheless read only what is there.
+#[test]
+fn assertions_of_what_nothing_makes_are_refused() {
+    let number = |name: &str| json!({"as_sym_bool": {"as_name": name}});
+    for (target, argument) in [
+        ("aten._assert_tensor_metadata.default", ("a", t("nothing"))),
+        ("aten._assert_scalar.default", ("self", number("nothing"))),
+        ("aten.sym_constrain_range_for_size.default", ("size", json!({"as_sym_int": {"as_name": "nothing"}}))),
+        ("aten.sym_size.int", ("self", t("nothing"))),
+    ] {
+        let e = norm().node(call(target, &[argument], &[])).refused();
+        assert!(
+            e.contains("expected an operand that an input or an earlier node makes, found `nothing`"),
+            "{target}: {e}"
+        );
+    }
+    let mut made = call("_operator.ge", &[("a", int(1))], &[]);
+    made["outputs"] = json!([number("ge")]);
+    let p = norm().node(made).node(call("aten._assert_scalar.default", &[("self", number("ge"))], &[]));
+    p.read();
+}
+
 #[test]
 fn shapes_that_sizes_compute_are_read_off_the_inputs() {
     // [s0, s1, 6] -> [s0 * s1, 6] -> [s1, s0, 2, 3]: the second has two sizes that nothing else tells.

@@ -52,7 +52,9 @@ pub(super) fn check_attributes(op: &Op) -> Result<()> {
         }
         Op::Quantize(scheme) => check_scheme(scheme),
         Op::FusedNorm(f) => check_fused(f),
-        Op::Foreign(f) if f.domain.is_empty() && f.op_type.is_empty() => bad("a foreign op needs a name"),
+        Op::Foreign(f) if f.domain.is_empty() && f.op_type.is_empty() => {
+            bad("expected the name of an op that normfuse does not know, found none")
+        }
         _ => Ok(()),
     }
 }

@@ -56,6 +56,9 @@ pub struct Quantised {
     /// Parameters that went, each with those in its place.
     #[serde(skip)]
     pub parameters: Vec<(String, Vec<String>)>,
+    /// Those of the new parameters that are scales.
+    #[serde(skip)]
+    pub scales: Vec<String>,
 }
 
 /// Quantises the layers that the source chooses. A layer is a product with a parameter `MODULE.weight`.
@@ -142,6 +145,8 @@ fn convert(
         };
         replace(w, product, x, transposed)?;
     }
+    // Codes come first.
+    done.scales.extend(names.iter().skip(1).cloned());
     done.parameters.push((linear.parameter.clone(), names));
     Ok(())
 }

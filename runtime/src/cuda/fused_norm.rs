@@ -22,8 +22,6 @@ pub struct FusedNormKernel {
     norm: FusedNorm,
     shape: LaunchShape,
     kernel: Kernel,
-    /// Most blocks of a launch.
-    most: u64,
     spills: bool,
 }
 
@@ -34,29 +32,19 @@ impl FusedNormKernel {
     /// `Unsupported` for a descriptor that [`supports`] refuses, or with what the compiler or the driver says.
     pub fn new(device: &Device, compiler: Compiler, norm: &FusedNorm, shape: LaunchShape) -> Result<Self> {
         supports(norm).map_err(|why| Error::new(ErrorKind::Unsupported, why))?;
-        if shape.streams && !shape.can_stream(norm) {
-            let message = "the launch shape: rows one after another are aligned, whole vectors and no more than fit registers and shared memory";
+        if shape.bulk && !shape.can_copy(norm) {
+            let message = "the launch shape: rows that are copied to shared memory are aligned, whole vectors and no more than fit";
             return Err(Error::new(ErrorKind::Unsupported, message));
         }
         let compiled = device.compile(compiler, &source::write(norm, &shape))?;
         let kernel = Kernel::load(device, &compiled.cubin)?;
-        let most = if shape.streams { kernel.resident(shape.block)?.into() } else { u64::MAX };
         let spills = compiled.spills().is_some_and(|bytes| bytes > 0);
-        Ok(Self { norm: norm.clone(), shape, kernel, most, spills })
+        Ok(Self { norm: norm.clone(), shape, kernel, spills })
     }
 
     /// True if its compiler said that some of its registers went to memory.
     pub fn spills(&self) -> bool {
         self.spills
-    }
-
-    /// The same on at most so many blocks at a time, if its launch shape streams: the rest of the GPU is somebody else's.
-    #[must_use]
-    pub fn on_blocks(mut self, most: std::num::NonZeroU32) -> Self {
-        if self.shape.streams {
-            self.most = self.most.min(most.get().into());
-        }
-        self
     }
 
     /// The launch shape that it was compiled for.
@@ -92,7 +80,7 @@ impl FusedNormKernel {
     /// The stream is one of the kernel's GPU, and lives. The parameter is what [`FusedNormKernel::check`] gave for memory of
     /// that GPU, which is there until the launch is done; until then nothing else writes what it reads, or touches what it writes.
     pub unsafe fn launch(&self, stream: cudarc::driver::sys::CUstream, params: &Params, early: bool) -> Result<()> {
-        let blocks = self.shape.blocks(&params.rows).min(self.most);
+        let blocks = self.shape.blocks(&params.rows);
         if blocks == 0 {
             return Ok(());
         }

@@ -107,18 +107,6 @@ impl Kernel {
             .map_err(|e| failed("cuLaunchKernelEx", e))
     }
 
-    /// How many blocks of `threads` the GPU holds at a time.
-    ///
-    /// # Errors
-    /// `Unsupported` with what the driver says.
-    pub fn resident(&self, threads: u32) -> Result<u32> {
-        self.device.bind()?;
-        // SAFETY: the function is loaded, and lives as long as its module.
-        let each = unsafe { result::occupancy::max_active_block_per_multiprocessor(self.function, threads as i32, 0) };
-        let each = each.map_err(|e| failed("cuOccupancyMaxActiveBlocksPerMultiprocessor", e))?;
-        Ok(each.unsigned_abs() * self.device.multiprocessors()?)
-    }
-
     /// The GPU that it is loaded on.
     pub fn device(&self) -> &Device {
         &self.module.device

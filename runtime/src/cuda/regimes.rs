@@ -128,8 +128,8 @@ pub struct Entry {
     pub rows_a_block: u32,
     /// Weights are read before the sum.
     pub ahead: bool,
-    /// Blocks take row after row ([`LaunchShape::streams`]).
-    pub streams: bool,
+    /// Rows come by bulk copies ([`LaunchShape::bulk`]).
+    pub bulk: bool,
     /// Microseconds that it took.
     pub us: f64,
 }
@@ -138,8 +138,8 @@ impl fmt::Display for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { class, width, rows, threads, rows_a_block, us, .. } = self;
         let ahead = if self.ahead { "ahead" } else { "late" };
-        let streams = if self.streams { "stream" } else { "once" };
-        write!(f, "{class:<21} {width:>6} {rows:>6} {threads:>5} {rows_a_block:>3} {ahead:<5} {streams:<6} {us:>9.2}")
+        let copy = if self.bulk { "bulk" } else { "load" };
+        write!(f, "{class:<21} {width:>6} {rows:>6} {threads:>5} {rows_a_block:>3} {ahead:<5} {copy:<4} {us:>9.2}")
     }
 }
 
@@ -215,9 +215,9 @@ impl Regimes {
             jobs: found.iter().map(|(_, threads)| Threads { threads: *threads }).collect(),
             aligned,
             ahead: found.iter().all(|(e, _)| e.ahead) && fits_ahead(norm),
-            streams: found.iter().all(|(e, _)| e.streams),
+            bulk: found.iter().all(|(e, _)| e.bulk),
         };
-        shape.streams &= shape.can_stream(norm);
+        shape.bulk &= shape.can_copy(norm);
         shape
     }
 
@@ -250,8 +250,8 @@ fn scaled(entry: &Entry, width: u64) -> u32 {
 
 fn entry(line: &str) -> std::result::Result<Entry, String> {
     let words: Vec<&str> = line.split_whitespace().collect();
-    let [class, width, rows, threads, rows_a_block, ahead, streams, us] = words[..] else {
-        let columns = "class, width, rows, threads, rows a block, ahead or late, once or stream, us";
+    let [class, width, rows, threads, rows_a_block, ahead, copy, us] = words[..] else {
+        let columns = "class, width, rows, threads, rows a block, ahead or late, load or bulk, us";
         return Err(format!("expected {columns}; found `{line}`"));
     };
     let class: Class = class.parse()?;
@@ -277,10 +277,10 @@ fn entry(line: &str) -> std::result::Result<Entry, String> {
         "late" => false,
         other => return Err(format!("expected ahead or late, found `{other}`")),
     };
-    let streams = match streams {
-        "stream" => true,
-        "once" => false,
-        other => return Err(format!("expected once or stream, found `{other}`")),
+    let bulk = match copy {
+        "bulk" => true,
+        "load" => false,
+        other => return Err(format!("expected load or bulk, found `{other}`")),
     };
     let us = us.parse::<f64>().ok().filter(|us| us.is_finite() && *us > 0.0);
     let us = us.ok_or_else(|| format!("expected microseconds, found `{}`", words[7]))?;
@@ -292,7 +292,7 @@ fn entry(line: &str) -> std::result::Result<Entry, String> {
         threads: threads as u32,
         rows_a_block: rows_a_block as u32,
         ahead,
-        streams,
+        bulk,
         us,
     })
 }

@@ -1,6 +1,9 @@
 //! How a launch is laid out: threads a row, rows a block.
 
-use normfuse_ir::{DType, FusedNorm, fused::Prologue};
+use normfuse_ir::{
+    DType, FusedNorm,
+    fused::{Prologue, Sibling},
+};
 
 use super::source::jobs;
 
@@ -8,8 +11,6 @@ use super::source::jobs;
 pub const MAX_THREADS: u32 = 1024;
 /// Elements in a vector: a thread reads one at a time.
 pub(super) const VECTOR: u64 = 8;
-/// Most vectors of a thread in a block that streams: 8 do not fit its registers.
-const MOST_STREAMED: u64 = 7;
 /// Bytes of shared memory that a block has without asking.
 const SHARED: u64 = 48 << 10;
 
@@ -31,9 +32,9 @@ pub struct LaunchShape {
     pub aligned: bool,
     /// True if weights are read before the sum of squares is known: a row is done sooner, and fewer are in flight.
     pub ahead: bool,
-    /// True if each block takes row after row, and fetches the next one while it works on one: as many blocks as the GPU holds at
-    /// a time. For one job of aligned rows of whole vectors.
-    pub streams: bool,
+    /// True if rows come to shared memory by bulk copies, from Hopper on, and to registers from there: in the order in which
+    /// they were asked for, so that many of them are sooner done. For aligned rows of whole vectors.
+    pub bulk: bool,
 }
 
 impl LaunchShape {
@@ -47,24 +48,27 @@ impl LaunchShape {
         rows.iter().enumerate().map(|(j, n)| n.div_ceil(u64::from(self.rows(j)))).sum()
     }
 
-    /// True if blocks of this shape may take row after row ([`LaunchShape::streams`]).
-    pub fn can_stream(&self, norm: &FusedNorm) -> bool {
-        let [job] = &self.jobs[..] else { return false };
-        let width = norm.siblings.iter().map(|s| s.width).max().unwrap_or(0);
-        let elements = width.next_multiple_of(u64::from(job.threads) * VECTOR) * u64::from(self.block / job.threads);
+    /// True if a block's shared memory holds the rows that it reads, and bulk copies can bring them ([`LaunchShape::bulk`]).
+    pub fn can_copy(&self, norm: &FusedNorm) -> bool {
         let bytes = |d: DType| d.bits() as u64 / 8;
-        let read = match norm.prologue {
-            Prologue::None => bytes(norm.siblings[0].input),
-            Prologue::ResidualAdd(add) => bytes(add.dtype) + bytes(add.residual()),
-            Prologue::Gated(gated) => bytes(gated.dtype) + bytes(gated.up()),
-        };
-        // Beside the rows: a sum a thread and an extreme a warp, of each sibling and epilogue, of two rows.
-        let block = u64::from(self.block);
-        let beside =
-            norm.siblings.iter().map(|s| 2 * (block * 4 + s.epilogues.len() as u64 * block / 32 * 4)).sum::<u64>();
-        let widest = (0..norm.siblings.len()).map(|k| weighed(norm, k)).max().unwrap_or(0);
-        let fits = widest <= MOST_STREAMED * VECTOR * u64::from(job.threads) && elements * read + beside <= SHARED;
-        self.aligned && width.is_multiple_of(VECTOR) && fits
+        let mut held = 0;
+        for (j, siblings) in jobs(norm).iter().enumerate() {
+            let block = u64::from(self.block);
+            let Sibling { width, input, .. } = norm.siblings[siblings[0]];
+            let read = match norm.prologue {
+                Prologue::None => bytes(input),
+                Prologue::ResidualAdd(add) => bytes(add.dtype) + bytes(add.residual()),
+                Prologue::Gated(gated) => bytes(gated.dtype) + bytes(gated.up()),
+            };
+            held += width * read * u64::from(self.rows(j));
+            // Beside the rows: a sum a thread and an extreme a warp, of each sibling and epilogue, and a barrier a row.
+            let epilogues = siblings.iter().map(|k| norm.siblings[*k].epilogues.len() as u64).sum::<u64>();
+            held += siblings.len() as u64 * block * 4 + epilogues * block / 32 * 4 + u64::from(self.rows(j)) * 8;
+            if !width.is_multiple_of(VECTOR) {
+                return false;
+            }
+        }
+        self.aligned && held <= SHARED
     }
 
     /// What suits a number of rows: with many of them, few threads a row, so that each has several vectors in flight;
@@ -79,7 +83,7 @@ impl LaunchShape {
         };
         let jobs: Vec<Threads> = jobs(norm).iter().map(|s| Threads { threads: threads(widest(s)) }).collect();
         let block = jobs.iter().map(|j| j.threads).max().unwrap_or(32).max(if rows >= 1024 { 128 } else { 32 });
-        Self { block, jobs, aligned, ahead: rows < 4096 && fits_ahead(norm), streams: false }
+        Self { block, jobs, aligned, ahead: rows < 4096 && fits_ahead(norm), bulk: false }
     }
 }
 

@@ -103,16 +103,36 @@ impl Kernel<'_> {
         self.outputs.iter().position(|p| *p == port).map_or_else(|| "nullptr".into(), |i| format!("p.out[{i}]"))
     }
 
-    /// Reads rows of a dtype into a new array: from where they lie, or from where they were fetched to.
+    /// Reads rows of a dtype into a new array: from where they lie, or from where a copy has come to.
     fn read(&self, name: &str, dtype: DType, port: InPort) -> String {
         let (ty, aligned) = (type_name(dtype), self.shape.aligned);
-        if self.shape.streams {
-            return format!("    Vector<{ty}> {name}[R::USED];\n    slots_{name}[local].take({name}, at);\n");
+        if self.shape.bulk {
+            return format!("    Vector<{ty}> {name}[R::USED];\n    staged_{name}[local].take({name}, at);\n");
         }
         let at = self.input(port).unwrap_or_default();
         format!(
             "    Vector<{ty}> {name}[R::USED];\n    read_row<{ty}, R, {aligned}>({name}, p.in[{at}], p.stride[{at}], at);\n"
         )
+    }
+
+    /// Copies of rows to shared memory, by the first thread of each row.
+    fn fetch(&self, read: &[(&'static str, DType, InPort)], rows: u32) -> String {
+        let mut out = format!("    __shared__ unsigned long long barriers[{rows}];\n");
+        for (name, dtype, _) in read {
+            let _ = writeln!(out, "    __shared__ Staged<{}, R> staged_{name}[{rows}];", type_name(*dtype));
+        }
+        let bytes: Vec<String> = read.iter().map(|(name, ..)| format!("staged_{name}[local].BYTES")).collect();
+        let _ = write!(
+            out,
+            "    const u32 barrier = barrier_at(barriers[local]);\n    if (at.thread == 0) {{\n        \
+             expect(barrier, {});\n",
+            bytes.join(" + ")
+        );
+        for (name, _, port) in read {
+            let i = self.input(*port).unwrap_or_default();
+            let _ = writeln!(out, "        staged_{name}[local].fetch(p.in[{i}], p.stride[{i}], at.row, barrier);");
+        }
+        out + "    }\n    __syncthreads();\n"
     }
 
     /// What of its rows a job reads, under which name.
@@ -138,36 +158,25 @@ impl Kernel<'_> {
             "__device__ __forceinline__ void job{j}(const Params& p, i64 block) {{\n    typedef Row<{}, {threads}, {}> R;\n",
             first.width, self.shape.ahead
         );
-        let of_block = if rows == 1 {
+        let place = if rows == 1 {
             // There is a block for each row, and none more.
-            format!("return Place{{(int)(threadIdx.x % R::THREADS), block, p.rows[{j}], true}};\n")
+            format!("block, p.rows[{j}], true")
         } else {
-            format!(
-                "const i64 own = block * {rows} + local;\n        return Place{{(int)(threadIdx.x % R::THREADS), \
-                 own < p.rows[{j}] ? own : p.rows[{j}] - 1, p.rows[{j}], own < p.rows[{j}]}};\n"
-            )
+            let _ = writeln!(out, "    const i64 own = block * {rows} + threadIdx.x / R::THREADS;");
+            format!("own < p.rows[{j}] ? own : p.rows[{j}] - 1, p.rows[{j}], own < p.rows[{j}]")
         };
         let _ = write!(
             out,
-            "    const int local = threadIdx.x / R::THREADS;\n    const auto place = [&](i64 block) {{\n        \
-             {of_block}    }};\n"
+            "    const int local = threadIdx.x / R::THREADS;\n    const Place at = {{(int)(threadIdx.x % R::THREADS), {place}}};\n"
         );
         let read = self.rows_read(siblings);
-        let mut fetch = String::new();
-        if self.shape.streams {
-            for (name, dtype, port) in &read {
-                let _ = writeln!(out, "    __shared__ Slots<{}, R> slots_{name}[{rows}];", type_name(*dtype));
-                let i = self.input(*port).unwrap_or_default();
-                let _ = write!(fetch, " slots_{name}[local].fetch(p.in[{i}], p.stride[{i}], place(block));");
-            }
-            let _ = write!(
-                out,
-                "    const i64 blocks = (p.rows[{j}] + {}) / {rows};\n    int turn = 0;\n   {fetch}\n    \
-                 while (block < blocks) {{\n    const Place at = place(block);\n    arrived();\n",
-                rows - 1
-            );
-        } else {
-            out += "    const Place at = place(block);\n";
+        if self.shape.bulk {
+            out += &self.fetch(&read, rows);
+        }
+        // While the rows are on their way.
+        out += &self.weights(siblings[0]);
+        if self.shape.bulk {
+            out += "    arrived(barrier);\n";
         }
         for (name, dtype, port) in &read {
             out += &self.read(name, *dtype, *port);
@@ -189,45 +198,36 @@ impl Kernel<'_> {
             let _ = write!(out, "    Vector<{product}> h[R::USED];\n    gate_rows<Gate, R>(h, x, up);\n");
         }
         for (i, k) in siblings.iter().enumerate() {
-            // The rows have been read once the first sum of squares is there.
-            let next = if self.shape.streams && i == 0 {
-                format!("        block += gridDim.x;\n        if (block < blocks) {{{fetch} }}\n")
-            } else {
-                String::new()
-            };
-            out += &self.sibling(*k, type_name(first.input), rows, &next);
-        }
-        if self.shape.streams {
-            out += "    turn ^= 1;\n    }\n";
+            if i > 0 {
+                out += &self.weights(*k);
+            }
+            out += &self.sibling(*k, type_name(first.input), rows);
         }
         out + "}\n\n"
     }
 
-    fn sibling(&self, k: usize, read: &str, rows: u32, next: &str) -> String {
+    fn weights(&self, k: usize) -> String {
+        let (aligned, from) = (self.shape.aligned, self.in_pointer(InPort::Weight(k)));
+        format!("    const auto weights{k} = read_weights<Norm{k}, R, {aligned}>({from}, at);\n")
+    }
+
+    fn sibling(&self, k: usize, read: &str, rows: u32) -> String {
         let aligned = self.shape.aligned;
         let s = &self.norm.siblings[k];
         let (compute, squares, y) = (type_name(s.compute), type_name(s.squares()), type_name(s.output));
-        // Of rows one after another, every second shares what it is summed in: between two of them all threads have met.
-        let (turns, turn) = if self.shape.streams { ("[2]", "[turn]") } else { ("", "") };
         let pitch = s.padded.map_or_else(String::new, |n| format!(", {n}"));
         let mut out = String::from("    {\n");
-        let _ = writeln!(
-            out,
-            "        const auto weights = read_weights<Norm{k}, R, {aligned}>({}, at);",
-            self.in_pointer(InPort::Weight(k))
-        );
         if s.root.is_none() {
-            out += next;
             let _ = write!(
                 out,
-                "        Vector<{y}> y[R::USED];\n        undivided<Norm{k}, {read}, R, {aligned}>(y, h, weights, at);\n",
+                "        Vector<{y}> y[R::USED];\n        undivided<Norm{k}, {read}, R, {aligned}>(y, h, weights{k}, at);\n",
             );
         } else {
             let _ = write!(
                 out,
-                "        __shared__ float partials{turns}[{rows}][R::WARPS * 32];\n        \
-                 const float sum = sum_of_squares<{compute}, {squares}, {read}, R>(h, partials{turn}[local], at);\n{next}        \
-                 Vector<{y}> y[R::USED];\n        normalise<Norm{k}, {read}, R, {aligned}>(y, h, sum, weights, at);\n",
+                "        __shared__ float partials[{rows}][R::WARPS * 32];\n        \
+                 const float sum = sum_of_squares<{compute}, {squares}, {read}, R>(h, partials[local], at);\n        \
+                 Vector<{y}> y[R::USED];\n        normalise<Norm{k}, {read}, R, {aligned}>(y, h, sum, weights{k}, at);\n",
             );
         }
         if s.emit_normed {
@@ -240,8 +240,8 @@ impl Kernel<'_> {
         for e in 0..s.epilogues.len() {
             let _ = write!(
                 out,
-                "        {{\n            __shared__ u32 extremes{turns}[{rows}][R::WARPS];\n            \
-                 quantise<Quant{k}_{e}, {y}, R, {aligned}{pitch}>(y, {}, {}, {}, {}, extremes{turn}[local], at);\n        }}\n",
+                "        {{\n            __shared__ u32 extremes[{rows}][R::WARPS];\n            \
+                 quantise<Quant{k}_{e}, {y}, R, {aligned}{pitch}>(y, {}, {}, {}, {}, extremes[local], at);\n        }}\n",
                 self.out_pointer(OutPort::Q(k, e)),
                 self.out_pointer(OutPort::Scale(k, e)),
                 self.in_pointer(InPort::Scale(k, e)),
@@ -254,10 +254,8 @@ impl Kernel<'_> {
     /// Blocks in order: those of the first job, then those of the second, and so on.
     fn entry(&self, jobs: &[Vec<usize>]) -> String {
         let block = self.shape.block;
-        // Of blocks that take row after row, 512 threads a multiprocessor. Of large blocks one: the assembler would rather have two
-        // of them than all of a row in registers.
-        let least = if self.shape.streams { (512 / block).max(1) } else { u32::from(block >= 512) };
-        let bounds = if least > 0 { format!("{block}, {least}") } else { block.to_string() };
+        // Of large blocks one: the assembler would rather have two of them than all of a row in registers.
+        let bounds = if block >= 512 { format!("{block}, 1") } else { block.to_string() };
         let mut out = format!(
             "extern \"C\" __global__ void __launch_bounds__({bounds}) {ENTRY}(const __grid_constant__ Params p) {{\n    begin();\n    i64 block = blockIdx.x;\n"
         );

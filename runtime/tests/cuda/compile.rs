@@ -69,9 +69,9 @@ fn kernels_take_as_many_registers_as_they_did() {
             let compiled = compile(compiler, &source(&op.norm, &shape), arch).unwrap();
             assert_eq!(compiled.spills(), Some(0), "{op} {} {shape:?} {arch}\n{}", op.width(), compiled.log);
             let ahead = if shape.ahead { "+" } else { "" };
-            let streams = if shape.streams { "*" } else { "" };
+            let bulk = if shape.bulk { "*" } else { "" };
             let unaligned = if shape.aligned { "" } else { " unaligned" };
-            let layout = format!("{}/{}{ahead}{streams}{unaligned}", shape.jobs[0].threads, shape.block);
+            let layout = format!("{}/{}{ahead}{bulk}{unaligned}", shape.jobs[0].threads, shape.block);
             let registers = compiled.registers().unwrap();
             let _ = writeln!(report, "{arch:<8} {op:<34} {:>6} {layout:>20} {registers:>9}", op.width());
         }

@@ -1,6 +1,6 @@
 //! Descriptors x widths x rows x launch shapes on a GPU, against the CPU runtime, which the evaluator checks.
 
-use std::{env, fs, num::NonZeroU32};
+use std::{env, fs};
 
 use normfuse_ir::{FusedNorm, Result, Tensor, body::bits_equal, fused::OutPort, scheme::ScaleLayout};
 use normfuse_runtime::{
@@ -32,10 +32,10 @@ fn cases() -> Vec<Case> {
                 }
                 let aligned = aligned && width % 8 == 0;
                 let shape = measured.choose(&norm, many, aligned);
-                // With an add blocks do not stream by themselves, and still may.
-                let streaming = LaunchShape { streams: true, ..shape.clone() };
-                if many > 1 && !shape.streams && shape.can_stream(&norm) {
-                    all.push(Case { norm: norm.clone(), shape: streaming, rows: rows.to_vec() });
+                // In both ways, whichever is the faster.
+                let copied = LaunchShape { bulk: true, ..shape.clone() };
+                if !shape.bulk && shape.can_copy(&norm) {
+                    all.push(Case { norm: norm.clone(), shape: copied, rows: rows.to_vec() });
                 }
                 all.push(Case { norm: norm.clone(), shape, rows: rows.to_vec() });
             }
@@ -103,8 +103,7 @@ fn the_gpu_has_the_bits_of_the_cpu() {
         .enumerate()
         .map(|(i, case)| {
             let kernel = match FusedNormKernel::new(&device, compiler, &case.norm, case.shape.clone()) {
-                // Few blocks, so that each has several rows.
-                Ok(kernel) => kernel.on_blocks(const { NonZeroU32::new(3).unwrap() }),
+                Ok(kernel) => kernel,
                 Err(e) => return (0, vec![format!("{:?} {:?}: {e}", case.norm, case.shape)]),
             };
             let mut bad = Vec::new();
@@ -143,7 +142,7 @@ fn a_row_does_not_depend_on_its_batch_or_launch() {
             jobs: vec![Threads { threads }],
             aligned: true,
             ahead: threads > 128,
-            streams: threads == 128,
+            bulk: threads == 128,
         };
         let kernel = FusedNormKernel::new(&device, compiler, &norm, shape).unwrap();
         for batch in [1, 7, 128, 16_384] {

@@ -16,13 +16,13 @@ use rayon::prelude::*;
 use crate::{compile::compile, or_skip, variants};
 
 const TABLE: &str = "\
-# class width rows threads rows-a-block weights blocks us
-norm           4096     1   256 1 ahead once    1.40
-norm           4096  4096   128 2 late  once   18.00   # said after it
-norm           8192     1   512 1 ahead once    1.90
+# class width rows threads rows-a-block weights rows us
+norm           4096     1   256 1 ahead load    1.40
+norm           4096  4096   128 2 late  load   18.00   # said after it
+norm           8192     1   512 1 ahead load    1.90
 
-norm+groups    4096  4096    64 4 late  once   16.00
-norm+row       4096  4096   128 1 late  stream 15.00
+norm+groups    4096  4096    64 4 late  load   16.00
+norm+row       4096  4096   128 1 late  bulk   15.00
 ";
 
 fn plain(width: u64, dtype: DType) -> FusedNorm {
@@ -59,16 +59,16 @@ fn between_entries_the_nearest_by_ratio_counts() {
     assert_eq!(chosen(&table, &plain(2048, DType::F32), 4096), (128, 256, false));
 }
 
-/// Rows one after another only where they can be: aligned, whole vectors, no more than fit.
+/// Only what can be copied is: aligned, whole vectors, no more than fit.
 #[test]
-fn blocks_stream_where_they_can() {
+fn rows_are_copied_where_they_can_be() {
     let table = Regimes::parse(TABLE).unwrap();
-    let streams = |width, aligned| {
+    let copied = |width, aligned| {
         let op = Op::of("rms_norm+fp8_token", width).unwrap();
-        table.choose(&op.norm, 4096, aligned).streams
+        table.choose(&op.norm, 4096, aligned).bulk
     };
-    assert!(streams(4096, true) && streams(8192, true));
-    assert!(!streams(4096, false) && !streams(4095, true) && !streams(32_768, true));
+    assert!(copied(4096, true) && copied(16_384, true));
+    assert!(!copied(4096, false) && !copied(4095, true) && !copied(32_768, true));
 }
 
 #[test]
@@ -104,20 +104,20 @@ fn classes_are_of_the_most_that_a_quantiser_needs() {
 fn a_table_that_is_wrong_is_refused_by_line() {
     let said = |line: &str| Regimes::parse(&format!("# a comment\n{line}\n")).unwrap_err().to_string();
     for (line, why) in [
-        ("norm 4096 1 256 1 ahead once", "expected class, width"),
-        ("rms 4096 1 256 1 ahead once 1.0", "found `rms`"),
-        ("norm 0 1 256 1 ahead once 1.0", "expected a width, found `0`"),
-        ("norm 4096 x 256 1 ahead once 1.0", "expected rows, found `x`"),
-        ("norm 4096 1 48 1 ahead once 1.0", "found 48 x 1"),
-        ("norm 4096 1 16 1 ahead once 1.0", "found 16 x 1"),
-        ("norm 4096 1 256 8 ahead once 1.0", "found 256 x 8"),
-        ("norm 16384 1 64 1 ahead once 1.0", "at most 12 vectors a thread"),
-        ("norm 4096 1 256 1 maybe once 1.0", "expected ahead or late, found `maybe`"),
-        ("norm 4096 1 256 1 late twice 1.0", "expected once or stream, found `twice`"),
-        ("norm 4096 1 256 1 late once -1", "expected microseconds, found `-1`"),
-        ("norm 4096 1 256 1 late once inf", "expected microseconds, found `inf`"),
+        ("norm 4096 1 256 1 ahead load", "expected class, width"),
+        ("rms 4096 1 256 1 ahead load 1.0", "found `rms`"),
+        ("norm 0 1 256 1 ahead load 1.0", "expected a width, found `0`"),
+        ("norm 4096 x 256 1 ahead load 1.0", "expected rows, found `x`"),
+        ("norm 4096 1 48 1 ahead load 1.0", "found 48 x 1"),
+        ("norm 4096 1 16 1 ahead load 1.0", "found 16 x 1"),
+        ("norm 4096 1 256 8 ahead load 1.0", "found 256 x 8"),
+        ("norm 16384 1 64 1 ahead load 1.0", "at most 12 vectors a thread"),
+        ("norm 4096 1 256 1 maybe load 1.0", "expected ahead or late, found `maybe`"),
+        ("norm 4096 1 256 1 late twice 1.0", "expected load or bulk, found `twice`"),
+        ("norm 4096 1 256 1 late load -1", "expected microseconds, found `-1`"),
+        ("norm 4096 1 256 1 late load inf", "expected microseconds, found `inf`"),
         (
-            "norm 4096 1 256 1 late once 1\nnorm 4096 1 128 1 late once 1",
+            "norm 4096 1 256 1 late load 1\nnorm 4096 1 128 1 late load 1",
             "line 3 of a table of regimes: norm at 4096 and 1 rows",
         ),
     ] {

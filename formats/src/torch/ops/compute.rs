@@ -1,15 +1,15 @@
-//! Reductions, norms, products and attention.
+//! Reductions, products and attention.
 
 use normfuse_ir::{
     DType, Op, ValueId,
-    op::{AttentionOp, BinaryOp, ReduceOp, UnaryOp},
+    op::{AttentionOp, BinaryOp, ReduceOp},
     scheme::F32,
 };
 
 use super::{
     super::{
         args::{Call, Scalar},
-        promote::Operand,
+        build::axis_of,
     },
     Outcome,
 };
@@ -34,13 +34,16 @@ pub fn op<'p>(c: &mut Call<'_, 'p>, name: &str) -> Result<Option<Outcome<'p>>, R
             let x = c.tensor("self")?;
             let axis = c.required("dim")?;
             let x = summed(c, x)?;
-            let axis = c.b.int(axis);
-            c.b.one(Op::CumSum { exclusive: false, reverse: false }, &[x, axis])?
+            if c.b.shape(x)?.is_empty() {
+                axis_of(axis, 1)?;
+                x
+            } else {
+                let axis = c.b.int(axis);
+                c.b.one(Op::CumSum { exclusive: false, reverse: false }, &[x, axis])?
+            }
         }
         "softmax.int" | "_softmax.default" => softmax(c, false)?,
         "log_softmax.int" | "_log_softmax.default" => softmax(c, true)?,
-        "rms_norm.default" => rms_norm(c)?,
-        "layer_norm.default" => layer_norm(c)?,
         "linear.default" => {
             let (x, w) = (c.tensor("input")?, c.tensor("weight")?);
             let bias = c.opt_tensor("bias")?;
@@ -107,7 +110,17 @@ fn reduce(c: &mut Call<'_, '_>, op: ReduceOp) -> Result<ValueId, Reject> {
     }
     let axes = c.opt_ints("dim")?.filter(|a| !a.is_empty());
     let keepdims = c.flag("keepdim", false)?;
+    let axes = axes_of(c, x, axes)?;
     Ok(c.b.one(Op::Reduce { op, axes, keepdims }, &[x])?)
+}
+
+/// Axes of a tensor; one of rank 0 has a first and a last axis in torch, over which nothing is reduced.
+pub fn axes_of(c: &Call<'_, '_>, x: ValueId, axes: Option<Vec<i64>>) -> Result<Option<Vec<i64>>, Reject> {
+    let rank = c.b.shape(x)?.len();
+    for axis in axes.iter().flatten() {
+        axis_of(*axis, rank.max(1))?;
+    }
+    Ok(axes.filter(|_| rank > 0))
 }
 
 /// The extreme along an axis and where it is; where nobody asks where, only the first.
@@ -136,44 +149,14 @@ fn softmax(c: &mut Call<'_, '_>, log: bool) -> Result<ValueId, Reject> {
     if c.flag("half_to_float", false)? {
         x = c.b.cast(x, DType::F32)?;
     }
-    let x = c.b.float(x)?;
-    Ok(c.b.one(Op::Softmax { axis, log }, &[x])?)
-}
-
-/// `x * rsqrt(mean(x*x) + eps) * weight` in f32, rounded once to the type of x (torch 2.9 and later).
-fn rms_norm(c: &mut Call<'_, '_>) -> Result<ValueId, Reject> {
-    let x = c.tensor("input")?;
-    let axes = c.ints("normalized_shape")?.len() as i64;
-    let weight = c.opt_tensor("weight")?;
-    let Some(eps) = c.float("eps")? else {
-        return foreign("its eps is the type's own, which torch versions choose differently");
-    };
-    let dtype = c.b.dtype(x)?;
-    let inner = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
-    let wide = c.b.cast(x, inner)?;
-    let square = c.b.arithmetic(BinaryOp::Pow, Operand::Tensor(wide), Operand::Scalar(Scalar::Int(2)))?;
-    let axes = (-axes..0).collect();
-    let mean = c.b.one(Op::Reduce { op: ReduceOp::Mean, axes: Some(axes), keepdims: true }, &[square])?;
-    let sum = c.b.arithmetic(BinaryOp::Add, Operand::Tensor(mean), Operand::Scalar(Scalar::Float(eps)))?;
-    let r = c.b.unary(UnaryOp::Rsqrt, sum)?;
-    let mut y = c.b.binary(BinaryOp::Mul, wide, r)?;
-    if let Some(w) = weight {
-        let w = c.b.cast(w, inner)?;
-        y = c.b.binary(BinaryOp::Mul, y, w)?;
+    let mut x = c.b.float(x)?;
+    // A tensor of rank 0 has a first and a last axis in torch.
+    let flat = c.b.shape(x)?.is_empty();
+    if flat {
+        x = c.b.one(Op::Unsqueeze { axes: vec![0] }, &[x])?;
     }
-    Ok(c.b.cast(y, dtype)?)
-}
-
-fn layer_norm(c: &mut Call<'_, '_>) -> Result<ValueId, Reject> {
-    let x = c.tensor("input")?;
-    let axes = c.ints("normalized_shape")?.len() as i64;
-    let (weight, bias) = (c.opt_tensor("weight")?, c.opt_tensor("bias")?);
-    let eps = F32::new(c.float("eps")?.unwrap_or(1e-5) as f32);
-    c.skip(&["cudnn_enable", "cudnn_enabled"]);
-    let Some(weight) = weight else { return foreign("it has no weight") };
-    let mut operands = vec![x, weight];
-    operands.extend(bias);
-    Ok(c.b.one(Op::LayerNorm { axis: -axes, eps, stash: DType::F32 }, &operands)?)
+    let y = c.b.one(Op::Softmax { axis, log }, &[x])?;
+    Ok(if flat { c.b.one(Op::Squeeze { axes: Some(vec![0]) }, &[y])? } else { y })
 }
 
 fn attention(c: &mut Call<'_, '_>) -> Result<ValueId, Reject> {
@@ -185,12 +168,17 @@ fn attention(c: &mut Call<'_, '_>) -> Result<ValueId, Reject> {
     let is_causal = c.flag("is_causal", false)?;
     let scale = c.float("scale")?.map(|s| F32::new(s as f32));
     let grouped = c.flag("enable_gqa", false)?;
-    let (qs, ks) = (c.b.shape(q)?, c.b.shape(k)?);
-    if qs.len() != 4 || ks.len() != 4 {
-        return foreign("its operands do not have rank 4");
+    let shapes = [c.b.shape(q)?, c.b.shape(k)?, c.b.shape(v)?];
+    let rank = shapes[0].len();
+    if !(2..=4).contains(&rank) || shapes.iter().any(|s| s.len() != rank) {
+        return foreign("its operands do not have 2, 3 or 4 axes each");
+    }
+    let sizes: Vec<i64> = shapes.iter().filter_map(|s| s[0].as_const()).collect();
+    if rank > 2 && sizes.iter().any(|n| *n != sizes[0]) {
+        return foreign("its operands are repeated along their first axis");
     }
     // What ONNX does unasked, torch does only if it is told to.
-    if !grouped && qs[1] != ks[1] {
+    if rank == 4 && !grouped && shapes[0][1] != shapes[1][1] {
         return foreign("query and key have different numbers of heads");
     }
     let op = AttentionOp {
@@ -203,7 +191,24 @@ fn attention(c: &mut Call<'_, '_>) -> Result<ValueId, Reject> {
         softmax_dtype: None,
         outputs: 1,
     };
+    // Axes that are not there are in front of the last two; a mask of as many axes lacks the same ones.
+    let missing: Vec<i64> = (0..4 - rank as i64).map(|i| i + rank as i64 - 2).collect();
     let mut operands = vec![q, k, v];
-    operands.extend(mask);
-    Ok(c.b.one(Op::Attention(op), &operands)?)
+    if let Some(mask) = mask {
+        let masked = c.b.shape(mask)?.len();
+        if masked > rank {
+            return foreign("its mask has more axes than the query");
+        }
+        operands.push(mask);
+    }
+    if missing.is_empty() {
+        return Ok(c.b.one(Op::Attention(op), &operands)?);
+    }
+    for v in &mut operands {
+        if c.b.shape(*v)?.len() == rank {
+            *v = c.b.one(Op::Unsqueeze { axes: missing.clone() }, &[*v])?;
+        }
+    }
+    let y = c.b.one(Op::Attention(op), &operands)?;
+    Ok(c.b.one(Op::Squeeze { axes: Some(missing) }, &[y])?)
 }

@@ -8,6 +8,7 @@ mod create;
 mod einsum;
 mod index;
 mod mutate;
+mod norm;
 mod pointwise;
 mod quant;
 mod view;
@@ -52,8 +53,18 @@ pub fn map<'p>(c: &mut Call<'_, 'p>) -> Result<Outcome<'p>, Reject> {
 }
 
 fn aten<'p>(c: &mut Call<'_, 'p>, name: &str) -> Result<Option<Outcome<'p>>, Reject> {
-    let families =
-        [complex::op, mutate::op, view::op, pointwise::op, compute::op, einsum::op, index::op, create::op, quant::aten];
+    let families = [
+        complex::op,
+        mutate::op,
+        view::op,
+        pointwise::op,
+        norm::op,
+        compute::op,
+        einsum::op,
+        index::op,
+        create::op,
+        quant::aten,
+    ];
     for family in families {
         if let Some(outcome) = family(c, name)? {
             return Ok(Some(outcome));

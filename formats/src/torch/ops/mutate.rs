@@ -1,9 +1,13 @@
 //! In-place ops as the values that they leave behind: see [`super::super::memory`].
 
-use normfuse_ir::{Op, ValueId, op::BinaryOp};
+use normfuse_ir::{Dim, Op, Tensor, ValueId};
 
 use super::{
-    super::{args::Call, build::axis_of, memory::Write, promote::Operand},
+    super::{
+        args::{Call, Scalar},
+        build::axis_of,
+        memory::{Part, Write},
+    },
     Outcome, index, pointwise, view,
 };
 use crate::reject::{Reject, foreign};
@@ -18,7 +22,9 @@ pub fn op<'p>(c: &mut Call<'_, 'p>, name: &str) -> Result<Option<Outcome<'p>>, R
             let src = c.b.cast(src, dtype)?;
             return Ok(Some(Outcome::one(c.b.expand(src, &sizes)?)));
         }
-        "slice_scatter.default" => return scattered(c).map(Some),
+        "slice_scatter.default" | "select_scatter.default" => {
+            return scattered(c, name.starts_with("select")).map(Some);
+        }
         "copy_.default" => {
             let (to, src) = (c.name("self")?, c.tensor("src")?);
             let sizes = c.b.meta_sizes(to)?;
@@ -27,25 +33,30 @@ pub fn op<'p>(c: &mut Call<'_, 'p>, name: &str) -> Result<Option<Outcome<'p>>, R
         "fill_.Scalar" | "zero_.default" => {
             let to = c.name("self")?;
             let Some(dtype) = c.b.declared(to)?.dtype else { return foreign("the type of `self` is not known") };
-            let s = c.scalar("value")?.unwrap_or(super::super::args::Scalar::Int(0));
+            let s = c.scalar("value")?.unwrap_or(Scalar::Int(0));
             let one = c.b.scalar(s, dtype)?;
             let sizes = c.b.meta_sizes(to)?;
             c.b.expand(one, &sizes)?
         }
-        "add_.Tensor" | "add_.Scalar" => arithmetic(c, BinaryOp::Add)?,
-        "sub_.Tensor" | "sub_.Scalar" => arithmetic(c, BinaryOp::Sub)?,
-        "mul_.Tensor" | "mul_.Scalar" => arithmetic(c, BinaryOp::Mul)?,
-        "div_.Tensor" | "div_.Scalar" => arithmetic(c, BinaryOp::Div)?,
         "scatter_.value" | "scatter_.src" => index::scatter(c)?,
         "index_put_.default" => index::put(c)?,
-        "masked_fill_.Scalar" => {
-            let (x, mask) = (c.tensor("self")?, c.tensor("mask")?);
-            let Some(s) = c.scalar("value")? else { return foreign("it has no `value`") };
-            let dtype = c.b.dtype(x)?;
-            let value = c.b.scalar(s, dtype)?;
-            c.b.one(Op::Where, &[mask, value, x])?
+        // What an op computes out of place, it writes into its operand in place.
+        _ => {
+            let (base, overload) = name.split_once('.').unwrap_or((name, ""));
+            let Some(pure) = base.strip_suffix('_').filter(|_| super::mutates(&c.node.target)) else { return Ok(None) };
+            let overload = match (pure, overload) {
+                ("pow", "Scalar") => "Tensor_Scalar",
+                ("pow", "Tensor") => "Tensor_Tensor",
+                (_, same) => same,
+            };
+            match pointwise::op(c, &format!("{pure}.{overload}"))? {
+                Some(Outcome::Values(values)) => match values[..] {
+                    [Some(value)] => value,
+                    _ => return Ok(None),
+                },
+                _ => return Ok(None),
+            }
         }
-        _ => return Ok(None),
     };
     let to = c.name("self")?;
     if let Some(name) = c.unknown() {
@@ -55,32 +66,35 @@ pub fn op<'p>(c: &mut Call<'_, 'p>, name: &str) -> Result<Option<Outcome<'p>>, R
     Ok(Some(Outcome::Done))
 }
 
-fn arithmetic(c: &mut Call<'_, '_>, op: BinaryOp) -> Result<ValueId, Reject> {
-    let (a, b) = pointwise::operands(c)?;
-    if let Some(alpha) = c.scalar("alpha")?
-        && alpha != super::super::args::Scalar::Int(1)
-    {
-        return foreign("`alpha` is not 1");
-    }
-    let Operand::Tensor(x) = a else { return foreign("`self` is a number") };
-    let dtype = c.b.dtype(x)?;
-    let value = c.b.arithmetic(op, a, b)?;
-    // The result has the type that the tensor has, whatever was computed in.
-    Ok(c.b.cast(value, dtype)?)
-}
-
-/// A copy of a tensor in which a range of an axis is another one.
-fn scattered<'p>(c: &mut Call<'_, 'p>) -> Result<Outcome<'p>, Reject> {
-    let (of, src) = (c.name("self")?, c.tensor("src")?);
-    let sizes: Vec<Option<i64>> = c.b.meta_sizes(of)?.iter().map(|e| e.dim().as_const()).collect();
+/// A copy of a tensor in which a range of an axis, or one place of it, is another tensor.
+fn scattered<'p>(c: &mut Call<'_, 'p>, select: bool) -> Result<Outcome<'p>, Reject> {
+    let (of, mut src) = (c.name("self")?, c.tensor("src")?);
+    let shape: Vec<Dim> = c.b.meta_sizes(of)?.iter().map(|e| e.dim()).collect();
+    let sizes: Vec<Option<i64>> = shape.iter().map(Dim::as_const).collect();
     let dim = c.int("dim", 0)?;
     let axis = axis_of(dim, sizes.len())?;
-    let (start, end, step) = view::bounds(c)?;
-    if step == 1 && start.dim().as_const() == Some(0) && end.dim().as_const() == Some(i64::MAX) {
-        return Ok(Outcome::one(src));
-    }
-    let Some((start, end)) = view::place(&start, &end, sizes[axis]).filter(|_| step == 1) else {
-        return foreign("the range that it replaces is not known");
+    let Some(dtype) = c.b.declared(of)?.dtype else { return foreign("the type of `self` is not known") };
+    src = c.b.cast(src, dtype)?;
+    let (start, end) = if select {
+        let Some(index) = c.opt_size("index")? else { return foreign("it has no `index`") };
+        let Part::Select { index, .. } = view::selected(&shape, dim, &index)? else {
+            return foreign("the place that it replaces is not known");
+        };
+        src = c.b.one(Op::Unsqueeze { axes: vec![axis as i64] }, &[src])?;
+        (index, index + 1)
+    } else {
+        let (start, end, step) = view::bounds(c)?;
+        if step == 1 && start.dim().as_const() == Some(0) && end.dim().as_const() == Some(i64::MAX) {
+            return Ok(Outcome::one(src));
+        }
+        let Some((start, end)) = view::place(&start, &end, sizes[axis]) else {
+            return foreign("the range that it replaces is not known");
+        };
+        if step != 1 {
+            let old = c.tensor("self")?;
+            return Ok(Outcome::one(interleaved(c, old, axis, (start, end, step), src)?));
+        }
+        (start, end)
     };
     if !c.b.memory.is_fresh(of) {
         let old = c.tensor("self")?;
@@ -96,6 +110,31 @@ fn scattered<'p>(c: &mut Call<'_, 'p>) -> Result<Outcome<'p>, Reject> {
     }
 }
 
+/// Every `step`-th place of a range of an axis is of another tensor: a choice among the places of both.
+fn interleaved(
+    c: &mut Call<'_, '_>,
+    old: ValueId,
+    axis: usize,
+    (start, end, step): (i64, i64, i64),
+    new: ValueId,
+) -> Result<ValueId, Reject> {
+    /// Longer axes would need a constant as long.
+    const LONGEST: i64 = 1 << 16;
+    let Some(n) = c.b.shape(old)?[axis].as_const().filter(|n| *n <= LONGEST && step > 0) else {
+        return foreign("the places that it replaces are not known, or too many");
+    };
+    let chosen = |i: i64| if i >= start && i < end && (i - start) % step == 0 { n + (i - start) / step } else { i };
+    let places: Vec<i64> = (0..n).map(chosen).collect();
+    let replaced = places.iter().filter(|p| **p >= n).count();
+    if c.b.shape(new)?.get(axis).and_then(Dim::as_const) != Some(replaced as i64) {
+        return foreign(format!("`src` does not have {replaced} places for the range"));
+    }
+    let places = c.b.constant("places", Tensor::from_i64(&[places.len()], &places));
+    let axis = axis as i64;
+    let both = c.b.one(Op::Concat { axis }, &[old, new])?;
+    Ok(c.b.one(Op::Gather { axis }, &[both, places])?)
+}
+
 /// The tensor has the value from here on, and so has all of its memory.
 fn write<'p>(c: &mut Call<'_, 'p>, to: &'p str, value: ValueId) -> Result<(), Reject> {
     let declared = c.b.declared(to)?;
@@ -109,7 +148,11 @@ fn write<'p>(c: &mut Call<'_, 'p>, to: &'p str, value: ValueId) -> Result<(), Re
     };
     let sizes: Vec<Option<i64>> = shape.iter().map(|e| e.dim().as_const()).collect();
     let label = c.node.label().to_owned();
-    match c.b.memory.write(to, value, &label, &sizes)? {
+    let piece = match c.b.memory.part(to) {
+        Some(Part::Select { axis, .. }) => c.b.one(Op::Unsqueeze { axes: vec![axis as i64] }, &[value])?,
+        _ => value,
+    };
+    match c.b.memory.write(to, value, piece, &label, &sizes)? {
         Write::Pending => {}
         Write::Whole(v) => c.b.memory.settle(to, v, v),
         Write::Reshaped(v) => {
@@ -128,7 +171,7 @@ fn write<'p>(c: &mut Call<'_, 'p>, to: &'p str, value: ValueId) -> Result<(), Re
     }
     for name in c.results() {
         c.b.name_result(value, name)?;
-        c.b.memory.view(name, to, super::super::memory::Part::Whole, Some(value))?;
+        c.b.memory.view(name, to, Part::Whole, Some(value))?;
     }
     Ok(())
 }

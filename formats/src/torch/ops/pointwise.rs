@@ -1,7 +1,7 @@
 //! Elementwise ops.
 
 use normfuse_ir::{
-    DType, Op, ValueId,
+    DType, Op, ValueId, num,
     op::{BinaryOp, UnaryOp},
 };
 
@@ -10,6 +10,7 @@ use super::{
         args::{Call, Scalar},
         memory::Part,
         promote::Operand,
+        schema::{Argument, SymArgument},
     },
     Outcome,
 };
@@ -81,6 +82,7 @@ pub fn op<'p>(c: &mut Call<'_, 'p>, name: &str) -> Result<Option<Outcome<'p>>, R
             whole_quotient(c, mode)?
         }
         ("floor_divide", "default" | "Scalar") => whole_quotient(c, "floor")?,
+        ("remainder" | "fmod", "Tensor" | "Scalar") => remainder(c, base == "remainder")?,
         ("maximum" | "minimum", "default") => {
             let (a, b) = (c.tensor("self")?, c.tensor("other")?);
             let op = if base == "maximum" { BinaryOp::Max } else { BinaryOp::Min };
@@ -105,18 +107,7 @@ pub fn op<'p>(c: &mut Call<'_, 'p>, name: &str) -> Result<Option<Outcome<'p>>, R
                 other => return foreign(format!("`approximate` is `{other}`")),
             }
         }
-        ("softplus", "default") => {
-            let x = c.tensor("self")?;
-            let plain = [("beta", 1.0), ("threshold", 20.0)];
-            for (name, default) in plain {
-                if c.scalar(name)?
-                    .is_some_and(|s| !matches!(s, Scalar::Int(v) if v as f64 == default) && s != Scalar::Float(default))
-                {
-                    return foreign(format!("`{name}` is not {default}"));
-                }
-            }
-            c.b.unary(UnaryOp::Softplus, x)?
-        }
+        ("softplus", "default") => softplus(c)?,
         ("log1p" | "special_log1p", "default") => log_of_one_more(c)?,
         ("clamp" | "clamp_min" | "clamp_max" | "clip", "default") => clamp(c)?,
         ("where", "self" | "ScalarSelf" | "ScalarOther") => {
@@ -205,13 +196,22 @@ fn logic<'p>(c: &mut Call<'_, 'p>, base: &str, overload: &str) -> Result<Option<
 
 /// `self` and `other`, which may each be a number.
 pub fn operands(c: &mut Call<'_, '_>) -> Result<(Operand, Operand), Reject> {
+    let mut device = |name: &str| match c.get(name) {
+        Some(Argument::Tensor(t)) => c.b.device(t),
+        _ => None,
+    };
+    let devices = [device("self"), device("other")];
+    let elsewhere = devices.into_iter().flatten().any(|d| d != "cpu");
     let mut one = |name: &str| match c.get(name) {
-        Some(super::super::schema::Argument::Tensor(_)) => Ok(Operand::Tensor(c.tensor(name)?)),
-        Some(super::super::schema::Argument::SymInt(_)) => {
-            // An integer that is computed takes part as a number does: it has no rank.
+        Some(Argument::Tensor(t)) => {
+            let on_host = elsewhere && c.b.device(t) == Some("cpu");
+            let x = c.tensor(name)?;
+            Ok(if on_host && c.b.shape(x)?.is_empty() { Operand::Host(x) } else { Operand::Tensor(x) })
+        }
+        Some(Argument::SymInt(SymArgument::Name(_))) => {
             let Some(size) = c.opt_size(name)? else { return foreign("no size") };
             let v = c.b.size(&size)?;
-            Ok(Operand::Tensor(c.b.one(Op::Squeeze { axes: Some(vec![0]) }, &[v])?))
+            Ok(Operand::Size(c.b.one(Op::Squeeze { axes: Some(vec![0]) }, &[v])?))
         }
         _ => match c.scalar(name)? {
             Some(s) => Ok(Operand::Scalar(s)),
@@ -223,12 +223,7 @@ pub fn operands(c: &mut Call<'_, '_>) -> Result<(Operand, Operand), Reject> {
 
 fn arithmetic(c: &mut Call<'_, '_>, base: &str) -> Result<ValueId, Reject> {
     let (a, b) = operands(c)?;
-    if let Some(alpha) = c.scalar("alpha")?
-        && alpha != Scalar::Int(1)
-        && alpha != Scalar::Float(1.0)
-    {
-        return foreign("`alpha` is not 1");
-    }
+    let alpha = c.scalar("alpha")?.filter(|alpha| !matches!(alpha, Scalar::Int(1) | Scalar::Float(1.0)));
     let both_bool = |o: Operand| matches!(o, Operand::Tensor(x) if c.b.dtype(x).ok() == Some(DType::Bool));
     if base == "mul" && both_bool(a) && both_bool(b) {
         return bits(c, "and", a, b);
@@ -241,12 +236,23 @@ fn arithmetic(c: &mut Call<'_, '_>, base: &str) -> Result<ValueId, Reject> {
         }
     }
     match base {
-        "add" => c.b.arithmetic(BinaryOp::Add, a, b),
-        "sub" => c.b.arithmetic(BinaryOp::Sub, a, b),
-        "rsub" => c.b.arithmetic(BinaryOp::Sub, b, a),
+        "add" => c.b.arithmetic_with(BinaryOp::Add, a, b, alpha),
+        "sub" => c.b.arithmetic_with(BinaryOp::Sub, a, b, alpha),
+        "rsub" => c.b.arithmetic_with(BinaryOp::Sub, b, a, alpha),
         "mul" => c.b.arithmetic(BinaryOp::Mul, a, b),
         _ => c.b.arithmetic(BinaryOp::Div, a, b),
     }
+}
+
+fn softplus(c: &mut Call<'_, '_>) -> Result<ValueId, Reject> {
+    let x = c.tensor("self")?;
+    for (name, default) in [("beta", 1.0), ("threshold", 20.0)] {
+        let usual = |s: Scalar| matches!(s, Scalar::Int(v) if v as f64 == default) || s == Scalar::Float(default);
+        if c.scalar(name)?.is_some_and(|s| !usual(s)) {
+            return foreign(format!("`{name}` is not {default}"));
+        }
+    }
+    Ok(c.b.unary(UnaryOp::Softplus, x)?)
 }
 
 /// The quotient of integers as an integer, rounded down or toward zero.
@@ -266,6 +272,34 @@ fn whole_quotient(c: &mut Call<'_, '_>, mode: &str) -> Result<ValueId, Reject> {
         }
         other => foreign(format!("`rounding_mode` is `{other}`")),
     }
+}
+
+/// What a division leaves: of the divisor's sign if the quotient was rounded down, else of the dividend's.
+fn remainder(c: &mut Call<'_, '_>, down: bool) -> Result<ValueId, Reject> {
+    let (a, b) = operands(c)?;
+    let dtype = c.b.result_type(a, b)?;
+    if dtype == DType::Bool {
+        return foreign("arithmetic of bools");
+    }
+    let (x, y) = c.b.operands_as(a, b, dtype)?;
+    if dtype.is_int() {
+        return Ok(c.b.binary(if down { BinaryOp::Mod } else { BinaryOp::Fmod }, x, y)?);
+    }
+    // Both operands are rounded to 16 bits, and only what is left is computed in f32.
+    let compute = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
+    let (x, y) = (c.b.cast(x, compute)?, c.b.cast(y, compute)?);
+    let mut rest = c.b.binary(BinaryOp::Fmod, x, y)?;
+    if down {
+        let zero = c.b.scalar(Scalar::Float(0.0), compute)?;
+        let none = c.b.binary(BinaryOp::Equal, rest, zero)?;
+        let some = c.b.unary(UnaryOp::Not, none)?;
+        let (left, right) = (c.b.binary(BinaryOp::Less, rest, zero)?, c.b.binary(BinaryOp::Less, y, zero)?);
+        let signs_differ = c.b.binary(BinaryOp::Xor, left, right)?;
+        let off = c.b.binary(BinaryOp::And, some, signs_differ)?;
+        let up = c.b.binary(BinaryOp::Add, rest, y)?;
+        rest = c.b.one(Op::Where, &[off, up, rest])?;
+    }
+    Ok(c.b.cast(rest, dtype)?)
 }
 
 /// `log(1 + x)` of 16 or 32 bits in f64: `log(u) * (x / (u - 1))` with the rounded `u = 1 + x` (Kahan), which is `log(u)` where
@@ -319,6 +353,12 @@ fn power(c: &mut Call<'_, '_>) -> Result<ValueId, Reject> {
         // Two roundings each, with f32 between them for 16 bits: no one op of ours.
         return foreign(format!("the exponent {number} is computed by products"));
     }
+    let dtype = c.b.result_type(Operand::Tensor(x), Operand::Scalar(exponent))?;
+    // An exponent has the type of the power.
+    let exponent = match dtype {
+        DType::F16 | DType::BF16 => Scalar::Float(f64::from(num::round_to(dtype, number as f32))),
+        _ => exponent,
+    };
     c.b.arithmetic(BinaryOp::Pow, Operand::Tensor(x), Operand::Scalar(exponent))
 }
 

@@ -2,10 +2,15 @@
 
 use std::sync::Arc;
 
-use normfuse_ir::{DType, Op, ValueId};
+use normfuse_ir::{DType, Dim, Op, ValueId};
 
 use super::{
-    super::{args::Call, build::axis_of, expr::Expr, memory::Part},
+    super::{
+        args::{Call, Scalar},
+        build::axis_of,
+        expr::Expr,
+        memory::Part,
+    },
     Outcome,
 };
 use crate::{
@@ -22,6 +27,7 @@ pub fn op<'p>(c: &mut Call<'_, 'p>, name: &str) -> Result<Option<Outcome<'p>>, R
         ("stack", "default") => return stack(c).map(Some),
         ("repeat", "default") => return repeat(c).map(Some),
         ("repeat_interleave", "self_int") => return repeat_interleave(c).map(Some),
+        ("constant_pad_nd" | "pad", "default") => return pad(c).map(Some),
         _ => {}
     }
     if name == "view.dtype" {
@@ -42,8 +48,8 @@ pub fn op<'p>(c: &mut Call<'_, 'p>, name: &str) -> Result<Option<Outcome<'p>>, R
         return Ok(None);
     }
     let of = c.name("self")?;
-    if base == "slice" && c.b.memory.is_fresh(of) {
-        return slice_of_fresh(c, of).map(Some);
+    if matches!(base, "slice" | "select") && c.b.memory.is_fresh(of) {
+        return part_of_fresh(c, of, base).map(Some);
     }
     let x = c.tensor("self")?;
     if matches!(base, "split_with_sizes" | "chunk" | "split" | "unsafe_split") {
@@ -95,6 +101,7 @@ pub fn op<'p>(c: &mut Call<'_, 'p>, name: &str) -> Result<Option<Outcome<'p>>, R
         "select" => {
             let axis = c.required("dim")?;
             let Some(index) = c.opt_size("index")? else { return foreign("it has no `index`") };
+            part = selected(&c.b.shape(x)?, axis, &index)?;
             let index = if let Some(i) = index.dim().as_const() {
                 c.b.int(i)
             } else {
@@ -220,16 +227,35 @@ pub fn slice(c: &mut Call<'_, '_>, x: ValueId) -> Result<(ValueId, Part), Reject
     Ok((c.b.one(Op::Slice, &operands)?, part))
 }
 
-/// A slice of memory that nobody wrote into: only a place to write.
-fn slice_of_fresh<'p>(c: &mut Call<'_, 'p>, of: &'p str) -> Result<Outcome<'p>, Reject> {
-    let sizes = c.b.meta_sizes(of)?;
-    let dim = c.int("dim", 0)?;
-    let axis = axis_of(dim, sizes.len())?;
-    let (start, end, step) = bounds(c)?;
-    let part = match place(&start, &end, sizes[axis].dim().as_const()) {
-        Some((start, end)) if step == 1 => Part::Slice { axis, start, end },
-        _ if step == 1 && start.dim().as_const() == Some(0) && end.dim().as_const() == Some(i64::MAX) => Part::Whole,
-        _ => Part::Other,
+/// What of its memory one place of an axis is.
+pub fn selected(shape: &[Dim], axis: i64, index: &Expr) -> Result<Part, Reject> {
+    let axis = axis_of(axis, shape.len())?;
+    let size = shape[axis].as_const();
+    let index = index.dim().as_const().and_then(|i| if i < 0 { i.checked_add(size?) } else { Some(i) });
+    Ok(match index.filter(|i| (0..size.unwrap_or(i64::MAX)).contains(i)) {
+        Some(index) => Part::Select { axis, index },
+        None => Part::Other,
+    })
+}
+
+/// A part of memory that nobody wrote into: only a place to write.
+fn part_of_fresh<'p>(c: &mut Call<'_, 'p>, of: &'p str, base: &str) -> Result<Outcome<'p>, Reject> {
+    let sizes: Vec<Dim> = c.b.meta_sizes(of)?.iter().map(|e| e.dim()).collect();
+    let part = if base == "select" {
+        let axis = c.required("dim")?;
+        let Some(index) = c.opt_size("index")? else { return foreign("it has no `index`") };
+        selected(&sizes, axis, &index)?
+    } else {
+        let dim = c.int("dim", 0)?;
+        let axis = axis_of(dim, sizes.len())?;
+        let (start, end, step) = bounds(c)?;
+        match place(&start, &end, sizes[axis].as_const()) {
+            Some((start, end)) if step == 1 => Part::Slice { axis, start, end },
+            _ if step == 1 && start.dim().as_const() == Some(0) && end.dim().as_const() == Some(i64::MAX) => {
+                Part::Whole
+            }
+            _ => Part::Other,
+        }
     };
     let result = c.result()?;
     c.b.memory.view(result, of, part, None)?;
@@ -290,6 +316,37 @@ fn stack<'p>(c: &mut Call<'_, 'p>) -> Result<Outcome<'p>, Reject> {
         parts.push(c.b.one(Op::Unsqueeze { axes: vec![axis] }, &[v])?);
     }
     Ok(Outcome::one(c.b.one(Op::Concat { axis }, &parts)?))
+}
+
+/// More places before and after, or fewer, along each axis from the last one on.
+fn pad<'p>(c: &mut Call<'_, 'p>) -> Result<Outcome<'p>, Reject> {
+    let x = c.tensor("self")?;
+    let by = c.ints("pad")?;
+    let mode = c.text("mode", "constant")?;
+    if mode != "constant" {
+        return foreign(format!("`mode` is `{mode}`"));
+    }
+    let value = c.scalar("value")?;
+    let rank = c.b.shape(x)?.len();
+    if by.len() % 2 != 0 || by.len() / 2 > rank {
+        return foreign(format!("it has {} numbers for {rank} axes", by.len()));
+    }
+    let (mut before, mut after) = (vec![0; rank], vec![0; rank]);
+    for (axis, pair) in (0..rank).rev().zip(by.chunks(2)) {
+        (before[axis], after[axis]) = (pair[0], pair[1]);
+    }
+    let by = c.b.ints(&[before, after].concat());
+    let mut operands = vec![x, by];
+    // The IR fills with zero bytes unasked.
+    if let Some(value) = value.filter(|v| !matches!(v, Scalar::Int(0) | Scalar::Bool(false)) && !is_positive_zero(*v)) {
+        let dtype = c.b.dtype(x)?;
+        operands.push(c.b.scalar(value, dtype)?);
+    }
+    Ok(Outcome::one(c.b.one(Op::Pad, &operands)?))
+}
+
+fn is_positive_zero(v: Scalar) -> bool {
+    matches!(v, Scalar::Float(v) if v.to_bits() == 0)
 }
 
 /// The whole tensor several times along each axis, of which there may be new ones in front.

@@ -164,10 +164,7 @@ impl Measured {
     /// What the columns of its line are.
     pub fn header() -> String {
         let columns = ["us", "+-", "limit", "ratio", "(pdl)", "limit", "ratio"].map(|c| format!("{c:>7}")).join(" ");
-        format!(
-            "{:<34} {:>6} {:>6} {columns}  threads a row / a block, + weights ahead, * row after row",
-            "op", "N", "M"
-        )
+        format!("{:<34} {:>6} {:>6} {columns}  threads a row / a block, + weights ahead, * bulk copies", "op", "N", "M")
     }
 }
 
@@ -175,8 +172,8 @@ impl fmt::Display for Measured {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { op, rows, plain, early } = self;
         let shape = |s: &LaunchShape| {
-            let (ahead, streams) = (if s.ahead { "+" } else { "" }, if s.streams { "*" } else { "" });
-            format!("{}/{}{ahead}{streams}", s.jobs[0].threads, s.block)
+            let (ahead, bulk) = (if s.ahead { "+" } else { "" }, if s.bulk { "*" } else { "" });
+            format!("{}/{}{ahead}{bulk}", s.jobs[0].threads, s.block)
         };
         write!(
             f,

@@ -30,11 +30,11 @@ pub struct Tuned {
     pub tried: usize,
 }
 
-/// Rows from which on blocks that take row after row are tried: fewer are one for each.
+/// Rows from which on copies to shared memory are tried: of fewer none waits for another.
 const MANY: u64 = 1024;
 
-/// Launch shapes to try for an op: threads a row, from a warp to a block, rows a block, weights read ahead or late; and blocks that take
-/// row after row.
+/// Launch shapes to try for an op: threads a row, from a warp to a block, rows a block, weights read ahead or late, rows loaded or
+/// copied.
 pub fn shapes(op: &Op) -> Vec<LaunchShape> {
     let jobs = crate::cuda::source::jobs(&op.norm).len();
     let vectors = op.width().div_ceil(VECTOR);
@@ -49,10 +49,10 @@ pub fn shapes(op: &Op) -> Vec<LaunchShape> {
             if block > MAX_THREADS || (rows > 1 && block > 256) {
                 continue;
             }
-            for (ahead, streams) in [(false, false), (true, false), (false, true)] {
+            for (ahead, bulk) in [(false, false), (true, false), (false, true), (true, true)] {
                 let jobs = vec![Threads { threads }; jobs];
-                let shape = LaunchShape { block, jobs, aligned: true, ahead, streams };
-                if !streams || shape.can_stream(&op.norm) {
+                let shape = LaunchShape { block, jobs, aligned: true, ahead, bulk };
+                if !bulk || shape.can_copy(&op.norm) {
                     all.push(shape);
                 }
             }
@@ -118,7 +118,7 @@ impl Bench {
         let mut best: Option<Entry> = None;
         let mut without = f64::NAN;
         let mut tried = 0;
-        for kernel in kernels.iter().filter(|k| rows >= MANY || !k.shape().streams) {
+        for kernel in kernels.iter().filter(|k| rows >= MANY || !k.shape().bulk) {
             tried += 1;
             let mut us = self.time(op, kernel, rows, false)?.us;
             if rows <= FEW {
@@ -130,9 +130,9 @@ impl Bench {
             }
             if best.is_none_or(|b| us < b.us) {
                 let threads = shape.jobs[0].threads;
-                let LaunchShape { ahead, streams, .. } = *shape;
+                let LaunchShape { ahead, bulk, .. } = *shape;
                 let rows_a_block = shape.rows(0);
-                best = Some(Entry { class, width: op.width(), rows, threads, rows_a_block, ahead, streams, us });
+                best = Some(Entry { class, width: op.width(), rows, threads, rows_a_block, ahead, bulk, us });
             }
         }
         if without.is_nan() {
