@@ -277,7 +277,7 @@ fn bench_and_tune_say_what_they_lack() {
     normfuse(["bench", "--op", "rms_norm", "--replays", "0"]).code(2).says("--replays");
     let temp = tempfile::tempdir().unwrap();
     let table = temp.path().join("table.txt");
-    std::fs::write(&table, "# a comment\nnorm 4096 1 48 1 late 1.5\n").unwrap();
+    std::fs::write(&table, "# a comment\nnorm 4096 1 48 1 late load 1.5\n").unwrap();
     let bad = normfuse(["bench", "--op", "rms_norm", "--regimes", s(&table)]).code(2);
     bad.says("table.txt: line 2 of a table of regimes").says("found 48 x 1");
     // No GPU is opened by a number that none has.
