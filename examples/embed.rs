@@ -76,6 +76,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         supports: Arc::new(|fused: &FusedNorm| match fused.prologue {
             Prologue::None => Ok(()),
             Prologue::ResidualAdd { .. } => Err("no kernel adds a residual".into()),
+            Prologue::Gated(_) => Err("no kernel has an activation".into()),
         }),
         supports_quantize: Arc::new(|_| Err("no kernel quantises alone".into())),
         verify: true,

@@ -144,7 +144,7 @@ fn rules_can_be_switched_off_by_name() {
     let off = normfuse(["compile", s(&m), "--disable", "rms_norm", "--report", "json"]).code(0).json();
     assert_eq!(
         off["summary"]["fused"],
-        serde_json::json!({ "norm": 0, "norm_quant": 0, "sibling_norm": 0, "quant": 4 })
+        serde_json::json!({ "norm": 0, "norm_quant": 0, "sibling_norm": 0, "gated_act": 0, "quant": 4 })
     );
     let both = ["compile", s(&m), "--disable", "rms_norm", "--disable", "quant_group", "--report", "json"];
     let off = normfuse(both).code(0).json();

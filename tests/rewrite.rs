@@ -90,11 +90,26 @@ fn a_quantiser_that_no_norm_feeds_is_an_op_of_its_own() {
         let quants = report.sites.iter().filter(|s| s.kind == Kind::Quant);
         assert!(quants.clone().all(|s| s.outcome == Outcome::Fused && s.op.is_some()), "{name}: {:#?}", report.sites);
         assert_eq!(
-            (report.summary.fused.quant, report.summary.quants),
+            (report.summary.fused.quant + report.summary.fused.gated_act, report.summary.quants),
             (quants.clone().count(), quants.count()),
             "{name}"
         );
-        assert!(report.summary.fused.quant > 0, "{name}");
+    });
+}
+
+#[test]
+fn a_gated_activation_goes_into_the_op_of_its_quantiser() {
+    check("gated", |name, report| {
+        assert!(report.sites.iter().all(|s| s.outcome == Outcome::Fused), "{name}: {:#?}", report.sites);
+        assert!(report.summary.fused.gated_act > 0, "{name}");
+    });
+}
+
+#[test]
+fn what_looks_like_a_gated_activation_stays_before_the_quantiser() {
+    check("ungated", |name, report| {
+        assert_eq!((report.summary.fused.gated_act, report.summary.quants), (0, 1), "{name}: {:#?}", report.sites);
+        assert!(report.sites.iter().all(|s| s.op.is_some()), "{name}");
     });
 }
 

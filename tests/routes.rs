@@ -82,7 +82,7 @@ fn norm_in_onnx(norm: &mut FusedNorm) {
     for sibling in &mut norm.siblings {
         for spelling in &SPELLINGS {
             match spelling {
-                Spelling::Root(from, to) if sibling.root == *from => sibling.root = *to,
+                Spelling::Root(from, to) if sibling.root == Some(*from) => sibling.root = Some(*to),
                 Spelling::OnePlus if sibling.weight.is_some_and(|w| w.plus_one) => {
                     sibling.weight = Some(Weight { dtype: sibling.product(), plus_one: false, product: None });
                 }

@@ -71,23 +71,23 @@ fn alone(name: &str, options: Options) -> (passes::Site, bool) {
     let source = parse_in("alone", name);
     let mut graph = source.clone();
     let mut report = passes::run(&mut graph, &Options { verify: true, ..options }).unwrap();
-    let changed = graph.nodes().any(|(_, n)| matches!(n.op, Op::Quantize(_)));
+    let changed = graph.nodes().any(|(_, n)| n.op.is_fused());
     assert_eq!(changed, graph.node_count() < source.node_count());
     (report.sites.remove(0), changed)
 }
 
 #[test]
 fn a_host_may_decline_quantisers_that_no_norm_feeds() {
-    let (site, changed) = alone("silu_token.nf", Options::default());
+    let (site, changed) = alone("input_token.nf", Options::default());
     assert_eq!((site.outcome, changed), (Outcome::Fused, true));
     let asked = |s: &Scheme| if s.element.is_int() { Ok(()) } else { Err("no kernel for floats".to_owned()) };
     let options = || Options { supports_quantize: Arc::new(asked), ..Options::default() };
-    let (site, changed) = alone("silu_token.nf", options());
+    let (site, changed) = alone("input_token.nf", options());
     assert_eq!((site.outcome, site.precondition.as_deref(), changed), (Outcome::Rejected, Some("supported"), false));
     assert_eq!(site.hint.as_deref(), Some("no kernel for floats"));
     assert!(alone("input_int8_token.nf", options()).1);
     // Kernels for norms are another question.
-    assert!(alone("silu_token.nf", without("any norm", |_| true)).1);
+    assert!(alone("input_token.nf", without("any norm", |_| true)).1);
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn a_quantiser_of_a_norm_that_is_refused_as_it_is_made_is_an_op_of_its_own() {
 #[test]
 fn a_quantiser_that_no_norm_feeds_has_its_rule_s_switch_and_its_price() {
     let off = |rule: &str| Options { disabled: [(rule.to_owned(), "me".to_owned())].into(), ..Options::default() };
-    let (site, changed) = alone("silu_token.nf", off("quant_token"));
+    let (site, changed) = alone("input_token.nf", off("quant_token"));
     assert_eq!((site.precondition.as_deref(), changed), (Some("switched_on"), false));
     assert!(site.hint.unwrap().contains("by me"));
     // The rule is that of the op's rows, not of the view through which the source saw them.
@@ -117,13 +117,13 @@ fn a_quantiser_that_no_norm_feeds_has_its_rule_s_switch_and_its_price() {
         (site.rule.as_str(), site.precondition.as_deref(), changed),
         ("quant_token", Some("switched_on"), false)
     );
-    assert!(alone("silu_token.nf", off("quant_group")).1);
+    assert!(alone("input_token.nf", off("quant_group")).1);
     let table = |ns: f64| Options {
         cost: Some(Arc::new(move |work, _| if matches!(work.op, Op::Quantize(_)) { ns } else { 1.0 })),
         ..Options::default()
     };
-    assert!(alone("silu_token.nf", table(5.0)).1);
-    let (site, changed) = alone("silu_token.nf", table(50.0));
+    assert!(alone("input_token.nf", table(5.0)).1);
+    let (site, changed) = alone("input_token.nf", table(50.0));
     assert_eq!((site.precondition.as_deref(), changed), (Some("saves_something"), false));
 }
 
@@ -196,4 +196,33 @@ fn the_default_device_is_the_one_in_the_file() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("devices/nvidia_h200.json");
     let file: Device = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
     assert_eq!(file, Device::default());
+}
+
+#[test]
+fn a_gate_that_stays_outside_says_why_and_its_quantiser_is_an_op_of_its_own() {
+    let gates = |f: &FusedNorm| matches!(f.prologue, Prologue::Gated(_));
+    let off = |rule: &str| Options { disabled: [(rule.to_owned(), "me".to_owned())].into(), ..Options::default() };
+    let table = Options {
+        cost: Some(Arc::new(move |work, _| if matches!(work.op, Op::FusedNorm(_)) { 50.0 } else { 1.0 })),
+        ..Options::default()
+    };
+    for (options, precondition) in
+        [(without("a gate", gates), "supported"), (off("gated_act"), "switched_on"), (table, "saves_something")]
+    {
+        let (site, changed) = alone("silu_token.nf", options);
+        assert_eq!((site.outcome, site.rule.as_str(), changed), (Outcome::Rejected, "gated_act", true), "{site:?}");
+        assert_eq!(site.precondition.as_deref(), Some(precondition), "{site:?}");
+        assert_eq!(site.op.as_deref(), Some("quantize/q0"), "{site:?}");
+    }
+    let (site, _) = alone("silu_token.nf", Options::default());
+    assert_eq!(
+        (site.outcome, site.rule.as_str(), site.op.as_deref()),
+        (Outcome::Fused, "gated_act", Some("gated_act/q0"))
+    );
+    // The quantiser's own switch decides over both.
+    let (site, changed) = alone("silu_token.nf", off("quant_token"));
+    assert_eq!(
+        (site.rule.as_str(), site.precondition.as_deref(), changed),
+        ("quant_token", Some("switched_on"), false)
+    );
 }

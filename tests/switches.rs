@@ -47,7 +47,7 @@ fn the_report_counts_the_fused_sites_of_each_rule() {
     let text = normfuse(["compile", s(&deepseek())]).code(0).stdout;
     assert!(
         text.contains(
-            "unmatched   quant_static, quant_tensor, quant_token, quant_mx, quant_nvfp4 (on, and in no fused op)"
+            "unmatched   gated_act, quant_static, quant_tensor, quant_token, quant_mx, quant_nvfp4 (on, and in no fused op)"
         ),
         "{text}"
     );
@@ -62,7 +62,10 @@ fn the_report_says_what_switched_a_rule_off() {
         (vec![("NORMFUSE_QUANT_GROUP", "1")], vec!["--disable", "quant_group"], "--disable"),
     ] {
         let (_, report) = compile(&variables, &flags);
-        assert_eq!(report["summary"]["fused"], json!({ "norm": 5, "norm_quant": 0, "sibling_norm": 1, "quant": 0 }));
+        assert_eq!(
+            report["summary"]["fused"],
+            json!({ "norm": 5, "norm_quant": 0, "sibling_norm": 1, "gated_act": 0, "quant": 0 })
+        );
         let group = rule(&report, "quant_group");
         assert_eq!((&group["on"], &group["why_off"], &group["matched"]), (&json!(false), &json!(why), &json!(0)));
         let rejected: Vec<&Value> =
@@ -100,7 +103,10 @@ fn the_master_switches_everything_and_what_is_more_special_decides() {
     // The rule's variable over the master, and the flag over both.
     let variables = [(MASTER, "0"), ("NORMFUSE_RMS_NORM", "TRUE")];
     let (_, norms) = compile(&variables, &[]);
-    assert_eq!(norms["summary"]["fused"], json!({ "norm": 5, "norm_quant": 0, "sibling_norm": 0, "quant": 0 }));
+    assert_eq!(
+        norms["summary"]["fused"],
+        json!({ "norm": 5, "norm_quant": 0, "sibling_norm": 0, "gated_act": 0, "quant": 0 })
+    );
     let (_, both) = compile(&variables, &["--enable", "quant_group"]);
     assert_eq!(both["summary"]["fused"]["norm_quant"], 4);
     assert_eq!(both["switches"][0], json!({ "by": "--enable", "on": true, "decides": ["quant_group"] }));

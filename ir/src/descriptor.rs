@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     DType, FusedNorm, Op, Scheme,
-    fused::{InPort, OutPort},
+    fused::{InPort, OutPort, Prologue},
     scheme::ZeroPoint,
 };
 
@@ -39,9 +39,10 @@ impl Descriptor {
         }
     }
 
-    /// What is in the op: `fused_norm` or `quantize`.
-    pub const fn name(&self) -> &'static str {
+    /// What is in the op: `fused_norm`, `gated_act` where no norm is behind the gate, or `quantize`.
+    pub fn name(&self) -> &'static str {
         match self {
+            Self::Norm(f) if matches!(f.prologue, Prologue::Gated(_)) && f.norms() == 0 => "gated_act",
             Self::Norm(_) => "fused_norm",
             Self::Quantize(_) => "quantize",
         }

@@ -5,22 +5,30 @@
 //!
 //! # Semantics
 //! Rows run along the last axis. For each row, with every operation rounded to the dtype that the field names:
-//! 1. `h = x`, or `h = round[sum](a + b)` with a residual prologue, handed out as `cast[emitted](h)`. Siblings read
-//!    `h`, or with [`Source::Separate`] each its own operand.
+//! 1. `h = x`; or `h = round[sum](a + b)` with a residual prologue, handed out as `cast[emitted](h)`; or the product of a
+//!    gated activation, as [`Gated`] says. Siblings read `h`, or with [`Source::Separate`] each its own operand.
 //! 2. In `compute` arithmetic: `ms = sum_tree(h*h) / N`, each square rounded to `squares`, `v = ms + eps`; then by
-//!    [`Root`] `n = h * (1 / sqrt(v))`, `n = h * rsqrt(v)` or `n = h / sqrt(v)`.
+//!    [`Root`] `n = h * (1 / sqrt(v))`, `n = h * rsqrt(v)` or `n = h / sqrt(v)`. Without a root there is no norm, and `n = h`.
 //! 3. `n = cast[normed](n)`; with a weight, `w = cast[product](w)`, plus one in that dtype if `plus_one`, and
 //!    `n = cast[product](n) * w`, rounded to `product`.
 //! 4. `y = cast[output](n)`: the normed value. Each epilogue quantises `y` under its [`Scheme`].
+//! 5. `y` and the codes are handed out with zeros behind each row, up to [`Sibling::padded`].
 //!
 //! `sum_tree` is the canonical row sum of `num::row_sum`.
 
 use serde::{Deserialize, Serialize};
 
+pub use self::{
+    gated::{Activation, Gated},
+    ports::{InPort, OutPort},
+};
 use crate::{
     DType, Granularity, Scheme,
     scheme::{F32, Packing, ZeroPoint},
 };
+
+mod gated;
+mod ports;
 
 /// What happens before the norms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -30,6 +38,8 @@ pub enum Prologue {
     None,
     /// Two operands of one shape are added.
     ResidualAdd(ResidualAdd),
+    /// The activation of one operand is multiplied with another of its shape.
+    Gated(Gated),
 }
 
 /// The dtypes of a residual add. Nearly all have one dtype; what differs from it is said.
@@ -152,14 +162,19 @@ pub struct Sibling {
     pub squares: Option<DType>,
     /// Added to the mean square, in `compute`.
     pub eps: F32,
-    /// How the row is divided by its root mean square.
-    pub root: Root,
+    /// How the row is divided by its root mean square. Without one it is no norm, and the row is quantised, or scaled by the
+    /// weight, as it is: `eps` is 0, `squares` is left out and `compute` is the dtype of the rows.
+    pub root: Option<Root>,
     /// Dtype to which the normalised row is rounded before the weight.
     pub normed: DType,
     /// The weight, if there is one.
     pub weight: Option<Weight>,
     /// Dtype of the normed value.
     pub output: DType,
+    /// Elements in a row of the normed value and of the codes as they are handed out, if those are more than the width: zeros,
+    /// and codes of 0, behind. Scales are of the row's own values.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub padded: Option<u64>,
     /// True if the normed value itself is an output.
     pub emit_normed: bool,
     /// Quantisers of the normed value, in port order.
@@ -176,13 +191,32 @@ impl Sibling {
             compute: DType::F32,
             squares: None,
             eps: F32::new(1e-6),
-            root: Root::Rsqrt,
+            root: Some(Root::Rsqrt),
             normed: dtype,
             weight: Some(Weight { dtype, plus_one: false, product: None }),
             output: dtype,
+            padded: None,
             emit_normed: true,
             epilogues: Vec::new(),
         }
+    }
+
+    /// Rows that are quantised as they are, with no norm and no weight.
+    pub fn undivided(width: u64, dtype: DType, epilogues: Vec<Scheme>) -> Self {
+        Self {
+            compute: dtype,
+            eps: F32::new(0.0),
+            root: None,
+            weight: None,
+            emit_normed: false,
+            epilogues,
+            ..Self::plain(width, dtype)
+        }
+    }
+
+    /// Elements in a row of the normed value and of the codes as they are handed out.
+    pub fn handed_out(&self) -> u64 {
+        self.padded.unwrap_or(self.width)
     }
 
     /// Dtype to which the squares are rounded.
@@ -221,7 +255,22 @@ impl Sibling {
             }
         }
         if let Some(sum) = sum.filter(|d| *d != self.input) {
-            return Err(format!("{at}.input: expected {sum} as the sum is, found {}", self.input));
+            return Err(format!("{at}.input: expected {sum} as the prologue makes, found {}", self.input));
+        }
+        if self.root.is_none() {
+            let usual = Self::undivided(self.width, self.input, Vec::new());
+            if (self.compute, self.squares, self.eps) != (usual.compute, usual.squares, usual.eps) {
+                return Err(format!(
+                    "{at}.root: without one there are no statistics: expected compute {}, no squares and an eps \
+                     of 0, found {}, {:?} and {:?}",
+                    self.input, self.compute, self.squares, self.eps
+                ));
+            }
+        }
+        if let Some(padded) = self.padded
+            && padded <= self.width
+        {
+            return Err(format!("{at}.padded: expected more than the width of {}, found {padded}", self.width));
         }
         for (e, scheme) in self.epilogues.iter().enumerate() {
             let at = format!("{at}.epilogues[{e}]");
@@ -233,6 +282,14 @@ impl Sibling {
             }
             if scheme.packing == Packing::Nibbles && !self.width.is_multiple_of(2) {
                 return Err(format!("{at}.packing: two codes in a byte need an even row, found {}", self.width));
+            }
+            // Zeros begin with a byte, and end with one.
+            let four_bits = scheme.element.bits() == 4 && scheme.packing != Packing::Codes;
+            if let Some(padded) = self.padded.filter(|p| four_bits && (p | self.width) % 2 == 1) {
+                return Err(format!(
+                    "{at}.packing: two codes in a byte need even rows, found {} and {padded}",
+                    self.width
+                ));
             }
         }
         Ok(())
@@ -252,52 +309,30 @@ pub struct FusedNorm {
     pub siblings: Vec<Sibling>,
 }
 
-/// An operand of a fused norm.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum InPort {
-    /// The rows, or the first operand of the residual add: shape `[..., N]`.
-    X,
-    /// The second operand of the residual add: shape of X.
-    Residual,
-    /// The rows of one sibling: shape `[..., N_k]`.
-    Rows(usize),
-    /// The weight of one sibling: shape `[N_k]`.
-    Weight(usize),
-    /// The given operand of a sibling's epilogue (a scale, its inverse, a global scale): one element, or one a channel.
-    Scale(usize, usize),
-    /// The given zero point of a sibling's epilogue: shape as its scale.
-    ZeroPoint(usize, usize),
-}
-
-/// A result of a fused norm.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OutPort {
-    /// The sum of the prologue: shape of X.
-    Sum,
-    /// The normed value of a sibling: shape of its rows.
-    Normed(usize),
-    /// Quantised values of a sibling's epilogue: shape of its rows, half as wide where two codes share a byte.
-    Q(usize, usize),
-    /// Scales of a sibling's epilogue: leading dims of the rows, then scales a row; a scalar for the whole tensor.
-    Scale(usize, usize),
-    /// Computed zero point of a sibling's epilogue: a scalar.
-    ZeroPoint(usize, usize),
-}
-
 impl FusedNorm {
+    /// A gated activation under quantisers: rows of `width` elements, no norm.
+    pub fn gated(gated: Gated, width: u64, epilogues: Vec<Scheme>) -> Self {
+        let rows = Sibling::undivided(width, gated.product(), epilogues);
+        Self { prologue: Prologue::Gated(gated), ..Self::of(vec![rows]) }
+    }
+
+    /// How many of the siblings are norms.
+    pub fn norms(&self) -> usize {
+        self.siblings.iter().filter(|s| s.root.is_some()).count()
+    }
+
     /// Norms that all read one operand, with nothing before them.
     pub fn of(siblings: Vec<Sibling>) -> Self {
         Self { prologue: Prologue::None, source: Source::Shared, emit_sum: false, siblings }
     }
 
-    /// Operands in their fixed order: rows (X, Residual, or one per sibling), then per sibling its weight and the
+    /// Operands in their fixed order: rows (X, Residual or Up, or one per sibling), then per sibling its weight and the
     /// given scales of its epilogues.
     pub fn in_ports(&self) -> Vec<InPort> {
         let mut ports = match (self.source, self.prologue) {
             (Source::Shared, Prologue::None) => vec![InPort::X],
             (Source::Shared, Prologue::ResidualAdd(_)) => vec![InPort::X, InPort::Residual],
+            (Source::Shared, Prologue::Gated(_)) => vec![InPort::X, InPort::Up],
             (Source::Separate, _) => (0..self.siblings.len()).map(InPort::Rows).collect(),
         };
         for (k, sibling) in self.siblings.iter().enumerate() {
@@ -321,6 +356,8 @@ impl FusedNorm {
         match (port, self.prologue) {
             (InPort::X, Prologue::ResidualAdd(add)) => Some(add.dtype),
             (InPort::Residual, Prologue::ResidualAdd(add)) => Some(add.residual()),
+            (InPort::X, Prologue::Gated(gated)) => Some(gated.dtype),
+            (InPort::Up, Prologue::Gated(gated)) => Some(gated.up()),
             (InPort::X, Prologue::None) => self.siblings.first().map(|s| s.input),
             (InPort::Rows(k), _) => self.siblings.get(k).map(|s| s.input),
             _ => None,
@@ -331,7 +368,7 @@ impl FusedNorm {
     pub fn operand_dtype(&self, port: InPort) -> Option<DType> {
         let sibling = self.siblings.get(port.sibling())?;
         match port {
-            InPort::X | InPort::Residual | InPort::Rows(_) => self.rows_dtype(port),
+            InPort::X | InPort::Residual | InPort::Up | InPort::Rows(_) => self.rows_dtype(port),
             InPort::Weight(_) => sibling.weight.map(|w| w.dtype),
             InPort::Scale(_, e) => sibling.epilogues.get(e)?.given,
             InPort::ZeroPoint(_, e) => Some(sibling.epilogues.get(e)?.element),
@@ -379,25 +416,26 @@ impl FusedNorm {
         let scheme = |k: usize, e: usize| self.siblings.get(k)?.epilogues.get(e);
         match (port, self.prologue) {
             (OutPort::Sum, Prologue::ResidualAdd(add)) => Some(add.emitted()),
-            (OutPort::Sum, Prologue::None) => None,
+            (OutPort::Sum, Prologue::None | Prologue::Gated(_)) => None,
             (OutPort::Normed(k), _) => self.siblings.get(k).map(|s| s.output),
             (OutPort::Q(k, e), _) => scheme(k, e).map(Scheme::q_dtype),
-            (OutPort::Scale(k, e), _) => scheme(k, e)?.scale.as_ref().map(|s| s.dtype),
+            (OutPort::Scale(k, e), _) => scheme(k, e)?.scale_dtype(),
             (OutPort::ZeroPoint(k, e), _) => scheme(k, e).map(|_| DType::U8),
         }
     }
 
-    /// Elements of a result that one row makes; `None` for one that the op does not have, or that is of the whole tensor.
+    /// Elements of a result that one row makes, of scales in a tiled layout the scales; `None` for one that the op does not have, or that is of the whole tensor.
     pub fn result_width(&self, port: OutPort) -> Option<u64> {
         let (OutPort::Normed(k) | OutPort::Q(k, _) | OutPort::Scale(k, _) | OutPort::ZeroPoint(k, _)) = port else {
             return self.siblings.first().map(|s| s.width);
         };
         let sibling = self.siblings.get(k)?;
         match port {
-            OutPort::Q(_, e) => Some(sibling.epilogues.get(e)?.q_width(sibling.width)),
+            OutPort::Q(_, e) => Some(sibling.epilogues.get(e)?.q_width(sibling.handed_out())),
             OutPort::Scale(_, e) => sibling.epilogues.get(e)?.scales_per_row(sibling.width),
             OutPort::ZeroPoint(..) => None,
-            OutPort::Sum | OutPort::Normed(_) => Some(sibling.width),
+            OutPort::Normed(_) => Some(sibling.handed_out()),
+            OutPort::Sum => Some(sibling.width),
         }
     }
 
@@ -416,7 +454,7 @@ impl FusedNorm {
         if self.source == Source::Separate && self.prologue != Prologue::None {
             return Err("prologue: separate sources take none".into());
         }
-        if self.emit_sum && self.prologue == Prologue::None {
+        if self.emit_sum && !matches!(self.prologue, Prologue::ResidualAdd(_)) {
             return Err("emit_sum: there is no residual add to emit the sum of".into());
         }
         let sum = match self.prologue {
@@ -427,56 +465,15 @@ impl FusedNorm {
                 }
                 Some(add.sum())
             }
+            Prologue::Gated(gated) => {
+                gated.check()?;
+                Some(gated.product())
+            }
             Prologue::None => None,
         };
         for (k, s) in self.siblings.iter().enumerate() {
             s.check(&format!("siblings[{k}]"), sum)?;
         }
         Ok(())
-    }
-}
-
-impl InPort {
-    /// The sibling that reads it; the first for what siblings share.
-    pub const fn sibling(self) -> usize {
-        match self {
-            Self::X | Self::Residual => 0,
-            Self::Rows(k) | Self::Weight(k) | Self::Scale(k, _) | Self::ZeroPoint(k, _) => k,
-        }
-    }
-}
-
-impl OutPort {
-    /// The sibling that makes it; the first for the sum.
-    pub const fn sibling(self) -> usize {
-        match self {
-            Self::Sum => 0,
-            Self::Normed(k) | Self::Q(k, _) | Self::Scale(k, _) | Self::ZeroPoint(k, _) => k,
-        }
-    }
-}
-
-impl std::fmt::Display for OutPort {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Sum => f.write_str("sum"),
-            Self::Normed(k) => write!(f, "y{k}"),
-            Self::Q(k, e) => write!(f, "q{k}_{e}"),
-            Self::Scale(k, e) => write!(f, "scale{k}_{e}"),
-            Self::ZeroPoint(k, e) => write!(f, "zero_point{k}_{e}"),
-        }
-    }
-}
-
-impl std::fmt::Display for InPort {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::X => f.write_str("x"),
-            Self::Residual => f.write_str("residual"),
-            Self::Rows(k) => write!(f, "x{k}"),
-            Self::Weight(k) => write!(f, "weight{k}"),
-            Self::Scale(k, e) => write!(f, "given_scale{k}_{e}"),
-            Self::ZeroPoint(k, e) => write!(f, "given_zero_point{k}_{e}"),
-        }
     }
 }

@@ -8,9 +8,13 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::step::{Step, run};
-use crate::{DType, Dim, Shape};
+pub use self::{
+    layout::ScaleLayout,
+    step::{Step, run},
+};
+use crate::DType;
 
+mod layout;
 mod step;
 
 /// An f32 that is compared, hashed and serialised by its bits.
@@ -152,36 +156,6 @@ pub struct ScaleOutput {
     pub dtype: DType,
 }
 
-/// In what order scales lie in memory; see numerics.md for the byte formulas.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ScaleLayout {
-    /// `s[m*G + g]`.
-    #[default]
-    RowMajor,
-    /// `s[g*M + m]`.
-    ColumnMajor,
-    /// `s[g*roundup(M, 4) + m]`.
-    TmaAligned,
-}
-
-impl ScaleLayout {
-    /// Strides in elements of scales of a shape, tokens first and groups last; `None` if they are those of the shape.
-    pub fn strides(self, shape: &[Dim]) -> Option<Vec<Dim>> {
-        let (_, tokens) = shape.split_last()?;
-        let m = tokens.iter().fold(Dim::from(1), |m, d| &m * d);
-        let step = match self {
-            Self::RowMajor => return None,
-            Self::ColumnMajor => m,
-            Self::TmaAligned => &(&m + &Dim::from(3)).floor_div(&Dim::from(4)) * &Dim::from(4),
-        };
-        // A column holds one scale of every row, in row order: the rows' own strides, then the step between columns.
-        let mut strides = Shape(tokens.to_vec()).row_major_strides();
-        strides.push(step);
-        Some(strides)
-    }
-}
-
 /// The type of a quantised value.
 ///
 /// Semantics, for a value `v` and the origin `o` (amax, range or given operand) of its tensor, row or group, each step
@@ -281,6 +255,11 @@ impl Scheme {
         self.scale.is_some()
     }
 
+    /// Dtype of the scales that are handed out, if any are: words, where the layout packs them.
+    pub fn scale_dtype(&self) -> Option<DType> {
+        self.scale.as_ref().map(|s| self.layout.dtype(s.dtype))
+    }
+
     /// Dtype of the quantised tensor.
     pub const fn q_dtype(&self) -> DType {
         match self.packing {
@@ -353,11 +332,7 @@ impl Scheme {
         if self.compute != DType::F32 {
             write!(out, "; in {}", self.compute)?;
         }
-        out.write_str(match self.layout {
-            ScaleLayout::RowMajor => "",
-            ScaleLayout::ColumnMajor => "; scales column-major",
-            ScaleLayout::TmaAligned => "; scales column-major, columns aligned to 4",
-        })
+        self.layout.words().map_or(Ok(()), |words| write!(out, "; scales {words}"))
     }
 
     fn write_chain(&self, steps: &[Step], out: &mut impl fmt::Write) -> fmt::Result {
@@ -414,6 +389,9 @@ impl Scheme {
             && !(narrow(s.dtype) || matches!(s.dtype, DType::F8E8M0 | DType::F8E4M3FN | DType::U8))
         {
             return Err(format!("scale.dtype: expected f32, f16, bf16, f8e8m0, f8e4m3fn or u8, found {}", s.dtype));
+        }
+        if let Some(s) = &self.scale {
+            self.layout.check(s.dtype, matches!(self.granularity, Granularity::Group(_)))?;
         }
         let by_row = matches!(self.granularity, Granularity::Token | Granularity::Group(_));
         match self.origin {

@@ -138,8 +138,8 @@ fn check_values(graph: &Graph) -> Result<()> {
 /// A value that carries a scheme is a q or a scale of it.
 fn check_own_scheme(value: &Value) -> Result<()> {
     match (&value.ty.scheme, value.ty.dtype) {
-        (Some(s), Some(d)) if d != s.q_dtype() && s.scale.as_ref().is_none_or(|scale| d != scale.dtype) => {
-            let scales = s.scale.as_ref().map_or_else(String::new, |s| format!(" and scales of {}", s.dtype));
+        (Some(s), Some(d)) if d != s.q_dtype() && s.scale_dtype().is_none_or(|scale| d != scale) => {
+            let scales = s.scale_dtype().map_or_else(String::new, |d| format!(" and scales of {d}"));
             let what = format!("its scheme {s} has values of {}{scales}, found {d}", s.q_dtype());
             Err(Error::new(ErrorKind::Scheme, what))
         }

@@ -45,7 +45,7 @@ fn belongs(operand: InPort, port: OutPort) -> bool {
         OutPort::Q(_, e) | OutPort::Scale(_, e) | OutPort::ZeroPoint(_, e) => Some(e),
     };
     match operand {
-        InPort::X | InPort::Residual => true,
+        InPort::X | InPort::Residual | InPort::Up => true,
         InPort::Rows(own) | InPort::Weight(own) => own == k,
         InPort::Scale(own, of) | InPort::ZeroPoint(own, of) => own == k && e == Some(of),
     }

@@ -86,7 +86,7 @@ impl Candidate {
         };
         let vector = |k: usize| Some(Shape(vec![row(k)?]));
         match port {
-            InPort::X => self.passed.clone(),
+            InPort::X | InPort::Up => self.passed.clone(),
             InPort::Weight(k) => vector(k),
             InPort::Scale(k, e) | InPort::ZeroPoint(k, e) => {
                 let scheme = self.descriptor.scheme(k, e)?;
@@ -99,12 +99,13 @@ impl Candidate {
     /// The rule that answers for the op where it cannot be made.
     pub fn rule(&self) -> &'static str {
         match &self.descriptor {
+            Descriptor::Norm(norm) if norm.norms() == 0 => rules::gated_act::RULE.name,
             Descriptor::Norm(_) => "rms_norm",
             Descriptor::Quantize(scheme) => rules::scheme_rule(scheme),
         }
     }
 
-    /// The values that are rows, but for the second one of an add: its shape is that of the first.
+    /// The values that are rows, but for the second one of an add or a product: its shape is that of the first.
     pub fn all_rows(&self) -> impl Iterator<Item = ValueId> + '_ {
         let rows = |p: &InPort| matches!(p, InPort::X | InPort::Rows(_));
         self.operands.iter().filter(move |(p, _)| rows(p)).map(|(_, v)| *v)

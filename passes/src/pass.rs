@@ -383,7 +383,7 @@ impl<'o> Pass<'o> {
         let schemes = descriptor.siblings.iter().map(|s| s.epilogues.len()).sum();
         self.report.summary.merged_quants += taken.len().saturating_sub(schemes);
         self.saved(applied);
-        if descriptor.prologue != Prologue::None {
+        if matches!(descriptor.prologue, Prologue::ResidualAdd(_)) {
             self.report.matched("residual_add");
         }
         if several {
@@ -403,7 +403,7 @@ impl<'o> Pass<'o> {
             let of_anchor = |p: &candidate::Part| p.anchor == part.anchor;
             let own = descriptor.siblings.iter().zip(&d.candidate.parts).filter(|(_, p)| of_anchor(p));
             let schemes: Vec<&Scheme> = own.flat_map(|(s, _)| &s.epilogues).collect();
-            let prologue = k == 0 && descriptor.prologue != Prologue::None;
+            let prologue = k == 0 && matches!(descriptor.prologue, Prologue::ResidualAdd(_));
             let rule = match schemes.first() {
                 Some(s) => rules::scheme_rule(s),
                 None if several => "sibling_norm",

@@ -24,6 +24,8 @@ pub enum Kind {
     NormQuant,
     /// At least two norms in one op: what `--require` counts, the kind of no site.
     SiblingNorm,
+    /// A quantiser with the gated activation before it in its op: what `--require` counts, the kind of no site.
+    GatedAct,
     /// A quantiser that no norm took in.
     Quant,
 }
@@ -35,12 +37,13 @@ impl Kind {
             Self::Norm => "norm",
             Self::NormQuant => "norm_quant",
             Self::SiblingNorm => "sibling_norm",
+            Self::GatedAct => "gated_act",
             Self::Quant => "quant",
         }
     }
 
     /// Every kind.
-    pub const ALL: [Self; 4] = [Self::Norm, Self::NormQuant, Self::SiblingNorm, Self::Quant];
+    pub const ALL: [Self; 5] = [Self::Norm, Self::NormQuant, Self::SiblingNorm, Self::GatedAct, Self::Quant];
 }
 
 /// One anchor and its outcome.
@@ -109,6 +112,9 @@ pub struct Fused {
     pub norm_quant: usize,
     /// Fused ops with at least two norms.
     pub sibling_norm: usize,
+    /// Quantisers whose op has the gated activation that they read.
+    #[serde(default)]
+    pub gated_act: usize,
     /// Quantisers that no norm feeds, each an op of its own.
     #[serde(default)]
     pub quant: usize,
@@ -184,6 +190,7 @@ impl Report {
             Kind::Norm => self.summary.fused.norm,
             Kind::NormQuant => self.summary.fused.norm_quant,
             Kind::SiblingNorm => self.summary.fused.sibling_norm,
+            Kind::GatedAct => self.summary.fused.gated_act,
             Kind::Quant => self.summary.quants,
         }
     }

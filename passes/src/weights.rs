@@ -11,7 +11,7 @@ const DEPTH: usize = 12;
 pub(crate) fn of(graph: &Graph, op: NodeId, ports: &[InPort], siblings: &[usize]) -> (Vec<String>, usize) {
     let own = |port: &InPort| match port {
         InPort::Weight(k) | InPort::Scale(k, _) | InPort::ZeroPoint(k, _) => siblings.contains(k),
-        InPort::X | InPort::Residual | InPort::Rows(_) => false,
+        InPort::X | InPort::Residual | InPort::Up | InPort::Rows(_) => false,
     };
     let node = graph.node(op);
     let operands = ports.iter().enumerate().filter(|(_, port)| own(port)).filter_map(|(i, _)| node.input(i));

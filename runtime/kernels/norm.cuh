@@ -1,14 +1,13 @@
 // The fused norm in pieces. The kernel itself is written for each descriptor by `cuda::source`: which pieces, in which
 // order, on which operands. See normfuse_ir::fused for the semantics, rounding by rounding.
 #pragma once
-#include "row.cuh"
+#include "layout.cuh"
 
-enum Root { RECIPROCAL_SQRT, RSQRT, DIVIDE_BY_SQRT };
+enum Root { RECIPROCAL_SQRT, RSQRT, DIVIDE_BY_SQRT, UNDIVIDED };
 enum Origin { GIVEN, AMAX };
 enum Granularity { TENSOR, TOKEN, GROUP, CHANNEL };
 enum Encode { CAST, SATURATE, COMPARE };
 enum Packing { BYTES, NIBBLES };
-enum Layout { ROW_MAJOR, COLUMN_MAJOR, TMA_ALIGNED };
 
 // Where a thread stands: its row, and its place in it. Threads of rows past the end read the last row and write nothing.
 struct Place {
@@ -60,10 +59,11 @@ __device__ __forceinline__ void arrived(u32 barrier) {
                  : "memory");
 }
 
-template <class T, class Y, class R, bool ALIGNED>
+template <class T, class Y, class R, bool ALIGNED, int PITCH = R::N>
 __device__ __forceinline__ void write_row(void* base, const Vector<Y> (&y)[R::USED], const Place& at) {
     if (!at.active) return;
-    typename T::Raw* row = static_cast<typename T::Raw*>(base) + at.row * R::N;
+    typename T::Raw* row = static_cast<typename T::Raw*>(base) + at.row * PITCH;
+    if constexpr (PITCH > R::N) pad_row<typename T::Raw, R::N, PITCH, 1, R>(base, at.row, at.thread);
 #pragma unroll
     for (int j = 0; j < R::USED; ++j) {
         const int index = at.thread + j * R::THREADS;
@@ -119,10 +119,11 @@ template <class S, int N> __device__ __forceinline__ float root_of(float sum) {
     return root;
 }
 
-// Two numbers of the row over its root.
+// Two numbers of the row over its root, or as they are.
 template <class S, class H> __device__ __forceinline__ Two normed(const Vector<H>& h, int i, float r) {
     const Two x = rnd_from<typename S::Compute, H>(h.pair(i));
-    if constexpr (S::ROOT == DIVIDE_BY_SQRT) return {x.a / r, x.b / r};
+    if constexpr (S::ROOT == UNDIVIDED) return x;
+    else if constexpr (S::ROOT == DIVIDE_BY_SQRT) return {x.a / r, x.b / r};
     else return {x.a * r, x.b * r};
 }
 
@@ -239,10 +240,7 @@ template <class Q> __device__ __forceinline__ u32 two_codes(u32 pair) {
 
 // The scale in its dtype, at its place.
 template <class Q> __device__ __forceinline__ void write_scale(void* base, float scale, int group, int groups, const Place& at) {
-    i64 index;
-    if constexpr (Q::LAYOUT == ROW_MAJOR) index = at.row * groups + group;
-    else if constexpr (Q::LAYOUT == COLUMN_MAJOR) index = (i64)group * at.rows + at.row;
-    else index = (i64)group * ((at.rows + 3) & ~3ll) + at.row;
+    const i64 index = scale_index<Q::LAYOUT>(at.row, group, at.rows, groups);
     typedef typename Q::Scale S;
     if constexpr (Same<S, U8>::value) static_cast<u8*>(base)[index] = Code<U8, CAST>::of(scale, 0);
     else if constexpr (Same<S, F32>::value) static_cast<float*>(base)[index] = scale;
@@ -389,11 +387,14 @@ __device__ __forceinline__ void write_rows(u8* row, const Vector<Y> (&y)[R::USED
 }
 
 // Quantises the row. `shared` has R::WARPS words for the row.
-template <class Q, class Y, class R, bool ALIGNED>
+template <class Q, class Y, class R, bool ALIGNED, int PITCH = R::N>
 __device__ __forceinline__ void quantise(const Vector<Y> (&y)[R::USED], void* codes, void* scales, const void* given,
                                          const void* zero, u32* shared, const Place& at) {
-    constexpr int WIDTH = Q::PACKING == NIBBLES ? R::N / 2 : R::N;
-    u8* row = static_cast<u8*>(codes) + at.row * WIDTH;
+    constexpr int PER_BYTE = Q::PACKING == NIBBLES ? 2 : 1;
+    u8* row = static_cast<u8*>(codes) + at.row * (PITCH / PER_BYTE);
+    if constexpr (PITCH > R::N) {
+        if (at.active) pad_row<u8, R::N, PITCH, PER_BYTE, R>(codes, at.row, at.thread);
+    }
     const float one = Q::HAS_GIVEN && Q::GRANULARITY != CHANNEL ? given_at<Q>(given, 0) : 0.0f;
     const int zero_one = Q::GRANULARITY != CHANNEL ? zero_at<Q>(zero, 0) : 0;
     if constexpr (Q::GRANULARITY == CHANNEL) {
@@ -437,6 +438,9 @@ __device__ __forceinline__ void quantise(const Vector<Y> (&y)[R::USED], void* co
             if (at.active && at.thread % S::REPEAT == 0 && j < R::USED && group < GROUPS) {
                 write_scale<Q>(scales, Q::scale(amax, one, factor), group, GROUPS, at);
             }
+        }
+        if constexpr (TILED<Q::LAYOUT>) {
+            if (at.active) pad_scales<Q::LAYOUT, R>(scales, GROUPS, at.row, at.rows, at.thread);
         }
         auto of = [&](int j) {
             Factor<Q, Y> f = own[j % S::HELD];

@@ -144,3 +144,84 @@ fn codes_of_four_bits_are_a_sum() {
     }
     assert_eq!((0..1u32 << 27).into_par_iter().filter(|at| wrong(at << 5 | 0x15)).count(), 0);
 }
+
+/// What may be wrong with the hardware's power of two and with its reciprocal, relatively: two units of the last place, and one.
+const POWER_OFF: [f64; 3] = [-1.0 / 4_194_304.0, 0.0, 1.0 / 4_194_304.0];
+const INVERSE_OFF: [f64; 3] = [-1.0 / 8_388_608.0, 0.0, 1.0 / 8_388_608.0];
+
+/// `logistic` of `kernels/gate.cuh`.
+fn logistic(t: f32, rest: f32, off: (f64, f64)) -> f32 {
+    let power = (f64::from(t).exp2() * (1.0 + off.0)) as f32;
+    let power = (power * std::f32::consts::LN_2).mul_add(rest, power);
+    (1.0 / f64::from(1.0 + power) * (1.0 + off.1)) as f32
+}
+
+fn quick_sigmoid(x: f32, off: (f64, f64)) -> f32 {
+    let (high, low) = (std::f32::consts::LOG2_E, 1.925_963e-8_f32);
+    let t = x * -high;
+    logistic(t, x.mul_add(-low, x.mul_add(-high, -t)), off)
+}
+
+fn quick_gelu_tanh(x: f32, off: (f64, f64)) -> f32 {
+    let wide = f64::from(x);
+    let t = wide * (-2.302_208_198_144_325 - 0.102_943_239_580_023_5 * (wide * wide));
+    let high = t as f32;
+    x * logistic(high, (t - f64::from(high)) as f32, off)
+}
+
+type Quick = fn(f32, (f64, f64)) -> f32;
+
+/// Its name, by f32, as it is, and the largest magnitude that f32 is asked for.
+type Activation = (&'static str, Quick, fn(f32) -> f32, f32);
+
+/// Where both ends of the interval around what f32 gives round to the same, that is what the function rounds to: for every number of
+/// 16 bits, however wrong the hardware is within its bounds. And nearly everywhere they do.
+#[test]
+fn activations_are_decided_by_f32() {
+    let functions: [Activation; 4] = [
+        ("sigmoid", quick_sigmoid, num::sigmoid, 64.0),
+        ("silu", |x, off| x * quick_sigmoid(x, off), num::silu, 64.0),
+        ("x * sigmoid", |x, off| x * quick_sigmoid(x, off), |x| x * num::sigmoid(x), 64.0),
+        ("gelu_tanh", quick_gelu_tanh, num::gelu_tanh, 8.0),
+    ];
+    let narrow: [fn(u16) -> f32; 2] =
+        [|bits| half::bf16::from_bits(bits).to_f32(), |bits| half::f16::from_bits(bits).to_f32()];
+    for (name, quick, function, most) in functions {
+        for (dtype, from) in [(DType::BF16, narrow[0]), (DType::F16, narrow[1])] {
+            let asked: Vec<f32> =
+                (0..=u16::MAX).map(from).filter(|x| (2f32.powi(-30)..=most).contains(&x.abs())).collect();
+            let mut undecided = 0;
+            for x in &asked {
+                let want = num::round_to(dtype, function(*x)).to_bits();
+                for off in POWER_OFF.iter().flat_map(|p| INVERSE_OFF.map(|i| (*p, i))) {
+                    let v = quick(*x, off);
+                    let ends = [1.0 - 2f32.powi(-20), 1.0 + 2f32.powi(-20)].map(|by| num::round_to(dtype, v * by));
+                    if ends[0].to_bits() == ends[1].to_bits() {
+                        assert_eq!(ends[0].to_bits(), want, "{name} of {dtype} {x:e}, off by {off:?}");
+                    } else {
+                        undecided += 1;
+                    }
+                }
+            }
+            assert!(undecided < 9 * asked.len() / 100, "{name} of {dtype}: {undecided} of {} times nine", asked.len());
+        }
+    }
+}
+
+/// Beyond what the hardware is asked for, and between: a function of f32 is as simple as `kernels/gate.cuh` says.
+#[test]
+fn activations_of_tiny_and_huge_numbers_are_simple() {
+    let same = |a: f32, b: f32, x: f32| assert_eq!(a.to_bits(), b.to_bits(), "{x:e}");
+    for bits in (0..2f32.powi(-30).to_bits()).step_by(997).chain(0..1 << 16) {
+        for x in [f32::from_bits(bits), -f32::from_bits(bits)] {
+            same(num::sigmoid(x), 0.5, x);
+            same(num::silu(x), x * 0.5, x);
+            same(num::gelu_tanh(x), x * 0.5, x);
+        }
+    }
+    for bits in (64f32.to_bits() + 1..=f32::INFINITY.to_bits()).step_by(997) {
+        let x = f32::from_bits(bits);
+        same(num::sigmoid(x), 1.0, x);
+        same(num::silu(x), x, x);
+    }
+}

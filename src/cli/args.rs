@@ -144,7 +144,7 @@ pub struct Compile {
     pub relax: Vec<String>,
     #[command(flatten)]
     pub switches: Switches,
-    /// Fail unless so many sites fused: KIND=N or KIND>=N, of norm, norm_quant, sibling_norm, quant (may be repeated)
+    /// Fail unless so many sites fused: KIND=N or KIND>=N, of norm, norm_quant, sibling_norm, gated_act, quant (may be repeated)
     #[arg(long, value_name = "KIND=N|KIND>=N")]
     pub require: Vec<Requirement>,
     /// Copy external weights beside OUT (ONNX in another folder than the model's)

@@ -132,6 +132,7 @@ fn unmet(required: &[args::Requirement], report: &Report) -> Option<String> {
             let _ = write!(text, "\n  {}", report::line(site));
             if too_few && site.outcome == Outcome::Fused {
                 text.push_str(match (r.kind, site.kind) {
+                    (Kind::GatedAct, _) => ": no gated activation feeds it",
                     (Kind::SiblingNorm, _) => ": no other norm of the same row joined it",
                     (_, Kind::Quant) => ": no norm feeds it",
                     _ => ": no quantiser reads it with nothing between",
@@ -150,6 +151,7 @@ fn is(site: &Site, kind: Kind) -> bool {
     match kind {
         Kind::Quant => site.kind == Kind::NormQuant || site.kind == Kind::Quant && site.outcome != Outcome::Nearest,
         Kind::SiblingNorm => site.siblings > 1,
+        Kind::GatedAct => site.rule == "gated_act" && site.outcome == Outcome::Fused,
         _ => site.kind == kind && site.outcome == Outcome::Fused,
     }
 }
@@ -159,6 +161,7 @@ fn may_be(site: &Site, kind: Kind) -> bool {
     match kind {
         Kind::Norm | Kind::SiblingNorm => site.kind != Kind::Quant,
         Kind::NormQuant => true,
+        Kind::GatedAct => site.kind == Kind::Quant,
         Kind::Quant => matches!(site.kind, Kind::NormQuant | Kind::Quant),
     }
 }

@@ -102,6 +102,9 @@ impl<'a> Document<'a> {
             let n = s.fused.sibling_norm;
             rows.insert(1, row("siblings", format!("{n} fused op{} of several norms", if n == 1 { "" } else { "s" })));
         }
+        if s.fused.gated_act > 0 {
+            rows.push(row("gates", format!("{} fused with the quantisers that read them", s.fused.gated_act)));
+        }
         rows.extend(self.quantised.map(linear_row));
         rows.extend(self.weight_rows());
         if let Some(v) = self.verify {

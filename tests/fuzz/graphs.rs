@@ -106,8 +106,48 @@ fn viewed(m: &mut Maker, y: ValueId) -> ValueId {
     m.like(y, &shape).unwrap_or(y)
 }
 
+/// A gated activation with casts between its steps, or what looks like one, and quantisers of the product.
+fn gate(m: &mut Maker, rows: &mut Vec<ValueId>) {
+    const NARROW: [DType; 3] = [DType::F32, DType::BF16, DType::F16];
+    let x = some(m, rows);
+    let alike: Vec<ValueId> = rows.iter().copied().filter(|v| m.shape(*v) == m.shape(x)).collect();
+    let up = if m.tape.one_in(2) {
+        let (dtype, shape) = (m.tape.pick(&NARROW), m.shape(x).clone());
+        m.input(dtype, shape)
+    } else {
+        m.tape.pick(&alike)
+    };
+    let cast = |m: &mut Maker, v: ValueId| {
+        let to = if m.tape.one_in(2) { m.dtype(v) } else { m.tape.pick(&NARROW) };
+        m.cast_to(v, to)
+    };
+    let wide = cast(m, x);
+    let activated = match m.tape.below(6) {
+        0 | 1 => m.unary(UnaryOp::Silu, wide),
+        2 => m.unary(UnaryOp::Gelu, wide),
+        3 => m.unary(UnaryOp::GeluTanh, wide),
+        _ => {
+            let s = m.unary(UnaryOp::Sigmoid, wide);
+            if m.tape.one_in(8) { s } else { m.either(BinaryOp::Mul, wide, s) }
+        }
+    };
+    let a = cast(m, activated);
+    let up = m.cast_to(up, m.dtype(a));
+    let product = m.either(BinaryOp::Mul, a, up);
+    let product = cast(m, product);
+    for _ in 0..[1, 1, 2][m.tape.below(3)] {
+        quantise(m, product);
+    }
+    for v in [activated, product] {
+        if m.tape.one_in(6) {
+            m.output(v);
+        }
+    }
+    rows.push(product);
+}
+
 fn step(m: &mut Maker, rows: &mut Vec<ValueId>) {
-    match m.tape.below(12) {
+    match m.tape.below(14) {
         0..=2 => site(m, rows),
         3 | 4 => siblings(m, rows),
         5 => {
@@ -131,6 +171,7 @@ fn step(m: &mut Maker, rows: &mut Vec<ValueId>) {
         }
         9 => dead_code(m, rows),
         10 => shape_reader(m, rows),
+        11 | 12 => gate(m, rows),
         _ => {
             let x = some(m, rows);
             rows.push(elementwise(m, x));

@@ -42,6 +42,8 @@ pub struct Tally {
     pub siblings: usize,
     /// Quantisers that are ops of their own.
     pub quant: usize,
+    /// Those with a gated activation in their op.
+    pub gated: usize,
     /// Sites that did not fuse.
     pub rejected: usize,
 }
@@ -53,6 +55,7 @@ impl Tally {
         self.norm_quant += s.fused.norm_quant;
         self.siblings += s.fused.sibling_norm;
         self.quant += s.fused.quant;
+        self.gated += s.fused.gated_act;
         self.rejected += s.rejected;
     }
 }
@@ -217,7 +220,7 @@ fn consistent(before: &Graph, after: &Graph, report: &Report) -> Result<(), Stri
         let Some(descriptor) = node.and_then(|n| Descriptor::of(&n.op)) else {
             return Err(format!("`{anchor}` names `{op}`, which is no fused op"));
         };
-        let siblings = if let Descriptor::Norm(norm) = &descriptor { norm.siblings.len() } else { 0 };
+        let siblings = if let Descriptor::Norm(norm) = &descriptor { norm.norms() } else { 0 };
         ensure((siblings == 0) == is_quant, || format!("`{op}` is another op than `{anchor}` says"))?;
         ensure(site.siblings == siblings, || format!("`{op}` has other siblings"))?;
         ensure(descriptor.check().is_ok(), || format!("`{op}` has a bad descriptor"))?;
@@ -241,6 +244,7 @@ fn consistent(before: &Graph, after: &Graph, report: &Report) -> Result<(), Stri
         ensure(node.body.is_some(), || format!("`{}` has no body", node.name))?;
     }
     let count = |kind: Kind| report.sites.iter().filter(|s| s.outcome == Outcome::Fused && s.kind == kind).count();
+    let gated = |s: &Site| s.outcome == Outcome::Fused && s.rule == "gated_act";
     let s = &report.summary;
     let several = fused.iter().filter(|n| matches!(&n.op, Op::FusedNorm(d) if d.siblings.len() > 1)).count();
     let rejected = report.sites.iter().filter(|s| s.outcome != Outcome::Fused).count();
@@ -248,7 +252,8 @@ fn consistent(before: &Graph, after: &Graph, report: &Report) -> Result<(), Stri
         ("fused.norm", s.fused.norm, count(Kind::Norm)),
         ("fused.norm_quant", s.fused.norm_quant, count(Kind::NormQuant)),
         ("fused.sibling_norm", s.fused.sibling_norm, several),
-        ("fused.quant", s.fused.quant, count(Kind::Quant)),
+        ("fused.quant + fused.gated_act", s.fused.quant + s.fused.gated_act, count(Kind::Quant)),
+        ("fused.gated_act", s.fused.gated_act, report.sites.iter().filter(|s| gated(s)).count()),
         ("rejected", s.rejected, rejected),
         ("nodes_before", s.nodes_before, before.node_count()),
         ("nodes_after", s.nodes_after, after.node_count()),

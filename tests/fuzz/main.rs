@@ -64,7 +64,11 @@ fn whatever_the_grammar_makes_keeps_its_bits() {
     // A generator whose graphs are refused or never fuse would test nothing.
     assert_eq!((tally.refused, tally.dumb), (0, 0));
     assert!(
-        tally.norm_quant > 0 && tally.norm > 0 && tally.siblings > 0 && tally.quant > 0 && tally.rejected > 0,
+        tally.norm_quant > 0
+            && tally.norm > 0
+            && tally.siblings > 0
+            && tally.quant * tally.gated > 0
+            && tally.rejected > 0,
         "{tally:?}"
     );
 }
@@ -93,7 +97,11 @@ fn the_order_of_nodes_changes_nothing() {
         judge::same_in_any_order(&graph, seed, tally)
     });
     assert!(
-        tally.norm_quant > 0 && tally.norm > 0 && tally.siblings > 0 && tally.quant > 0 && tally.rejected > 0,
+        tally.norm_quant > 0
+            && tally.norm > 0
+            && tally.siblings > 0
+            && tally.quant * tally.gated > 0
+            && tally.rejected > 0,
         "{tally:?}"
     );
 }

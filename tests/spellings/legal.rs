@@ -24,6 +24,7 @@ pub fn meaning(f: &FusedNorm) -> BTreeMap<&'static str, String> {
     let root = serde_json::to_value(s.root).unwrap();
     let add = match f.prologue {
         Prologue::None => "none".to_owned(),
+        Prologue::Gated(g) => format!("{g:?}"),
         Prologue::ResidualAdd(a) if [a.residual(), a.sum(), a.emitted()] == [a.dtype; 3] => a.dtype.to_string(),
         Prologue::ResidualAdd(a) => {
             let emitted = if a.emitted() == a.sum() { String::new() } else { format!(">{}", a.emitted()) };

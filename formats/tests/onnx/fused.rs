@@ -17,7 +17,7 @@ use crate::build::*;
 
 fn norm(eps: f32) -> FusedNorm {
     let plain = Sibling::plain(4, DType::F32);
-    FusedNorm::of(vec![Sibling { eps: F32::new(eps), root: Root::ReciprocalSqrt, ..plain }])
+    FusedNorm::of(vec![Sibling { eps: F32::new(eps), root: Some(Root::ReciprocalSqrt), ..plain }])
 }
 
 /// What `norm` stands for; `layer` only changes names.
@@ -248,7 +248,7 @@ fn a_body_imports_the_domains_of_its_nodes() {
     let mut f = norm(1e-6);
     f.prologue = Prologue::ResidualAdd(ResidualAdd::of(DType::F32));
     f.emit_sum = true;
-    f.siblings[0].root = Root::DivideBySqrt;
+    f.siblings[0].root = Some(Root::DivideBySqrt);
     let mut g = Graph::new("g");
     let ty = || Type::tensor(DType::F32, Shape::from_concrete(&[2, 4]));
     let x = g.add_input("x", ty());

@@ -62,8 +62,9 @@ pub(super) fn operands(op: &Op, types: &[Type]) -> Result<Vec<Operand>> {
         .iter()
         .enumerate()
         .map(|(i, port)| {
-            // The two sides of an add have one shape, so an unknown size of one is that of the other.
-            let shaped = if *port == InPort::Residual && types[0].shape.is_some() { &types[0] } else { &types[i] };
+            // The two sides of an add or a product have one shape, so an unknown size of one is that of the other.
+            let second = matches!(port, InPort::Residual | InPort::Up);
+            let shaped = if second && types[0].shape.is_some() { &types[0] } else { &types[i] };
             let ty = &types[i];
             let (role, dtype, width) = described(&descriptor, *port, types)?;
             let at = |e: Error| e.at_port(port.to_string());
@@ -114,7 +115,7 @@ fn described(descriptor: &Descriptor, port: InPort, types: &[Type]) -> Result<(R
             Descriptor::Norm(_) => rows(Role::Rows, 0),
             Descriptor::Quantize(scheme) => rows(Role::Values(scheme.element), 0),
         },
-        InPort::Residual => rows(Role::Residual, 0),
+        InPort::Residual | InPort::Up => rows(Role::Residual, 0),
         InPort::Rows(k) => rows(Role::Rows, k),
         InPort::Weight(k) => {
             let weight = if let Descriptor::Norm(f) = descriptor { f.siblings[k].weight } else { None };

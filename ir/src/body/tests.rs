@@ -134,7 +134,7 @@ fn descriptor() -> FusedNorm {
         source: Source::Shared,
         emit_sum: true,
         siblings: vec![Sibling {
-            root: Root::ReciprocalSqrt,
+            root: Some(Root::ReciprocalSqrt),
             epilogues: vec![scheme],
             ..Sibling::plain(N as u64, DType::BF16)
         }],
@@ -183,8 +183,8 @@ fn every_departure_is_found_and_named() {
 fn every_field_of_the_descriptor_counts() {
     type Edit = fn(&mut Sibling);
     let edits: [Edit; 6] = [
-        |s| s.root = Root::Rsqrt,
-        |s| s.root = Root::DivideBySqrt,
+        |s| s.root = Some(Root::Rsqrt),
+        |s| s.root = Some(Root::DivideBySqrt),
         |s| s.weight = Some(Weight { dtype: DType::BF16, plus_one: true, product: None }),
         |s| s.normed = DType::F32,
         |s| s.compute = DType::BF16,
@@ -338,7 +338,7 @@ fn f16_norm(divided: bool) -> (Graph, NodeId) {
     let op = FusedNorm::of(vec![Sibling {
         compute: DType::F16,
         eps: F32::new(0.001_000_404_4),
-        root: Root::DivideBySqrt,
+        root: Some(Root::DivideBySqrt),
         weight: None,
         ..Sibling::plain(WIDTH as u64, DType::F16)
     }]);

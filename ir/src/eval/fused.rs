@@ -15,27 +15,33 @@ use crate::{
     scheme::ZeroPoint,
 };
 
-/// The normed value `y` of one row.
-fn norm_row(s: &Sibling, h: &[f32], weight: Option<&[f32]>) -> Vec<f32> {
+/// The row over its root mean square, or as it is.
+fn divided(s: &Sibling, h: Vec<f32>) -> Vec<f32> {
     let c = |v| num::round_to(s.compute, v);
-    let h: Vec<f32> = h.iter().map(|&v| c(v)).collect();
     let squares: Vec<f32> = h.iter().map(|&v| num::round_to(s.squares(), v * v)).collect();
     let mean = c(num::row_sum(&squares) / h.len() as f32);
     let v = c(mean + c(s.eps.get()));
-    let normalised: Vec<f32> = match s.root {
-        Root::ReciprocalSqrt => {
+    match s.root {
+        Some(Root::ReciprocalSqrt) => {
             let r = c(1.0 / c(v.sqrt()));
             h.iter().map(|&h| c(h * r)).collect()
         }
-        Root::Rsqrt => {
+        Some(Root::Rsqrt) => {
             let r = c(num::rsqrt(v));
             h.iter().map(|&h| c(h * r)).collect()
         }
-        Root::DivideBySqrt => {
+        Some(Root::DivideBySqrt) => {
             let root = c(v.sqrt());
             h.iter().map(|&h| c(h / root)).collect()
         }
-    };
+        None => h,
+    }
+}
+
+/// The normed value `y` of one row.
+fn norm_row(s: &Sibling, h: &[f32], weight: Option<&[f32]>) -> Vec<f32> {
+    let c = |v| num::round_to(s.compute, v);
+    let normalised = divided(s, h.iter().map(|&v| c(v)).collect());
     let p = |v| num::round_to(s.product(), v);
     let plus_one = s.weight.is_some_and(|w| w.plus_one);
     normalised
@@ -95,19 +101,30 @@ impl<'a> Ports<'a> {
     }
 }
 
-/// The rows that siblings share: the operand, or the sum of the prologue.
+fn same_shape(x: &Tensor, other: &Tensor, port: InPort) -> Result<()> {
+    if x.shape() == other.shape() {
+        return Ok(());
+    }
+    let message = format!("expected shape {:?} as x, found {:?}", x.shape(), other.shape());
+    Err(shape_error(message).at_port(port.to_string()))
+}
+
+/// The rows that siblings share: the operand, or what the prologue makes.
 fn shared_rows(op: &FusedNorm, ports: &Ports) -> Result<Option<Tensor>> {
     match (op.source, op.prologue) {
         (Source::Separate, _) => Ok(None),
         (Source::Shared, Prologue::None) => ports.get(InPort::X).cloned().map(Some),
         (Source::Shared, Prologue::ResidualAdd(add)) => {
             let (a, b) = (ports.typed(InPort::X, add.dtype)?, ports.typed(InPort::Residual, add.residual())?);
-            if a.shape() != b.shape() {
-                return Err(shape_error(format!("expected shape {:?} as x, found {:?}", a.shape(), b.shape()))
-                    .at_port(InPort::Residual.to_string()));
-            }
+            same_shape(a, b, InPort::Residual)?;
             let sum: Vec<f32> = floats(a)?.iter().zip(floats(b)?).map(|(a, b)| a + b).collect();
             from_floats(add.sum(), a.shape(), &sum).map(Some)
+        }
+        (Source::Shared, Prologue::Gated(gated)) => {
+            let (gate, up) = (ports.typed(InPort::X, gated.dtype)?, ports.typed(InPort::Up, gated.up())?);
+            same_shape(gate, up, InPort::Up)?;
+            let rows: Vec<f32> = floats(gate)?.iter().zip(floats(up)?).map(|(g, u)| gated.apply(*g, u)).collect();
+            from_floats(gated.product(), gate.shape(), &rows).map(Some)
         }
     }
 }
@@ -137,6 +154,24 @@ fn norm(s: &Sibling, k: usize, rows: &Tensor, port: InPort, ports: &Ports) -> Re
     from_floats(s.output, rows.shape(), &y)
 }
 
+/// A result of the sibling's rows with zeros behind them; `width` says how many elements a row of so many values is.
+fn padded(t: Tensor, s: &Sibling, width: impl Fn(u64) -> u64) -> Result<Tensor> {
+    let Some(padded) = s.padded else { return Ok(t) };
+    let size = |n: u64| usize::try_from(n).map_err(|_| shape_error(format!("rows of {n} are too large")));
+    let (from, to) = (size(width(s.width))?, size(width(padded))?);
+    let bytes = |n: usize| n * t.dtype().bits() / 8;
+    let mut out = Vec::new();
+    for row in t.bytes().chunks(bytes(from).max(1)) {
+        out.extend_from_slice(row);
+        out.resize(out.len() + bytes(to) - bytes(from), 0);
+    }
+    let mut shape = t.shape().to_vec();
+    if let Some(last) = shape.last_mut() {
+        *last = to;
+    }
+    Tensor::from_bytes(t.dtype(), shape, out)
+}
+
 /// Runs a fused norm; results in the order of its output ports.
 ///
 /// # Errors
@@ -157,13 +192,15 @@ pub fn fused_norm(op: &FusedNorm, inputs: &[Option<&Tensor>]) -> Result<Vec<Tens
             let zero =
                 (scheme.zero_point == ZeroPoint::Given).then(|| ports.get(InPort::ZeroPoint(k, e))).transpose()?;
             let mut out = quantize(scheme, &y, given, zero)?.into_iter();
-            results.extend(out.next().map(|q| (OutPort::Q(k, e), q)));
+            if let Some(q) = out.next() {
+                results.insert(OutPort::Q(k, e), padded(q, sibling, |n| scheme.q_width(n))?);
+            }
             if scheme.has_scale_output() {
                 results.extend(out.next().map(|s| (OutPort::Scale(k, e), s)));
             }
             results.extend(out.next().map(|z| (OutPort::ZeroPoint(k, e), z)));
         }
-        results.insert(OutPort::Normed(k), y);
+        results.insert(OutPort::Normed(k), padded(y, sibling, |n| n)?);
     }
     if let (Some(sum), Prologue::ResidualAdd(add)) = (shared, op.prologue) {
         results.insert(OutPort::Sum, cast(&sum, add.emitted(), true)?);

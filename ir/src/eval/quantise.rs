@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     DType, Error, ErrorKind, Granularity, Result, Scheme, Tensor, num,
-    scheme::{self, Apply, Encode, Origin, Packing, Step, ZeroPoint},
+    scheme::{self, Apply, Encode, Origin, Packing, ScaleLayout, Step, ZeroPoint},
 };
 
 /// For each element of `x`, the index of its scale.
@@ -237,6 +237,21 @@ fn quantise_value(scheme: &Scheme, v: f32, by: &Shared) -> u8 {
     }
 }
 
+/// Scales of rows of `per_row` as the tensor of a tiled layout.
+fn tiled(scheme: &Scheme, scales: &Tensor) -> Result<Tensor> {
+    let too_large = || shape_error(format!("tiles of scales {:?} are too large", scales.shape()));
+    let (&groups, lead) = scales.shape().split_last().ok_or_else(too_large)?;
+    let rows = product(lead);
+    let bytes = scheme.layout.tiled(scales.bytes(), rows as u64, groups as u64).ok_or_else(too_large)?;
+    let size = |d: u64| usize::try_from(d).map_err(|_| too_large());
+    let (held, across) = scheme.layout.extents(rows as u64, groups as u64).ok_or_else(too_large)?;
+    let shape = match scheme.layout {
+        ScaleLayout::PackedUe8m0 => [lead, &[size(across / 4)?]].concat(),
+        _ => vec![size(held)?, size(across)?],
+    };
+    Tensor::from_bytes(scheme.layout.dtype(scales.dtype()), shape, bytes)
+}
+
 /// A scale as the code or number of its dtype.
 fn scales_tensor(dtype: DType, shape: &[usize], scales: &[f32]) -> Result<Tensor> {
     match dtype {
@@ -268,7 +283,8 @@ fn q_tensor(scheme: &Scheme, shape: &[usize], codes: Vec<u8>) -> Result<Tensor> 
 /// Quantises `v` under a scheme: `q`, then the scales and the zero point where they are computed.
 ///
 /// Scales are a row-major tensor of the rows' leading sizes and the scales of a row (a scalar for the whole tensor),
-/// whatever the scheme's layout: layout is where the bytes go in a device's memory, not what they are.
+/// whatever the scheme's layout: layout is where the bytes go in a device's memory, not what they are. A tiled layout has
+/// bytes of its own, and words that are row-major here.
 ///
 /// # Errors
 /// `Scheme` if the scheme does not fit the values, `DType` or `Shape` if an operand does not.
@@ -329,7 +345,8 @@ pub fn quantize(scheme: &Scheme, v: &Tensor, given: Option<&Tensor>, zero: Optio
     let mut results = vec![q_tensor(scheme, shape, codes)?];
     if let Some(s) = &scheme.scale {
         let scales: Vec<f32> = all.iter().map(|s| s.scale).collect();
-        results.push(scales_tensor(s.dtype, &scale_shape, &scales)?);
+        let scales = scales_tensor(s.dtype, &scale_shape, &scales)?;
+        results.push(if scheme.layout.is_tiled() { tiled(scheme, &scales)? } else { scales });
     }
     if scheme.zero_point == ZeroPoint::Range {
         let zeros: Vec<i128> = all.iter().map(|s| s.zero).collect();

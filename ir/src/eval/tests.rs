@@ -2,6 +2,7 @@
 
 mod fused;
 mod fuzz;
+mod gated;
 mod norms;
 mod quant;
 

@@ -71,8 +71,7 @@ fn scales(rows: &[Dim], scheme: &Scheme) -> (Vec<Dim>, Option<Vec<Dim>>) {
         Granularity::Group(g) => n.floor_div(&Dim::from(i64::from(g.max(1)))),
         _ => Dim::from(1),
     };
-    let mut shape = leading.to_vec();
-    shape.push(per_row);
+    let shape = scheme.layout.shape(leading, &per_row);
     let strides = scheme.layout.strides(&shape);
     (shape, strides)
 }
@@ -93,7 +92,7 @@ fn quantised(rows: Option<&[Dim]>, scheme: &Arc<Scheme>) -> Vec<Type> {
     let mut types = vec![typed(scheme.q_dtype(), shape, None)];
     if let Some(scale) = &scheme.scale {
         let (shape, strides) = rows.map(|r| scales(r, scheme)).unzip();
-        types.push(typed(scale.dtype, shape, strides.flatten()));
+        types.push(typed(scheme.layout.dtype(scale.dtype), shape, strides.flatten()));
     }
     if scheme.zero_point == ZeroPoint::Range {
         types.push(Type::tensor(DType::U8, Vec::new()));
@@ -169,7 +168,7 @@ fn check_fused_operand(args: &Args<'_>, f: &FusedNorm, port: usize, what: InPort
             }
             Ok(())
         }
-        InPort::Residual => {
+        InPort::Residual | InPort::Up => {
             if let Some(dtype) = f.rows_dtype(what) {
                 args.expect_dtype(port, dtype)?;
             }
@@ -210,11 +209,17 @@ pub(super) fn fused_norm(args: &Args<'_>, f: &FusedNorm) -> Result<Vec<Type>> {
             }
             rows
         });
+        let handed_out = |rows: &[Dim], n: u64| {
+            let n = Dim::from(i64::try_from(n).unwrap_or(i64::MAX));
+            [&rows[..rows.len().saturating_sub(1)], &[n]].concat()
+        };
         if s.emit_normed {
-            types.push(tensor(Some(s.output), rows.clone()));
+            types.push(tensor(Some(s.output), rows.as_deref().map(|rows| handed_out(rows, s.handed_out()))));
         }
         for scheme in &s.epilogues {
-            types.extend(quantised(rows.as_deref(), &Arc::new(scheme.clone())));
+            let mut own = quantised(rows.as_deref(), &Arc::new(scheme.clone()));
+            own[0].shape = rows.as_deref().map(|rows| Shape(handed_out(rows, scheme.q_width(s.handed_out()))));
+            types.extend(own);
         }
     }
     Ok(types)

@@ -1,9 +1,9 @@
-//! A quantiser that is in no norm's op, as an op of its own.
+//! A quantiser that is in no norm's op, as an op of its own, with the gated activation before it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use normfuse_ir::{
-    DType, Descriptor, Dim, Graph, NodeId, Op, Scheme, Shape, ValueId,
+    DType, Descriptor, Dim, FusedNorm, Graph, NodeId, Op, Scheme, Shape, ValueId,
     fused::{InPort, OutPort},
     scheme::Packing,
 };
@@ -15,7 +15,14 @@ use super::{
     inside::{Inside, Ports},
     layout, value_name,
 };
-use crate::{Options, quant::Quant, reach::Order, region::typed, rules, views::is_view};
+use crate::{
+    Options,
+    quant::Quant,
+    reach::Order,
+    region::typed,
+    rules::{self, gated_act, gated_act::Gate},
+    views::is_view,
+};
 
 /// Nodes that go with ops that are decided already, and values that those read.
 pub struct Gone {
@@ -39,7 +46,8 @@ impl Gone {
         self.operands.extend(decided.operands.iter().map(|(_, v)| *v));
     }
 
-    fn has(&self, node: NodeId) -> bool {
+    /// True for a node that goes.
+    pub fn has(&self, node: NodeId) -> bool {
         self.nodes.get(node.index()).is_some_and(|gone| *gone)
     }
 }
@@ -119,24 +127,37 @@ fn rows(graph: &Graph, q: &Quant) -> Result<(Shape, Scheme), (&'static str, Stri
     Err(no_groups())
 }
 
-/// The candidate of one quantiser; nodes that are `gone` go with an op that is decided already.
+/// The descriptor of a quantiser, alone or behind a gated activation, whose value is a result where that is read.
+fn descriptor(one: &One<'_>, gate: Option<&Gate>, read: &BTreeSet<Port>) -> Option<Descriptor> {
+    let scale = one.scheme.scale.clone().filter(|_| read.contains(&Port::Scale(0, 0)));
+    let scheme = Scheme { scale, ..one.scheme.clone() };
+    let Some(gate) = gate else { return Some(Descriptor::Quantize(scheme.into())) };
+    let width = one.rows.last()?.as_const().and_then(|n| u64::try_from(n).ok())?;
+    let mut norm = FusedNorm::gated(gate.gated, width, vec![scheme]);
+    norm.siblings[0].emit_normed = read.contains(&Port::Normed(0));
+    Some(Descriptor::Norm(norm.into()))
+}
+
+/// The candidate of one quantiser, and of the gated activation that it reads, if one is given; nodes that are `gone` go with
+/// an op that is decided already.
 ///
 /// # Errors
 /// The first precondition that fails.
 pub fn alone(
     graph: &Graph,
     order: &Order,
-    one: &One<'_>,
+    (one, gate): (&One<'_>, Option<&Gate>),
     gone: &Gone,
     options: &Options,
 ) -> Result<Candidate, Refusal> {
     let first = one.quants[0];
-    let rule = one.rule();
+    let rule = if gate.is_some() { gated_act::RULE.name } else { one.rule() };
     let refuse = |precondition, node: Option<NodeId>, hint: String| {
         Err(Refusal { rule, precondition, node: node.or(Some(first.anchor)), hint })
     };
-    let inside = Inside::new(graph, order, one.quants.iter().flat_map(|q| &q.nodes).copied().collect());
-    let mut ports: Ports = BTreeMap::new();
+    let own = one.quants.iter().flat_map(|q| &q.nodes).chain(gate.iter().flat_map(|g| &g.nodes));
+    let inside = Inside::new(graph, order, own.copied().collect());
+    let mut ports: Ports = gate.iter().map(|_| (first.v, Port::Normed(0))).collect();
     for q in &one.quants {
         for (value, port) in
             [(Some(q.q), Port::Q(0, 0)), (q.scale, Port::Scale(0, 0)), (q.zero_out, Port::ZeroPoint(0, 0))]
@@ -148,22 +169,24 @@ pub fn alone(
     }
     let idle = |u: NodeId| gone.has(u) || asks_for_row_sizes(graph, u, first.v);
     let (live, read) = inside.liveness(&ports, |v| gone.operands.contains(&v), idle);
-    let core =
-        inside.core(&[Some(first.v), first.given, first.zero].into_iter().flatten().collect(), ports.keys().copied());
-    let rows = BTreeSet::from([first.v]);
+    let rows = gate.map_or_else(|| BTreeSet::from([first.v]), |g| BTreeSet::from([g.gate, g.up]));
+    let stops = rows.iter().copied().chain(first.given).chain(first.zero).collect();
+    let core = inside.core(&stops, ports.keys().copied());
     let downstream = inside.downstream(&rows, BTreeSet::new());
-    let spared = seen_through(graph, &inside, first.v);
+    let spared = seen_through(graph, &inside, rows.iter().copied().chain([first.v]).collect());
     let escapes = |n: NodeId| live.contains(&n) && downstream.contains(&n) && !spared.contains(&n);
     if let Some(node) = inside.hidden(&core, escapes) {
         let name = value_name(graph, graph.node(node).outputs[0]);
         return refuse("no_escape", Some(node), format!("`{name}` {}", inside.outside_reader(node, &live)));
     }
-    let scale = one.scheme.scale.clone().filter(|_| read.contains(&Port::Scale(0, 0)));
-    let descriptor = Descriptor::Quantize(Scheme { scale, ..one.scheme.clone() }.into());
+    let Some(descriptor) = descriptor(one, gate, &read) else {
+        return refuse("width", None, format!("rows of {} have no fixed size", one.rows));
+    };
     let operand = |port: &InPort| match port {
         InPort::Scale(..) => first.given,
         InPort::ZeroPoint(..) => first.zero,
-        _ => Some(first.v),
+        InPort::Up => gate.map(|g| g.up),
+        _ => Some(gate.map_or(first.v, |g| g.gate)),
     };
     let operands: Vec<(InPort, ValueId)> =
         descriptor.in_ports().into_iter().filter_map(|p| Some((p, operand(&p)?))).collect();
@@ -177,12 +200,15 @@ pub fn alone(
         return refuse("independent", node, format!("operand `{name}` depends on what the op makes"));
     }
     let width = one.rows.last().cloned().unwrap_or_else(|| Dim::from(1));
-    let shape = |port| {
-        if one.rows.rank() == 0 { Shape::default() } else { quantised_shape(&one.scheme, &one.rows, &width, port) }
+    let shape = |port| match port {
+        _ if one.rows.rank() == 0 => Shape::default(),
+        OutPort::Normed(_) => one.rows.clone(),
+        _ => quantised_shape(&one.scheme, &one.rows, &width, port),
     };
     let stands_for = |port| match port {
         OutPort::Scale(..) => Port::Scale(0, 0),
         OutPort::ZeroPoint(..) => Port::ZeroPoint(0, 0),
+        OutPort::Normed(_) => Port::Normed(0),
         _ => Port::Q(0, 0),
     };
     let out = descriptor.out_ports().into_iter().map(|p| (p, inside.values_of(&ports, stands_for(p)), shape(p)));
@@ -196,7 +222,13 @@ pub fn alone(
         parts: one
             .quants
             .iter()
-            .map(|q| Part { anchor: q.anchor, quantisers: vec![q.anchor], nodes: q.nodes.clone() })
+            .enumerate()
+            .map(|(i, q)| {
+                // What the places share is told of with the first.
+                let gate = gate.iter().filter(|_| i == 0).flat_map(|g| &g.nodes);
+                let nodes = q.nodes.iter().chain(gate).copied().collect();
+                Part { anchor: q.anchor, quantisers: vec![q.anchor], nodes }
+            })
             .collect(),
         left_out: Vec::new(),
         descriptor,
@@ -207,9 +239,8 @@ pub fn alone(
     }
 }
 
-/// Views and casts of a value that nothing comes between: whoever else reads one of them reads what stays.
-fn seen_through(graph: &Graph, inside: &Inside<'_>, value: ValueId) -> BTreeSet<NodeId> {
-    let mut values = BTreeSet::from([value]);
+/// Views and casts of values that nothing comes between: whoever else reads one of them reads what stays.
+fn seen_through(graph: &Graph, inside: &Inside<'_>, mut values: BTreeSet<ValueId>) -> BTreeSet<NodeId> {
     let mut nodes = BTreeSet::new();
     for id in &inside.nodes {
         let node = graph.node(*id);

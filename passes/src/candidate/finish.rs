@@ -37,7 +37,7 @@ impl Builder<'_> {
             compute: m.norm.compute,
             squares: m.norm.squares,
             eps: F32::new(m.norm.eps),
-            root: m.norm.root,
+            root: Some(m.norm.root),
             normed: m.norm.normed,
             weight: m.weight.map(|w| Weight {
                 dtype: dtype(w),
@@ -45,6 +45,7 @@ impl Builder<'_> {
                 product: m.norm.product,
             }),
             output: m.norm.results[m.result].0,
+            padded: None,
             emit_normed: read.contains(&Port::Normed(k)) || epilogues.is_empty(),
             epilogues,
         }
@@ -71,6 +72,7 @@ impl Builder<'_> {
         let operand = |port: InPort| match port {
             InPort::X => Some(first.add.map_or(first.h, |(a, _)| a)),
             InPort::Residual => first.add.map(|(_, b)| b),
+            InPort::Up => None,
             InPort::Rows(k) => Some(self.members[k].h),
             InPort::Weight(k) => self.members[k].weight,
             InPort::Scale(k, e) => self.members[k].epilogues[e].quants[0].given,
@@ -92,8 +94,7 @@ impl Builder<'_> {
                 (p, self.inside.values_of(&ports, port), self.port_shape(&descriptor, p, k))
             })
             .collect();
-        let is_rows = |port: &InPort| matches!(port, InPort::X | InPort::Residual | InPort::Rows(_));
-        let rows = operands.iter().filter(|(p, _)| is_rows(p)).map(|(_, v)| *v).collect();
+        let rows = operands.iter().filter(|(p, _)| p.is_rows()).map(|(_, v)| *v).collect();
         let (replaced, core) = self.inside.replaced(self.core(ports.keys().copied()), &live, &ports, &rows);
         let quants = self.members.iter().flat_map(|m| &m.epilogues).flat_map(|e| &e.quants);
         Candidate {

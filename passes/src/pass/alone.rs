@@ -1,4 +1,5 @@
-//! Quantisers that are in no norm's op: each becomes one of its own, or its site says why not.
+//! Quantisers that are in no norm's op: each becomes one of its own, with the gated activation before it if there is one, or
+//! its site says why not.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +14,7 @@ use crate::{
     region::producer_op,
     report::{Kind, Outcome, Site},
     rewrite::{self, Moved},
-    rules,
+    rules::{self, gated_act},
     views::is_view,
 };
 
@@ -28,6 +29,8 @@ pub(super) struct Alone {
 
 /// What became of one of them.
 pub(super) struct Made {
+    /// True if a gated activation is in the op.
+    gated: bool,
     op: String,
     replaced: Vec<String>,
     rule: &'static str,
@@ -78,7 +81,7 @@ impl Pass<'_> {
             let (rule, anchor) = (one.rule(), one.quants[0].anchor);
             let found = match self.options.why_off(rule) {
                 Some(_) => Err(self.switched_off(rule, anchor)),
-                None => candidate::alone(graph, &self.order, one, gone, self.options),
+                None => self.widest(graph, one, gone, alone),
             };
             match found.and_then(|c| self.pays(graph, c)) {
                 Ok(candidate) => {
@@ -91,6 +94,36 @@ impl Pass<'_> {
                     alone.refused.extend(one.quants.iter().map(|q| (q.anchor, self.refuse(graph, q.anchor, &refusal))));
                 }
             }
+        }
+    }
+
+    /// The candidate of a quantiser with the gated activation before it, or of the quantiser alone: then its sites say why.
+    fn widest(
+        &self,
+        graph: &Graph,
+        one: &candidate::One<'_>,
+        gone: &Gone,
+        alone: &mut Alone,
+    ) -> Result<Candidate, Refusal> {
+        let (rule, first) = (gated_act::RULE.name, one.quants[0]);
+        let gated = match gated_act::find(graph, first.v) {
+            Ok(None) => None,
+            // Another quantiser's op has it, and gives the product.
+            Ok(Some(gate)) if gate.nodes.iter().any(|n| gone.has(*n)) => None,
+            Ok(Some(_)) if self.options.why_off(rule).is_some() => Some(Err(self.switched_off(rule, first.anchor))),
+            Ok(Some(gate)) => Some(
+                candidate::alone(graph, &self.order, (one, Some(&gate)), gone, self.options)
+                    .and_then(|c| self.pays(graph, c)),
+            ),
+            Err(refusal) => Some(Err(refusal)),
+        };
+        if let Some(Err(refusal)) = &gated {
+            let sites = one.quants.iter().map(|q| (q.anchor, self.refuse(graph, q.anchor, refusal)));
+            alone.refused.extend(sites);
+        }
+        match gated {
+            Some(Ok(candidate)) => Ok(candidate),
+            _ => candidate::alone(graph, &self.order, (one, None), gone, self.options),
         }
     }
 
@@ -130,11 +163,16 @@ impl Pass<'_> {
                     self.saved(&applied);
                     self.report.matched(candidate.rule());
                     let op = graph.node(applied.node).name.clone();
-                    let Descriptor::Quantize(scheme) = &candidate.descriptor else { continue };
+                    let Some(scheme) = candidate.descriptor.scheme(0, 0) else { continue };
+                    let gated = matches!(candidate.descriptor, Descriptor::Norm(_));
+                    if gated {
+                        self.report.matched(rules::scheme_rule(scheme));
+                    }
                     let mut told = BTreeSet::new();
                     for part in &candidate.parts {
                         let own = applied.replaced.iter().filter(|(id, _)| part.nodes.contains(id) && told.insert(*id));
                         let made_of = Made {
+                            gated,
                             op: op.clone(),
                             replaced: own.map(|(_, name)| name.clone()).collect(),
                             rule: candidate.rule(),
@@ -168,7 +206,9 @@ impl Pass<'_> {
                 (None, None) => continue,
                 (None, Some(refused)) => refused,
                 (Some(made), refused) => {
-                    self.report.summary.fused.quant += usize::from(refused.is_none());
+                    let fused = &mut self.report.summary.fused;
+                    *(if made.gated { &mut fused.gated_act } else { &mut fused.quant }) +=
+                        usize::from(refused.is_none());
                     let fused =
                         || Site { rule: made.rule.into(), ..self.blank(graph, q.anchor, Kind::Quant, Outcome::Fused) };
                     Site {

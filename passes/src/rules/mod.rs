@@ -10,6 +10,7 @@
 //! - preconditions are conditions on facts (dtype, constant, one element), written with the helpers below.
 
 pub mod algebra;
+pub mod gated_act;
 pub mod quant_dynamic;
 pub mod quant_mx;
 pub mod quant_static;
@@ -56,10 +57,11 @@ fn none() -> Rewrites {
 }
 
 /// Every switchable rule, in the order of this list in reports. The order has no influence on what is found.
-pub const ALL: [&Rule; 9] = [
+pub const ALL: [&Rule; 10] = [
     &rms_norm::RULE,
     &residual_add::RULE,
     &sibling_norm::RULE,
+    &gated_act::RULE,
     &quant_static::RULE,
     &quant_dynamic::TENSOR,
     &quant_dynamic::TOKEN,

@@ -32,6 +32,8 @@ const QUANTISERS: [&str; 9] = [
     "+mxfp4",
     "+nvfp4",
 ];
+/// Of gated activations: an expert's, and a whole layer's.
+const GATED_WIDTHS: [u64; 2] = [2048, 18_432];
 const REPLAYS: usize = 15;
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
@@ -49,6 +51,11 @@ fn ops(filter: &str) -> Outcome<Vec<Op>> {
         }
     }
     all.push(Op::of("dual_rms_norm+fp8_group128", 0)?);
+    for quantiser in QUANTISERS.iter().filter(|q| q.contains('8')) {
+        for width in GATED_WIDTHS {
+            all.push(Op::of(&format!("silu_mul{quantiser}"), width)?);
+        }
+    }
     all.retain(|op| op.name.contains(filter));
     Ok(all)
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use normfuse_ir::{
     DType, Error, ErrorKind, FusedNorm, Result, Scheme, Tensor,
-    fused::{InPort, OutPort, Prologue, Root, Sibling, Source},
+    fused::{Activation, InPort, OutPort, Prologue, Root, Sibling, Source},
     num,
 };
 use rayon::prelude::*;
@@ -73,7 +73,8 @@ pub fn run(norm: &FusedNorm, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>> 
 struct Operands<'a> {
     /// Rows by sibling; one entry when they are shared.
     x: Vec<&'a Tensor>,
-    residual: Option<&'a Tensor>,
+    /// What is added to the rows, or multiplied with their activation.
+    second: Option<&'a Tensor>,
     /// By sibling: the factor, already in the product's arithmetic and with its one added.
     weights: Vec<Option<Vec<f32>>>,
     /// By sibling and epilogue.
@@ -84,7 +85,7 @@ impl<'a> Operands<'a> {
     fn bind(norm: &FusedNorm, inputs: &[Option<&'a Tensor>]) -> Result<Self> {
         let mut operands = Self {
             x: Vec::new(),
-            residual: None,
+            second: None,
             weights: vec![None; norm.siblings.len()],
             given: norm.siblings.iter().map(|s| vec![Given::default(); s.epilogues.len()]).collect(),
         };
@@ -93,22 +94,22 @@ impl<'a> Operands<'a> {
             let missing = || at(Error::new(ErrorKind::Structure, "this operand is missing"));
             let tensor = inputs.get(i).copied().flatten().ok_or_else(missing)?;
             match port {
-                InPort::X | InPort::Residual | InPort::Rows(_) => {
+                InPort::X | InPort::Residual | InPort::Up | InPort::Rows(_) => {
                     let k = if let InPort::Rows(k) = port { k } else { 0 };
                     let readers =
                         if norm.source == Source::Shared { &norm.siblings[..] } else { &norm.siblings[k..=k] };
                     for sibling in readers {
-                        // A sum is read by the siblings in a dtype of its own, which `check` has compared with theirs.
+                        // A sum or product is read by the siblings in a dtype of its own, which `check` has compared with theirs.
                         let added = norm.rows_dtype(port).filter(|_| norm.prologue != Prologue::None);
                         expect_dtype(tensor, added.unwrap_or(sibling.input)).map_err(at)?;
                         expect_width(tensor, sibling.width).map_err(at)?;
                     }
-                    if port == InPort::Residual {
+                    if matches!(port, InPort::Residual | InPort::Up) {
                         if operands.x.first().is_none_or(|x| x.shape() != tensor.shape()) {
                             let message = format!("expected the shape of x, found {:?}", tensor.shape());
                             return Err(at(Error::new(ErrorKind::Shape, message)));
                         }
-                        operands.residual = Some(tensor);
+                        operands.second = Some(tensor);
                     } else {
                         operands.x.push(tensor);
                     }
@@ -134,7 +135,7 @@ impl<'a> Operands<'a> {
     fn rows(&self, sibling: usize) -> Result<Rows<'a>> {
         let x =
             self.x.get(sibling).copied().ok_or_else(|| Error::new(ErrorKind::Structure, "an operand is missing"))?;
-        Ok(Rows { x, residual: self.residual })
+        Ok(Rows { x, second: self.second })
     }
 
     /// The rows that a sibling reads.
@@ -180,7 +181,7 @@ fn weight_factor(sibling: &Sibling, tensor: &Tensor) -> Result<Vec<f32>> {
 #[derive(Clone, Copy)]
 struct Rows<'a> {
     x: &'a Tensor,
-    residual: Option<&'a Tensor>,
+    second: Option<&'a Tensor>,
 }
 
 /// One result under construction: bytes, or a code a byte for the 4-bit type until it is packed.
@@ -216,7 +217,7 @@ impl Results {
             let (k, dtype, epilogue) = match port {
                 OutPort::Sum => match norm.prologue {
                     Prologue::ResidualAdd(add) => (0, add.emitted(), None),
-                    Prologue::None => continue,
+                    Prologue::None | Prologue::Gated(_) => continue,
                 },
                 OutPort::Normed(k) => (k, norm.siblings[k].output, None),
                 // A code a byte until the end.
@@ -255,6 +256,10 @@ impl Results {
         for o in self.0 {
             let tensor = match o.port {
                 OutPort::Q(k, e) => quantise::q_tensor(&norm.siblings[k].epilogues[e], &o.shape, o.bytes)?,
+                OutPort::Scale(k, e) => {
+                    let scales = Tensor::from_bytes(o.dtype, o.shape, o.bytes)?;
+                    scheme::laid_out(&norm.siblings[k].epilogues[e], scales)?
+                }
                 _ => Tensor::from_bytes(o.dtype, o.shape, o.bytes)?,
             };
             made.insert(o.port, tensor);
@@ -271,8 +276,30 @@ impl Results {
             }
         }
         let missing = || Error::new(ErrorKind::Structure, "a result was not made");
-        norm.out_ports().iter().map(|p| made.remove(p).ok_or_else(missing)).collect()
+        let handed_out = |port: &OutPort| {
+            let made = made.remove(port).ok_or_else(missing)?;
+            let wider = matches!(port, OutPort::Normed(_) | OutPort::Q(..));
+            match norm.result_width(*port).filter(|_| wider && norm.siblings[port.sibling()].padded.is_some()) {
+                Some(width) => padded(made, width as usize),
+                None => Ok(made),
+            }
+        };
+        norm.out_ports().iter().map(handed_out).collect()
     }
+}
+
+/// The same with zeros behind each row, up to a width. Rows are whole bytes, as `check` has found.
+fn padded(made: Tensor, width: usize) -> Result<Tensor> {
+    let mut shape = made.shape().to_vec();
+    let Some(last) = shape.last_mut() else { return Ok(made) };
+    let row = |n: usize| n * made.dtype().bits() / 8;
+    let (from, to) = (row(*last), row(width));
+    *last = width;
+    let mut bytes: Vec<u8> = zeros(made.bytes().len() / from * to)?;
+    for (out, row) in bytes.chunks_mut(to).zip(made.bytes().chunks(from)) {
+        out[..from].copy_from_slice(row);
+    }
+    Tensor::from_bytes(made.dtype(), shape, bytes)
 }
 
 /// Scales a row; `check` has seen to it that groups divide the width.
@@ -324,10 +351,9 @@ fn run_block(
     for r in 0..block.rows {
         let row = block.first_row + r;
         convert::read_row(rows.x, row, &mut h);
-        if let (Prologue::ResidualAdd(add), Some(residual)) = (norm.prologue, rows.residual) {
-            convert::read_row(residual, row, &mut other);
-            h.iter_mut().zip(&other).for_each(|(a, b)| *a += b);
-            round_row(add.sum(), &mut h);
+        if let Some(second) = rows.second {
+            convert::read_row(second, row, &mut other);
+            before(norm.prologue, &mut h, &other);
         }
         if norm.emit_sum {
             write(&mut block, OutPort::Sum, r, &h);
@@ -351,16 +377,58 @@ fn run_block(
     }
 }
 
+/// What the prologue makes of a row and the one beside it.
+fn before(prologue: Prologue, h: &mut [f32], other: &[f32]) {
+    match prologue {
+        Prologue::None => {}
+        Prologue::ResidualAdd(add) => {
+            h.iter_mut().zip(other).for_each(|(a, b)| *a += b);
+            round_row(add.sum(), h);
+        }
+        Prologue::Gated(gated) => {
+            let compute = gated.compute();
+            round_row(compute, h);
+            for v in &mut *h {
+                *v = match gated.activation {
+                    Activation::Silu => num::silu(*v),
+                    Activation::SigmoidProduct => *v * num::round_to(compute, num::sigmoid(*v)),
+                    Activation::Gelu => num::gelu(*v),
+                    Activation::GeluTanh => num::gelu_tanh(*v),
+                };
+            }
+            round_row(compute, h);
+            round_row(gated.activated(), h);
+            h.iter_mut().zip(other).for_each(|(a, b)| *a *= b);
+            round_row(gated.product(), h);
+        }
+    }
+}
+
 /// The normed row `y`, rounded to `output`. `h` is the row as read, `scratch` is overwritten.
 fn normalise(sibling: &Sibling, weight: Option<&[f32]>, h: &[f32], scratch: &mut [f32], y: &mut [f32]) {
-    let compute = |v: f32| num::round_to(sibling.compute, v);
     y.copy_from_slice(h);
     round_row(sibling.compute, y);
+    if let Some(root) = sibling.root {
+        divide(sibling, root, scratch, y);
+        round_row(sibling.compute, y);
+    }
+    round_row(sibling.normed, y);
+    if let Some(weight) = weight {
+        round_row(sibling.product(), y);
+        y.iter_mut().zip(weight).for_each(|(n, w)| *n *= w);
+        round_row(sibling.product(), y);
+    }
+    round_row(sibling.output, y);
+}
+
+/// Divides a row by its root mean square; the quotients are not rounded yet. `scratch` is overwritten.
+fn divide(sibling: &Sibling, root: Root, scratch: &mut [f32], y: &mut [f32]) {
+    let compute = |v: f32| num::round_to(sibling.compute, v);
     scratch.iter_mut().zip(&*y).for_each(|(square, h)| *square = h * h);
     round_row(sibling.squares(), scratch);
     let mean = compute(num::row_sum(scratch) / sibling.width as f32);
     let v = compute(mean + compute(sibling.eps.get()));
-    match sibling.root {
+    match root {
         Root::ReciprocalSqrt => {
             let r = compute(1.0 / compute(v.sqrt()));
             for h in &mut *y {
@@ -380,14 +448,6 @@ fn normalise(sibling: &Sibling, weight: Option<&[f32]>, h: &[f32], scratch: &mut
             }
         }
     }
-    round_row(sibling.compute, y);
-    round_row(sibling.normed, y);
-    if let Some(weight) = weight {
-        round_row(sibling.product(), y);
-        y.iter_mut().zip(weight).for_each(|(n, w)| *n *= w);
-        round_row(sibling.product(), y);
-    }
-    round_row(sibling.output, y);
 }
 
 fn slot<'b>(block: &'b mut Block<'_>, port: OutPort) -> Option<(DType, &'b mut [u8])> {

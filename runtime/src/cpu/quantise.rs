@@ -266,5 +266,6 @@ pub(super) fn quantize(
     }
     let mut bytes = zeros(scales.len() * scheme::scale_bytes(scale.dtype))?;
     scheme::store_scales(scale.dtype, &scales, &mut bytes);
-    Ok(Some(vec![q_tensor(scheme, v.shape(), codes)?, Tensor::from_bytes(scale.dtype, shape, bytes)?]))
+    let scales = scheme::laid_out(scheme, Tensor::from_bytes(scale.dtype, shape, bytes)?)?;
+    Ok(Some(vec![q_tensor(scheme, v.shape(), codes)?, scales]))
 }

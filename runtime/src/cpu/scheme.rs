@@ -1,24 +1,27 @@
 //! Values under a `Scheme`: what the fused norm's epilogues and the `Quantize` op share.
 
 use normfuse_ir::{
-    DType, Granularity, Scheme, num,
-    scheme::{self, Apply, Encode, Origin, Step, ZeroPoint},
+    DType, Error, ErrorKind, Granularity, Result, Scheme, Tensor, num,
+    scheme::{self, Apply, Encode, Origin, ScaleLayout, Step, ZeroPoint},
 };
 
-use super::convert::{self, round_row};
+use super::{
+    buf::numel,
+    convert::{self, round_row},
+};
 
 /// Says whether the CPU runs a quantiser that is an op of its own, and if not, what stands in the way.
 ///
 /// # Errors
 /// A sentence that names the field.
-pub fn supports_quantize(scheme: &Scheme) -> Result<(), String> {
+pub fn supports_quantize(scheme: &Scheme) -> std::result::Result<(), String> {
     supports(scheme, "")
 }
 
 /// Says whether the CPU runs a scheme on its own rows. A layout says how scales lie in a device's memory; tensors here are
-/// row-major under any.
+/// row-major under any that is not tiled.
 /// `at` names the field in a refusal.
-pub(super) fn supports(scheme: &Scheme, at: &str) -> Result<(), String> {
+pub(super) fn supports(scheme: &Scheme, at: &str) -> std::result::Result<(), String> {
     scheme.check().map_err(|why| format!("{at}{why}"))
 }
 
@@ -193,6 +196,24 @@ fn encode(scheme: &Scheme, v: f32, zero: i32) -> u8 {
             }
         },
     }
+}
+
+/// Row-major scales in a tiled layout: the tensor that it makes of them, or themselves.
+pub(super) fn laid_out(scheme: &Scheme, scales: Tensor) -> Result<Tensor> {
+    if !scheme.layout.is_tiled() {
+        return Ok(scales);
+    }
+    let (groups, lead) = scales.shape().split_last().map_or((1, &[][..]), |(g, lead)| (*g, lead));
+    let rows = numel(lead)?;
+    let found = scheme.layout.tiled(scales.bytes(), rows as u64, groups as u64);
+    let found = found.zip(scheme.layout.extents(rows as u64, groups as u64));
+    let (bytes, (held, across)) = found
+        .ok_or_else(|| Error::new(ErrorKind::Shape, format!("tiles of scales {:?} are too large", scales.shape())))?;
+    let shape = match scheme.layout {
+        ScaleLayout::PackedUe8m0 => [lead, &[across as usize / 4]].concat(),
+        _ => vec![held as usize, across as usize],
+    };
+    Tensor::from_bytes(scheme.layout.dtype(scales.dtype()), shape, bytes)
 }
 
 /// Bytes of a scale.

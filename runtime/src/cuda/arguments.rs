@@ -201,8 +201,7 @@ fn output(
         OutPort::Scale(_, e) => norm.siblings[k].epilogues[e].layout,
         _ => ScaleLayout::RowMajor,
     };
-    let held = if layout == ScaleLayout::TmaAligned { many.checked_next_multiple_of(4) } else { Some(many) };
-    let elements = held.and_then(|n| n.checked_mul(a_row));
+    let elements = layout.held(many, a_row);
     let region = sized(region, elements, bits, &format!("{many} rows of {a_row}"))?;
     let is_row = matches!(port, OutPort::Sum | OutPort::Normed(_) | OutPort::Q(..));
     place(region, bits, aligned && is_row && norm.siblings[k].width.is_multiple_of(VECTOR))?;

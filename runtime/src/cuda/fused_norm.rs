@@ -94,8 +94,8 @@ impl FusedNormKernel {
         unsafe { self.kernel.launch(stream, blocks.unsigned_abs(), self.shape.block, &params.words(), early) }
     }
 
-    /// Uploads operands, runs, and gives the results back: in the descriptor's port order, scales in row-major order or as
-    /// flat arrays in the order of their layout. For tests, and for hosts whose tensors are not on the GPU.
+    /// Uploads operands, runs, and gives the results back: in the descriptor's port order, scales in row-major order, in tiles or
+    /// as flat arrays in the order of their layout. For tests, and for hosts whose tensors are not on the GPU.
     ///
     /// # Errors
     /// Operands that are missing or do not fit, by port; `Unsupported` with what the driver says.
@@ -160,10 +160,16 @@ impl FusedNormKernel {
             OutPort::Scale(_, e) => norm.siblings[k].epilogues[e].layout,
             _ => ScaleLayout::RowMajor,
         };
+        let (count, groups) = (count as u64, a_row as u64);
         let shape = match layout {
             ScaleLayout::RowMajor => [&lead[..], &[a_row]].concat(),
-            ScaleLayout::ColumnMajor => vec![a_row * count],
-            ScaleLayout::TmaAligned => vec![a_row * count.next_multiple_of(4)],
+            ScaleLayout::Swizzle128x4 | ScaleLayout::Shuffle32x8 => {
+                let (rows, across) = layout.extents(count, groups).ok_or_else(none)?;
+                vec![rows as usize, across as usize]
+            }
+            ScaleLayout::ColumnMajor | ScaleLayout::TmaAligned | ScaleLayout::PackedUe8m0 => {
+                vec![layout.held(count, groups).ok_or_else(none)? as usize]
+            }
         };
         Ok((dtype, shape))
     }

@@ -58,6 +58,7 @@ impl LaunchShape {
             let read = match norm.prologue {
                 Prologue::None => bytes(input),
                 Prologue::ResidualAdd(add) => bytes(add.dtype) + bytes(add.residual()),
+                Prologue::Gated(gated) => bytes(gated.dtype) + bytes(gated.up()),
             };
             held += width * read * u64::from(self.rows(j));
             // Beside the rows: a sum a thread and an extreme a warp, of each sibling and epilogue, and a barrier a row.
@@ -96,6 +97,7 @@ pub(super) fn weighed(norm: &FusedNorm, k: usize) -> u64 {
     let sibling = &norm.siblings[k];
     let residual = match norm.prologue {
         Prologue::ResidualAdd(add) => [add.dtype, add.residual()],
+        Prologue::Gated(gated) => [gated.dtype, gated.up()],
         Prologue::None => [sibling.input; 2],
     };
     let wide = [sibling.input, sibling.output, sibling.product()].iter().chain(&residual).any(|d| *d == DType::F32);

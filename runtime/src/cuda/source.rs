@@ -12,14 +12,18 @@ use normfuse_ir::{
 
 use super::shape::LaunchShape;
 
+mod gated;
+
 /// The name of the kernel in the text.
 pub const ENTRY: &str = "fused_norm";
 
 /// The files that the text includes, by the names that it includes them by.
-pub const HEADERS: [(&str, &str); 3] = [
+pub const HEADERS: [(&str, &str); 5] = [
     ("num.cuh", include_str!("../../kernels/num.cuh")),
     ("row.cuh", include_str!("../../kernels/row.cuh")),
+    ("layout.cuh", include_str!("../../kernels/layout.cuh")),
     ("norm.cuh", include_str!("../../kernels/norm.cuh")),
+    ("gate.cuh", include_str!("../../kernels/gate.cuh")),
 ];
 
 /// The kernel's one parameter, all of 8 bytes: pointers of the operands, their row strides in elements (0 where an
@@ -53,7 +57,10 @@ pub fn jobs(norm: &FusedNorm) -> Vec<Vec<usize>> {
 
 /// The text of the kernel.
 pub fn write(norm: &FusedNorm, shape: &LaunchShape) -> String {
-    let mut out = String::from("#include \"norm.cuh\"\n\n");
+    let mut out = format!("#include \"{}\"\n\n", gated::header(norm));
+    if let Prologue::Gated(gated) = norm.prologue {
+        out += &gated::traits(gated);
+    }
     for (k, sibling) in norm.siblings.iter().enumerate() {
         out += &sibling_traits(k, sibling);
         for (e, scheme) in sibling.epilogues.iter().enumerate() {
@@ -138,6 +145,7 @@ impl Kernel<'_> {
             Prologue::ResidualAdd(add) => {
                 vec![("x", add.dtype, InPort::X), ("residual", add.residual(), InPort::Residual)]
             }
+            Prologue::Gated(gated) => vec![("x", gated.dtype, InPort::X), ("up", gated.up(), InPort::Up)],
         }
     }
 
@@ -185,6 +193,10 @@ impl Kernel<'_> {
                 );
             }
         }
+        if let Prologue::Gated(gated) = self.norm.prologue {
+            let product = type_name(gated.product());
+            let _ = write!(out, "    Vector<{product}> h[R::USED];\n    gate_rows<Gate, R>(h, x, up);\n");
+        }
         for (i, k) in siblings.iter().enumerate() {
             if i > 0 {
                 out += &self.weights(*k);
@@ -203,15 +215,25 @@ impl Kernel<'_> {
         let aligned = self.shape.aligned;
         let s = &self.norm.siblings[k];
         let (compute, squares, y) = (type_name(s.compute), type_name(s.squares()), type_name(s.output));
-        let mut out = format!(
-            "    {{\n        __shared__ float partials[{rows}][R::WARPS * 32];\n        \
-             const float sum = sum_of_squares<{compute}, {squares}, {read}, R>(h, partials[local], at);\n        \
-             Vector<{y}> y[R::USED];\n        normalise<Norm{k}, {read}, R, {aligned}>(y, h, sum, weights{k}, at);\n",
-        );
+        let pitch = s.padded.map_or_else(String::new, |n| format!(", {n}"));
+        let mut out = String::from("    {\n");
+        if s.root.is_none() {
+            let _ = write!(
+                out,
+                "        Vector<{y}> y[R::USED];\n        undivided<Norm{k}, {read}, R, {aligned}>(y, h, weights{k}, at);\n",
+            );
+        } else {
+            let _ = write!(
+                out,
+                "        __shared__ float partials[{rows}][R::WARPS * 32];\n        \
+                 const float sum = sum_of_squares<{compute}, {squares}, {read}, R>(h, partials[local], at);\n        \
+                 Vector<{y}> y[R::USED];\n        normalise<Norm{k}, {read}, R, {aligned}>(y, h, sum, weights{k}, at);\n",
+            );
+        }
         if s.emit_normed {
             let _ = writeln!(
                 out,
-                "        write_row<{y}, {y}, R, {aligned}>({}, y, at);",
+                "        write_row<{y}, {y}, R, {aligned}{pitch}>({}, y, at);",
                 self.out_pointer(OutPort::Normed(k))
             );
         }
@@ -219,7 +241,7 @@ impl Kernel<'_> {
             let _ = write!(
                 out,
                 "        {{\n            __shared__ u32 extremes[{rows}][R::WARPS];\n            \
-                 quantise<Quant{k}_{e}, {y}, R, {aligned}>(y, {}, {}, {}, {}, extremes[local], at);\n        }}\n",
+                 quantise<Quant{k}_{e}, {y}, R, {aligned}{pitch}>(y, {}, {}, {}, {}, extremes[local], at);\n        }}\n",
                 self.out_pointer(OutPort::Q(k, e)),
                 self.out_pointer(OutPort::Scale(k, e)),
                 self.in_pointer(InPort::Scale(k, e)),
@@ -282,9 +304,10 @@ fn number(v: F32) -> String {
 
 fn sibling_traits(k: usize, s: &Sibling) -> String {
     let root = match s.root {
-        Root::ReciprocalSqrt => "RECIPROCAL_SQRT",
-        Root::Rsqrt => "RSQRT",
-        Root::DivideBySqrt => "DIVIDE_BY_SQRT",
+        Some(Root::ReciprocalSqrt) => "RECIPROCAL_SQRT",
+        Some(Root::Rsqrt) => "RSQRT",
+        Some(Root::DivideBySqrt) => "DIVIDE_BY_SQRT",
+        None => "UNDIVIDED",
     };
     format!(
         "struct Norm{k} {{\n    typedef {} Compute;\n    typedef {} Normed;\n    typedef {} Product;\n    typedef {} Weight;\n    \
@@ -318,6 +341,9 @@ fn scheme_traits(name: &str, s: &Scheme) -> String {
         ScaleLayout::RowMajor => "ROW_MAJOR",
         ScaleLayout::ColumnMajor => "COLUMN_MAJOR",
         ScaleLayout::TmaAligned => "TMA_ALIGNED",
+        ScaleLayout::PackedUe8m0 => "PACKED_UE8M0",
+        ScaleLayout::Swizzle128x4 => "SWIZZLE_128X4",
+        ScaleLayout::Shuffle32x8 => "SHUFFLE_32X8",
     };
     let scale = match &s.scale {
         // One computation, where both are the same.

@@ -9,6 +9,8 @@ use super::shape::VECTOR;
 
 /// Widest row: its elements stay in registers of one block.
 const MAX_WIDTH: u64 = 65_536;
+/// Widest row of a result with zeros behind the values.
+const MAX_PADDED: u64 = 1 << 20;
 /// Threads in a warp.
 const WARP: u64 = 32;
 
@@ -22,6 +24,11 @@ pub fn supports(norm: &FusedNorm) -> Result<(), String> {
         let at = format!("siblings[{k}]");
         if sibling.width > MAX_WIDTH {
             return Err(format!("{at}.width: the kernels take rows of at most {MAX_WIDTH}, found {}", sibling.width));
+        }
+        if let Some(padded) = sibling.padded.filter(|n| !n.is_multiple_of(VECTOR) || *n > MAX_PADDED) {
+            let message =
+                format!("{at}.padded: the kernels take multiples of {VECTOR} up to {MAX_PADDED}, found {padded}");
+            return Err(message);
         }
         if let Some(weight) = sibling.weight
             && !matches!(weight.dtype, DType::F32 | DType::F16 | DType::BF16)

@@ -22,7 +22,7 @@ fn operands(norm: &FusedNorm, lead: &[usize], kind: Kind, seed: u64) -> Vec<Tens
         .map(|(i, port)| {
             let seed = seed * 100 + i as u64;
             match port {
-                InPort::X | InPort::Residual | InPort::Rows(_) => {
+                InPort::X | InPort::Residual | InPort::Up | InPort::Rows(_) => {
                     let k = if let InPort::Rows(k) = port { k } else { 0 };
                     let shape = [lead, &[norm.siblings[k].width as usize]].concat();
                     tensor(norm.rows_dtype(port).unwrap(), &shape, kind, seed)
@@ -45,7 +45,7 @@ fn operands(norm: &FusedNorm, lead: &[usize], kind: Kind, seed: u64) -> Vec<Tens
         .collect()
 }
 
-fn check_norm(norm: &FusedNorm, lead: &[usize], kind: Kind, seed: u64) {
+pub fn check_norm(norm: &FusedNorm, lead: &[usize], kind: Kind, seed: u64) {
     norm.check().unwrap();
     supports(norm).unwrap();
     let inputs = operands(norm, lead, kind, seed);
@@ -64,7 +64,8 @@ fn every_root_and_every_rounding() {
                         Some(Weight { dtype: DType::F32, plus_one: true, product: None }),
                         None,
                     ]) {
-                        let s = Sibling { root, compute, normed, output, weight, ..Sibling::plain(65, input) };
+                        let s =
+                            Sibling { root: Some(root), compute, normed, output, weight, ..Sibling::plain(65, input) };
                         for (seed, kind) in KINDS.into_iter().enumerate() {
                             check_norm(&FusedNorm::of(vec![s.clone()]), &[2, 3], kind, seed as u64);
                         }
@@ -118,7 +119,8 @@ fn residual_and_siblings() {
         for (seed, kind) in KINDS.into_iter().enumerate() {
             let mut first = Sibling::plain(256, dtype);
             first.epilogues = vec![schemes::linear(Granularity::Token), schemes::linear(Granularity::Group(128))];
-            let mut second = Sibling { eps: F32::new(1e-2), root: Root::ReciprocalSqrt, ..Sibling::plain(256, dtype) };
+            let mut second =
+                Sibling { eps: F32::new(1e-2), root: Some(Root::ReciprocalSqrt), ..Sibling::plain(256, dtype) };
             second.epilogues = vec![Scheme::fixed(DType::F8E4M3FN, Apply::Multiply)];
             second.emit_normed = false;
             let mut fused = FusedNorm::of(vec![first.clone(), second.clone()]);
@@ -168,10 +170,11 @@ fn random_descriptors() {
                     compute,
                     squares: if pick(3) > 0 { None } else { unless(types[pick(3)], compute) },
                     eps: F32::new([1e-6, 1e-5, 0.0, 1.0][pick(4)]),
-                    root: [Root::ReciprocalSqrt, Root::Rsqrt, Root::DivideBySqrt][pick(3)],
+                    root: Some([Root::ReciprocalSqrt, Root::Rsqrt, Root::DivideBySqrt][pick(3)]),
                     normed,
                     weight: (pick(4) > 0).then_some(weight),
                     output: types[pick(3)],
+                    padded: (pick(4) == 0).then(|| width + 2 * (1 + pick(40)) as u64),
                     emit_normed: true,
                     epilogues,
                 }

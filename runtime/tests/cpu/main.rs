@@ -5,6 +5,7 @@ mod attention;
 mod check;
 mod elementwise;
 mod fused_norm;
+mod gated;
 mod plan;
 mod products;
 mod quantise;

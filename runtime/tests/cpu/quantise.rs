@@ -2,7 +2,12 @@
 
 use std::sync::Arc;
 
-use normfuse_ir::{DType, Granularity, Op, Scheme, Tensor, op::Dialect, scheme::ScaleLayout};
+use normfuse_ir::{
+    DType, FusedNorm, Granularity, Op, Scheme, Tensor,
+    fused::Sibling,
+    op::Dialect,
+    scheme::{ScaleLayout, ScaleOutput, Step},
+};
 
 use crate::{
     check::{KINDS, Kind, Noise, assert_same, cast, check, one_node, run_on, tensor},
@@ -129,6 +134,24 @@ fn quantize_has_the_reference_bits() {
     }
     let group = schemes::linear(Granularity::Group(16));
     check(&Op::Quantize(Arc::new(group)), &[Some(&tensor(DType::F32, &[2, 15], Kind::Tame, 1))]);
+}
+
+/// In tiles scales have bytes of their own: through the op and through both fused kinds, as the evaluator has them.
+#[test]
+fn scales_in_tiles_have_zeros_between() {
+    for layout in ScaleLayout::ALL.into_iter().filter(|l| l.is_tiled()) {
+        for (lead, width, group) in [(vec![3], 80, 16), (vec![2, 65], 32, 32), (vec![0], 32, 16), (vec![1], 16 * 9, 16)]
+        {
+            for dtype in [DType::F8E8M0, DType::U8] {
+                let scale = Some(ScaleOutput { steps: vec![Step::Div(448.0.into())], dtype });
+                let scheme = Scheme { layout, scale, ..schemes::linear(Granularity::Group(group)) };
+                let v = tensor(DType::F32, &[&lead[..], &[width]].concat(), Kind::Tame, 1);
+                check(&Op::Quantize(Arc::new(scheme.clone())), &[Some(&v)]);
+                let norm = FusedNorm::of(vec![Sibling::undivided(width as u64, DType::F32, vec![scheme])]);
+                check(&Op::FusedNorm(Arc::new(norm)), &[Some(&v)]);
+            }
+        }
+    }
 }
 
 /// A layout is where scales lie on a device; a tensor of the CPU is row-major under any, with the same elements.

@@ -3,7 +3,7 @@
 use std::{env, fmt::Write, fs, path::Path};
 
 use normfuse_ir::{DType, num};
-use normfuse_runtime::cuda::{Compiler, Device, Kernel};
+use normfuse_runtime::cuda::{Buffer, Compiler, Device, Kernel};
 use rayon::prelude::*;
 
 use crate::or_skip;
@@ -11,7 +11,7 @@ use crate::or_skip;
 type Function = (&'static str, fn(f32) -> f32);
 
 /// In the words of `kernels/num.cuh`, and on the CPU.
-const FUNCTIONS: [Function; 13] = [
+const FUNCTIONS: [Function; 25] = [
     ("rsqrt_exact(x)", num::rsqrt),
     ("is_moderate(x) ? inverse_of_moderate(x) : 1.0f / x", |x| 1.0 / x),
     ("divide_by<0x43e00000u>(x)", |x| x / 448.0),
@@ -24,23 +24,83 @@ const FUNCTIONS: [Function; 13] = [
     ("pow_f(2.0f, x)", |x| num::pow(2.0, x)),
     ("pow_f(x, -0.5f)", |x| num::pow(x, -0.5)),
     ("(float)E2M1::encode(x, true)", |x| f32::from(num::cast_f32_to(DType::F4E2M1, x, true))),
+    ("sigmoid_f(x)", num::sigmoid),
+    ("silu_f(x)", num::silu),
+    ("gelu_f(x)", num::gelu),
+    ("gelu_tanh_f(x)", num::gelu_tanh),
+    ("low_of<BF16>(pair_of<SIGMOID, BF16>({x, 1.0f}))", |x| num::round_to(DType::BF16, num::sigmoid(x))),
+    ("high_of<F16>(pair_of<SIGMOID, F16>({1.0f, x}))", |x| num::round_to(DType::F16, num::sigmoid(x))),
+    ("low_of<BF16>(pair_of<SILU, BF16>({x, 1.0f}))", |x| num::round_to(DType::BF16, num::silu(x))),
+    ("high_of<F16>(pair_of<SILU, F16>({1.0f, x}))", |x| num::round_to(DType::F16, num::silu(x))),
+    ("low_of<BF16>(pair_of<SIGMOID_PRODUCT, BF16>({x, 1.0f}))", |x| num::round_to(DType::BF16, x * num::sigmoid(x))),
+    ("low_of<F16>(pair_of<SIGMOID_PRODUCT, F16>({x, x}))", |x| num::round_to(DType::F16, x * num::sigmoid(x))),
+    ("low_of<BF16>(pair_of<GELU_TANH, BF16>({x, x}))", |x| num::round_to(DType::BF16, num::gelu_tanh(x))),
+    ("high_of<F16>(pair_of<GELU_TANH, F16>({x, x}))", |x| num::round_to(DType::F16, num::gelu_tanh(x))),
     ("(float)E4M3FN::encode(x, false)", |x| f32::from(num::cast_f32_to(DType::F8E4M3FN, x, false))),
 ];
 
 /// Inputs a launch.
 const AT_ONCE: u64 = 1 << 26;
 
-fn text(function: &str) -> String {
+/// A kernel that writes a function of `input`, which is made of the number `i`.
+fn text(function: &str, input: &str) -> String {
     format!(
-        "#include \"norm.cuh\"\nstruct Params {{ float* out; i64 first; }};\n\
+        "#include \"gate.cuh\"\nstruct Params {{ float* out; i64 first; }};\n\
          extern \"C\" __global__ void fused_norm(const __grid_constant__ Params p) {{\n    \
-         const i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x;\n    \
-         const float x = __uint_as_float((u32)(p.first + i));\n    p.out[i] = {function};\n}}\n"
+         const i64 own = (i64)blockIdx.x * blockDim.x + threadIdx.x, i = p.first + own;\n    \
+         const float x = {input};\n    p.out[own] = {function};\n}}\n"
     )
 }
 
+/// True if the kernels' value of a function is that of the CPU.
+fn same(on_cpu: fn(f32) -> f32, x: f32, found: f32) -> bool {
+    let want = on_cpu(x);
+    found.to_bits() == want.to_bits() || (found.is_nan() && want.is_nan())
+}
+
+/// The values of a function of one launch's inputs, from `first` on.
+fn values(device: &Device, kernel: &Kernel, buffer: &Buffer, (first, count): (u64, u64)) -> Vec<u8> {
+    // SAFETY: the buffer has a float for each thread, and nothing else uses it.
+    unsafe {
+        let stream = device.stream().cu_stream();
+        kernel.launch(stream, (count / 256) as u32, 256, &[buffer.address(), first], false).unwrap();
+    }
+    device.wait().unwrap();
+    buffer.download().unwrap()
+}
+
+/// What gates and rows of 16 bits ask for.
 #[test]
-#[ignore = "takes minutes of a GPU and of 16 cores: thirteen functions of 2^32 numbers; FUNCTIONS=NAME takes those with it in their text"]
+fn every_number_of_16_bits_has_the_value_of_the_cpu() {
+    let Some(device) = or_skip(Device::open(0)) else { return };
+    let Some(compiler) = or_skip(Compiler::load()) else { return };
+    let buffer = device.alloc(4 << 16).unwrap();
+    let mut wrong = String::new();
+    for (name, on_cpu) in FUNCTIONS {
+        for dtype in [DType::BF16, DType::F16] {
+            let input = if dtype == DType::BF16 { "load<BF16>((u16)i)" } else { "load<F16>((u16)i)" };
+            let compiled = compiler.compile(&text(name, input), device.arch()).unwrap();
+            let kernel = Kernel::load(&device, &compiled.cubin).unwrap();
+            let found = values(&device, &kernel, &buffer, (0, 1 << 16));
+            for (bits, found) in found.chunks(4).enumerate() {
+                let bits = bits as u16;
+                let x = if dtype == DType::BF16 {
+                    half::bf16::from_bits(bits).to_f32()
+                } else {
+                    half::f16::from_bits(bits).to_f32()
+                };
+                let found = f32::from_le_bytes(found.try_into().unwrap());
+                if !same(on_cpu, x, found) {
+                    let _ = writeln!(wrong, "{name} of {dtype} {x:e}: {found:e}, expected {:e}", on_cpu(x));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "\n{wrong}");
+}
+
+#[test]
+#[ignore = "takes minutes of a GPU and of 16 cores: 25 functions of 2^32 numbers; FUNCTIONS=NAME takes those with it in their text"]
 fn every_f32_has_the_value_of_the_cpu() {
     let Some(device) = or_skip(Device::open(0)) else { return };
     let Some(compiler) = or_skip(Compiler::load()) else { return };
@@ -49,23 +109,15 @@ fn every_f32_has_the_value_of_the_cpu() {
     let mut all = 0;
     let wanted = env::var("FUNCTIONS").unwrap_or_default();
     for (name, on_cpu) in FUNCTIONS.into_iter().filter(|(name, _)| name.contains(&wanted)) {
-        let compiled = compiler.compile(&text(name), device.arch()).unwrap();
+        let compiled = compiler.compile(&text(name, "__uint_as_float((u32)i)"), device.arch()).unwrap();
         let kernel = Kernel::load(&device, &compiled.cubin).unwrap();
         let (mut wrong, mut example) = (0u64, None);
         for first in (0..1u64 << 32).step_by(AT_ONCE as usize) {
-            // SAFETY: the buffer has a float for each thread, and nothing else uses it.
-            unsafe {
-                let stream = device.stream().cu_stream();
-                kernel.launch(stream, (AT_ONCE / 256) as u32, 256, &[buffer.address(), first], false).unwrap();
-            }
-            device.wait().unwrap();
-            let found = buffer.download().unwrap();
+            let found = values(&device, &kernel, &buffer, (first, AT_ONCE));
             let differs = |(i, bytes): (usize, &[u8])| {
                 let x = f32::from_bits((first + i as u64) as u32);
                 let got = f32::from_le_bytes(bytes.try_into().unwrap());
-                let want = on_cpu(x);
-                let same = got.to_bits() == want.to_bits() || (got.is_nan() && want.is_nan());
-                (!same).then_some((x, got, want))
+                (!same(on_cpu, x, got)).then(|| (x, got, on_cpu(x)))
             };
             let bad: Vec<(f32, f32, f32)> = found.par_chunks(4).enumerate().filter_map(differs).collect();
             wrong += bad.len() as u64;

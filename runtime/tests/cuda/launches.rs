@@ -51,12 +51,9 @@ fn nothing_is_written_beside_a_result() {
     for (width, every) in [(7, 5), (33, 7), (128, 2), (576, 9), (4096, 11), (16_384, 17)] {
         for (i, norm) in variants::of_width(width).iter().enumerate().step_by(every) {
             let rows = [1, 3, 19][i % 3];
-            let mut row_major = norm.clone();
-            for scheme in row_major.siblings.iter_mut().flat_map(|s| &mut s.epilogues) {
-                scheme.layout = normfuse_ir::scheme::ScaleLayout::RowMajor;
-            }
             let operands = variants::operands(norm, rows, i as u64);
-            let want = on_cpu(&row_major, &operands);
+            let want = on_cpu(norm, &operands);
+            let in_order = norm.siblings.iter().flat_map(|s| &s.epilogues).all(|s| s.layout.is_in_order());
             let aligned = width % 8 == 0 && i % 4 != 1;
             let shape = LaunchShape::choose(norm, if i % 2 == 0 { 1 } else { 4096 }, aligned);
             let kernel = FusedNormKernel::new(device, *compiler, norm, shape).unwrap();
@@ -84,7 +81,7 @@ fn nothing_is_written_beside_a_result() {
                 let (found, behind) = rest.split_at(*size);
                 let clean = before.iter().chain(behind).all(|b| *b == UNTOUCHED);
                 assert!(clean, "{port} of {rows} rows: bytes beside it were written\n{norm:?}\n{:?}", kernel.shape());
-                if norm == &row_major {
+                if in_order {
                     let (found, room) = found.split_at(want.bytes().len());
                     assert!(room.iter().all(|b| *b == UNTOUCHED), "{port} of {rows} rows\n{norm:?}");
                     let differs = same(want, found.to_vec());

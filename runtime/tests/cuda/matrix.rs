@@ -48,46 +48,44 @@ fn cases() -> Vec<Case> {
     all
 }
 
-/// The scales of a row-major tensor in the order of another layout; where nothing is written, the tensor says nothing.
-fn laid_out(scales: &Tensor, found: &Tensor, layout: ScaleLayout) -> Option<(Tensor, Tensor)> {
-    let (rows, groups) = (scales.shape()[0], scales.shape()[1]);
-    let size = scales.dtype().bits() / 8;
-    let height = match layout {
-        ScaleLayout::RowMajor => return None,
-        ScaleLayout::ColumnMajor => rows,
-        ScaleLayout::TmaAligned => rows.next_multiple_of(4),
+/// What a kernel gave as the tensor that the CPU gives, by the layout's index map; why not, if it wrote something else than zeros
+/// where a tile has no scale.
+fn in_tensor_order(want: &Tensor, found: Tensor, layout: ScaleLayout) -> std::result::Result<Tensor, String> {
+    if layout.is_in_order() {
+        return Ok(found);
+    }
+    let packed = layout == ScaleLayout::PackedUe8m0;
+    // Of words, each byte has its place.
+    let size = if packed { 1 } else { want.dtype().bits() / 8 };
+    let rows = want.shape()[0];
+    let across = want.shape()[1] * if packed { 4 } else { 1 };
+    let (rows, across) = (rows as u64, across as u64);
+    let at = |row, group| {
+        let from = layout.index((row, group), (rows, across)) as usize * size;
+        &found.bytes()[from..from + size]
     };
-    let mut bytes = Vec::new();
-    for row in 0..rows {
-        for group in 0..groups {
-            let at = (group * height + row) * size;
-            bytes.extend_from_slice(&found.bytes()[at..at + size]);
-        }
+    let all = |rows: std::ops::Range<u64>| rows.flat_map(|r| (0..across).flat_map(move |g| at(r, g).to_vec()));
+    if packed && all(rows..rows.next_multiple_of(4)).any(|b| b != 0) {
+        return Err("rows behind the last one are not 0".into());
     }
-    Some((scales.clone(), Tensor::from_bytes(scales.dtype(), scales.shape().to_vec(), bytes).unwrap()))
-}
-
-/// The same with scales in row-major order, as the CPU writes them.
-fn row_major(norm: &FusedNorm) -> FusedNorm {
-    let mut norm = norm.clone();
-    for scheme in norm.siblings.iter_mut().flat_map(|s| &mut s.epilogues) {
-        scheme.layout = ScaleLayout::RowMajor;
-    }
-    norm
+    Ok(Tensor::from_bytes(want.dtype(), want.shape().to_vec(), all(0..rows).collect()).unwrap())
 }
 
 /// The first difference between what a kernel and what the CPU gives.
 fn difference(norm: &FusedNorm, kernel: &FusedNormKernel, rows: usize, seed: u64) -> Result<Option<String>> {
     let operands = variants::operands(norm, rows, seed);
     let inputs: Vec<Option<&Tensor>> = operands.iter().map(Some).collect();
-    let want = cpu::fused_norm(&row_major(norm), &inputs)?;
+    let want = cpu::fused_norm(norm, &inputs)?;
     let found = kernel.run(&inputs)?;
     for ((port, want), found) in norm.out_ports().into_iter().zip(want).zip(found) {
         let layout = match port {
             OutPort::Scale(k, e) => norm.siblings[k].epilogues[e].layout,
             _ => ScaleLayout::RowMajor,
         };
-        let (want, found) = laid_out(&want, &found, layout).unwrap_or((want, found));
+        let found = match in_tensor_order(&want, found, layout) {
+            Ok(found) => found,
+            Err(why) => return Ok(Some(format!("{port}: {why}"))),
+        };
         if let Some(mismatch) = bits_equal(&want, &found) {
             return Ok(Some(format!("{port}: {mismatch}")));
         }

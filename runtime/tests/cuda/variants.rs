@@ -3,8 +3,8 @@
 use normfuse_ir::{
     DType, FusedNorm, Granularity, Scheme, Tensor,
     body::hostile::{self, Rng, Row, WeightKind},
-    fused::{InPort, Prologue, ResidualAdd, Root, Sibling, Source, Weight},
-    scheme::{F32, ScaleLayout, Step},
+    fused::{Activation, Gated, InPort, Prologue, ResidualAdd, Root, Sibling, Source, Weight},
+    scheme::{F32, ScaleLayout, ScaleOutput, Step},
 };
 use normfuse_runtime::cuda::supports;
 
@@ -33,7 +33,7 @@ fn plain(width: u64) -> Vec<FusedNorm> {
             all.push(FusedNorm::of(vec![s]));
         }
         for root in [Root::ReciprocalSqrt, Root::DivideBySqrt] {
-            all.push(FusedNorm::of(vec![Sibling { root, ..Sibling::plain(width, input) }]));
+            all.push(FusedNorm::of(vec![Sibling { root: Some(root), ..Sibling::plain(width, input) }]));
         }
     }
     let adds = [
@@ -71,7 +71,7 @@ fn quantisers(width: u64) -> Vec<FusedNorm> {
 /// Several norms in one op.
 fn siblings(width: u64) -> Vec<FusedNorm> {
     let quant = schemes::linear(Granularity::Token);
-    let other = Sibling { eps: F32::new(1e-5), root: Root::DivideBySqrt, ..Sibling::plain(width, DType::BF16) };
+    let other = Sibling { eps: F32::new(1e-5), root: Some(Root::DivideBySqrt), ..Sibling::plain(width, DType::BF16) };
     let first = Sibling { epilogues: vec![quant], emit_normed: false, ..Sibling::plain(width, DType::BF16) };
     let shared = FusedNorm::of(vec![first.clone(), other.clone()]);
     let narrower = Sibling { width: (width / 3).max(1), ..other };
@@ -79,11 +79,95 @@ fn siblings(width: u64) -> Vec<FusedNorm> {
     vec![shared, separate]
 }
 
-/// All of a width that have a kernel, in an order that does not change.
-pub fn of_width(width: u64) -> Vec<FusedNorm> {
-    let mut all = [plain(width), quantisers(width), siblings(width)].concat();
+/// Scales in tiles, behind a norm and behind a gate.
+fn tiles(width: u64) -> Vec<FusedNorm> {
+    let mut all = Vec::new();
+    let dynamic = |g| Scheme::dynamic(DType::F8E4M3FN, g, vec![Step::Max(1e-10.into()), Step::Div(448.0.into())]);
+    let bytes = Some(ScaleOutput { steps: vec![Step::Div(448.0.into())], dtype: DType::F8E8M0 });
+    for group in [16, 32, 128] {
+        for layout in [ScaleLayout::PackedUe8m0, ScaleLayout::Swizzle128x4, ScaleLayout::Shuffle32x8] {
+            let scheme = Scheme { layout, scale: bytes.clone(), ..dynamic(Granularity::Group(group)) };
+            all.push(quantised(width, vec![scheme.clone()]));
+            let gate = Gated::of(Activation::Silu, DType::BF16);
+            let narrow = Some(ScaleOutput { steps: Vec::new(), dtype: DType::F8E4M3FN });
+            let scale = if layout == ScaleLayout::PackedUe8m0 { scheme.scale.clone() } else { narrow };
+            all.push(FusedNorm::gated(gate, width, vec![Scheme { scale, ..scheme }]));
+        }
+    }
+    all
+}
+
+/// Gated activations: every function and every rounding between, each under quantisers of its own; quantisers with nothing
+/// before them; a gate before a norm, and a weight without one.
+fn gated(width: u64) -> Vec<FusedNorm> {
+    let mut all = Vec::new();
+    let mut noise = Noise::new(width);
+    let in_use = schemes::in_use();
+    let mut any = || NARROW[noise.below(3)];
+    for activation in Activation::ALL {
+        for dtype in NARROW {
+            let usual = Gated::of(activation, dtype);
+            let wide = Gated::new(activation, [dtype; 2], DType::F32, dtype, dtype);
+            let widest = Gated::new(activation, [dtype; 2], DType::F32, DType::F32, dtype);
+            let other = Gated::new(activation, [dtype, any()], any(), any(), any());
+            for gate in [usual, wide, widest, other] {
+                let scheme = in_use[all.len() % in_use.len()].clone();
+                let mut norm = FusedNorm::gated(gate, width, vec![scheme]);
+                norm.siblings[0].emit_normed = all.len() % 3 == 0;
+                all.push(norm);
+                all.push(emitted(FusedNorm::gated(gate, width, Vec::new())));
+            }
+        }
+    }
+    let silu = Gated::of(Activation::Silu, DType::BF16);
+    for (i, scheme) in in_use.into_iter().enumerate() {
+        all.push(FusedNorm::gated(silu, width, vec![scheme.clone()]));
+        all.push(FusedNorm::of(vec![Sibling::undivided(width, NARROW[i % 3], vec![scheme])]));
+    }
+    let weight = Some(Weight { dtype: DType::BF16, plus_one: false, product: None });
+    let scaled = Sibling { weight, emit_normed: true, ..Sibling::undivided(width, DType::BF16, Vec::new()) };
+    let siblings = vec![Sibling::plain(width, DType::BF16), scaled];
+    all.push(FusedNorm { prologue: Prologue::Gated(silu), ..FusedNorm::of(siblings) });
+    all
+}
+
+/// Rows with zeros behind them: the value and codes of every width.
+fn padded(width: u64) -> Vec<FusedNorm> {
+    let schemes = schemes::in_use();
+    let wider = |n: FusedNorm, by: u64| {
+        let mut n = emitted(n);
+        n.siblings[0].padded = Some((width + by).next_multiple_of(8));
+        n
+    };
+    let norms = schemes.iter().enumerate().map(|(i, s)| wider(quantised(width, vec![s.clone()]), [1, 8, 192][i % 3]));
+    let plain = NARROW.map(|d| wider(FusedNorm::of(vec![Sibling::plain(width, d)]), 64));
+    norms.chain(plain).collect()
+}
+
+/// The same with its value as a result.
+fn emitted(mut norm: FusedNorm) -> FusedNorm {
+    norm.siblings[0].emit_normed = true;
+    norm
+}
+
+/// Norms of a width that have a kernel, in an order that does not change.
+pub fn norms(width: u64) -> Vec<FusedNorm> {
+    with_kernel([plain(width), quantisers(width), siblings(width)].concat())
+}
+
+/// What else of a width has a kernel, likewise.
+pub fn others(width: u64) -> Vec<FusedNorm> {
+    with_kernel([tiles(width), gated(width), padded(width)].concat())
+}
+
+fn with_kernel(mut all: Vec<FusedNorm>) -> Vec<FusedNorm> {
     all.retain(|n| supports(n).is_ok());
     all
+}
+
+/// All of a width that have a kernel.
+pub fn of_width(width: u64) -> Vec<FusedNorm> {
+    [norms(width), others(width)].concat()
 }
 
 /// Any quantiser that has a kernel.
@@ -97,7 +181,7 @@ pub fn random(width: u64, count: usize, seed: u64) -> Vec<FusedNorm> {
 pub fn operands(norm: &FusedNorm, rows: usize, seed: u64) -> Vec<Tensor> {
     let mut rng = Rng::new(seed);
     let mut operand = |port: InPort| match port {
-        InPort::X | InPort::Residual | InPort::Rows(_) => {
+        InPort::X | InPort::Residual | InPort::Up | InPort::Rows(_) => {
             let k = if let InPort::Rows(k) = port { k } else { 0 };
             let shape = [rows, norm.siblings[k].width as usize];
             let kinds: Vec<Row> = (0..Row::ALL.len()).map(|i| Row::ALL[(i + seed as usize) % Row::ALL.len()]).collect();

@@ -10,7 +10,7 @@ use crate::{
 };
 
 fn sibling(width: u64) -> Sibling {
-    Sibling { root: Root::ReciprocalSqrt, ..Sibling::plain(width, DType::BF16) }
+    Sibling { root: Some(Root::ReciprocalSqrt), ..Sibling::plain(width, DType::BF16) }
 }
 
 fn token_scheme() -> Scheme {
@@ -74,8 +74,8 @@ fn variants_are_different_functions() {
     let with = |g: &dyn Fn(f32, f32) -> f32| x.iter().zip(&w).map(|(&x, &w)| g(x, w)).collect::<Vec<_>>();
     let rstd = 1.0 / v.sqrt();
     assert_eq!(run(&|_| ()), with(&|x, w| x * rstd * w));
-    assert_eq!(run(&|s| s.root = Root::Rsqrt), with(&|x, w| x * num::rsqrt(v) * w));
-    assert_eq!(run(&|s| s.root = Root::DivideBySqrt), with(&|x, w| x / v.sqrt() * w));
+    assert_eq!(run(&|s| s.root = Some(Root::Rsqrt)), with(&|x, w| x * num::rsqrt(v) * w));
+    assert_eq!(run(&|s| s.root = Some(Root::DivideBySqrt)), with(&|x, w| x / v.sqrt() * w));
     assert_eq!(run(&|s| s.weight = None), with(&|x, _| x * rstd));
     let plus_one = |s: &mut Sibling| s.weight = Some(Weight { dtype: DType::BF16, plus_one: true, product: None });
     assert_eq!(run(&plus_one), with(&|x, w| x * rstd * (1.0 + w)));
@@ -165,6 +165,46 @@ fn siblings_have_rows_widths_and_scales_of_their_own() {
     let shapes: Vec<&[usize]> = out.iter().map(Tensor::shape).collect();
     assert_eq!(shapes, [&[3, 4][..], &[3, 4], &[3, 1], &[3, 2]]);
     assert_ne!(out[0].bytes(), out[1].bytes());
+}
+
+#[test]
+fn results_have_zeros_behind_each_row() {
+    let nibbles = Scheme {
+        element: DType::F4E2M1,
+        packing: crate::scheme::Packing::Nibbles,
+        ..Scheme::dynamic(DType::F4E2M1, Granularity::Group(2), vec![Step::Div(F32::new(6.0))])
+    };
+    let plain = FusedNorm::of(vec![Sibling { epilogues: vec![token_scheme(), nibbles], ..sibling(4) }]);
+    let mut op = plain.clone();
+    op.siblings[0].padded = Some(10);
+    let (x, w) = (bf16(&[2, 4], &values(8, 1)), bf16(&[4], &[1.0; 4]));
+    let inputs = [Some(&x), Some(&w)];
+    let (narrow, out) = (fused_norm(&plain, &inputs).unwrap(), fused_norm(&op, &inputs).unwrap());
+    let shapes: Vec<&[usize]> = out.iter().map(Tensor::shape).collect();
+    assert_eq!(shapes, [&[2, 10][..], &[2, 10], &[2, 1], &[2, 5], &[2, 2]]);
+    for (i, (from, to)) in [(8, 20), (4, 10), (4, 4), (2, 5), (8, 8)].into_iter().enumerate() {
+        let rows = narrow[i].bytes().chunks(from).zip(out[i].bytes().chunks(to));
+        assert!(rows.clone().all(|(n, p)| p[..from] == *n && p[from..].iter().all(|b| *b == 0)), "{i}");
+        assert_eq!(rows.count(), 2);
+    }
+    let mut graph = crate::Graph::new("g");
+    let ty = |shape: &[i64]| {
+        let dims: Vec<crate::Dim> = shape.iter().map(|n| crate::Dim::from(*n)).collect();
+        crate::Type::tensor(DType::BF16, dims)
+    };
+    let inputs = [graph.add_input("x", ty(&[2, 4])), graph.add_input("w", ty(&[4]))].map(Some);
+    let names = ["y", "q0", "s0", "q1", "s1"];
+    let id = graph.add_node("norm", crate::Op::FusedNorm(op.clone().into()), &inputs, names).unwrap();
+    crate::infer::infer(&mut graph).unwrap();
+    let inferred = graph.node(id).outputs.iter().map(|v| graph.value(*v).ty.shape.as_ref().unwrap().to_string());
+    assert_eq!(inferred.collect::<Vec<_>>(), ["[2, 10]", "[2, 10]", "[2, 1]", "[2, 5]", "[2, 2]"]);
+    let mut said = |padded| {
+        op.siblings[0].padded = Some(padded);
+        op.check().unwrap_err()
+    };
+    let said: Vec<String> = [4, 9].map(&mut said).into();
+    assert!(said[0].contains("siblings[0].padded: expected more than the width of 4"), "{said:?}");
+    assert!(said[1].contains("packing: two codes in a byte need even rows, found 4 and 9"), "{said:?}");
 }
 
 #[test]

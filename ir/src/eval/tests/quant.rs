@@ -9,7 +9,7 @@ use crate::{
         quantize, quantize_linear,
     },
     num,
-    scheme::{Apply, Encode, F32, Packing, Step, ZeroPoint},
+    scheme::{Apply, Encode, F32, Packing, ScaleLayout, ScaleOutput, Step, ZeroPoint},
 };
 
 fn bytes(dtype: DType, shape: &[usize], v: &[u8]) -> Tensor {
@@ -168,6 +168,19 @@ fn what_a_scheme_cannot_be_is_said() {
     assert!(says(Scheme { granularity: Granularity::Token, ..fixed() }).starts_with("granularity"));
     assert!(says(Scheme { granularity: Granularity::Channel, ..token() }).starts_with("granularity"));
     assert!(says(Scheme { scale: token().scale, ..fixed() }).starts_with("scale"));
+    let tiles = |granularity, dtype| Scheme {
+        layout: ScaleLayout::PackedUe8m0,
+        scale: Some(ScaleOutput { steps: Vec::new(), dtype }),
+        ..scheme(granularity)
+    };
+    assert!(says(tiles(Granularity::Group(4), DType::F32)).starts_with("layout: tiles are of scales of a byte"));
+    assert!(says(tiles(Granularity::Group(4), DType::F8E4M3FN)).starts_with("layout"));
+    assert!(says(tiles(Granularity::Token, DType::U8)).starts_with("layout: tiles are of scales of groups"));
+    assert!(
+        tiles(Granularity::Group(4), DType::U8)
+            .arithmetic()
+            .ends_with("four in a word, words column-major, columns aligned to 4")
+    );
 }
 
 /// The bits here and below are those of `onnx.reference` (1.23).

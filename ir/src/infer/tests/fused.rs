@@ -5,6 +5,9 @@ use super::*;
 const SCHEMES: &str = "scheme !group = {element=f8e4m3fn, granularity={group=128}, compute=f32, origin=amax, factor=[{div=448.0}], apply=divide, post=[], encode=saturate, scale={steps=[{div=448.0}], dtype=f32}, layout=row_major}
 scheme !column = {element=f8e4m3fn, granularity={group=128}, compute=f32, origin=amax, factor=[{div=448.0}], apply=divide, post=[], encode=saturate, scale={steps=[{div=448.0}], dtype=f32}, layout=column_major}
 scheme !tma = {element=f8e4m3fn, granularity={group=128}, compute=f32, origin=amax, factor=[{div=448.0}], apply=divide, post=[], encode=saturate, scale={steps=[{div=448.0}], dtype=f32}, layout=tma_aligned}
+scheme !packed = {element=f8e4m3fn, granularity={group=128}, compute=f32, origin=amax, factor=[{div=448.0}], apply=divide, post=[], encode=saturate, scale={steps=[{div=448.0}], dtype=f8e8m0}, layout=packed_ue8m0}
+scheme !swizzled = {element=f8e4m3fn, granularity={group=128}, compute=f32, origin=amax, factor=[{div=448.0}], apply=divide, post=[], encode=saturate, scale={steps=[{div=448.0}], dtype=f8e8m0}, layout=swizzle_128x4}
+scheme !shuffled = {element=f8e4m3fn, granularity={group=128}, compute=f32, origin=amax, factor=[{div=448.0}], apply=divide, post=[], encode=saturate, scale={steps=[{div=448.0}], dtype=f8e8m0}, layout=shuffle_32x8}
 scheme !token = {element=i8, granularity=token, compute=f32, origin=amax, factor=[{div=127.0}], apply=divide, post=[round], encode=cast, scale={steps=[{div=127.0}], dtype=f32}, layout=row_major}
 scheme !static = {element=f8e4m3fn, granularity=tensor, compute=f32, given=f32, origin=given, factor=[], apply=multiply, post=[], encode=saturate, layout=row_major}
 ";
@@ -52,6 +55,12 @@ fn layouts_are_strides() {
         "f32[batch, seq, 2] strides [seq, 1, 4*floordiv(batch*seq + 3, 4)] f8e4m3fn/group128"
     );
     assert_eq!(quantised("!token")[1], "f32[batch, seq, 1] i8/token");
+    assert_eq!(
+        quantised("!packed")[1],
+        "i32[batch, seq, 1] strides [seq, 1, 4*floordiv(batch*seq + 3, 4)] f8e4m3fn/group128(f8e8m0)"
+    );
+    assert_eq!(quantised("!swizzled")[1], "f8e8m0[128*floordiv(batch*seq + 127, 128), 4] f8e4m3fn/group128(f8e8m0)");
+    assert_eq!(quantised("!shuffled")[1], "f8e8m0[32*floordiv(batch*seq + 31, 32), 8] f8e4m3fn/group128(f8e8m0)");
     let given = format!("{x}\ninput %g: f32[]");
     assert_eq!(types(&given, "%q = quantize(%x, %g) !static"), ["f8e4m3fn[batch, seq, 256] f8e4m3fn/tensor(static)"]);
     assert!(

@@ -212,10 +212,11 @@ impl Traffic {
                     (n, n)
                 }
                 InPort::Scale(..) | InPort::ZeroPoint(..) => (4, 4),
-                InPort::X | InPort::Residual | InPort::Rows(_) => {
+                InPort::X | InPort::Residual | InPort::Up | InPort::Rows(_) => {
                     let k = if let InPort::Rows(k) = port { k } else { 0 };
                     let bits = norm.rows_dtype(port).map_or(0, DType::bits);
                     let held = match (op.packed, k) {
+                        (Some(_), _) if port == InPort::Up => 0,
                         (Some(pitch), 0) => rows * pitch,
                         (Some(_), _) => 0,
                         (None, _) => rows * norm.siblings[k].width,
@@ -251,8 +252,9 @@ impl Traffic {
                 let k = if let InPort::Rows(k) = port { *k } else { 0 };
                 stride = op.packed.unwrap_or(norm.siblings[k].width);
                 if op.packed.is_some() {
-                    // Behind the siblings before it, in the first one's memory.
-                    let before: u64 = norm.siblings[..k].iter().map(|s| s.width).sum();
+                    // Behind the siblings before it, or the gate, in the first one's memory.
+                    let ahead = if *port == InPort::Up { 1 } else { k };
+                    let before: u64 = norm.siblings[..ahead].iter().map(|s| s.width).sum();
                     address = set[0] + before * dtype.bits() as u64 / 8;
                 }
             }

@@ -1,10 +1,11 @@
-//! The ops that are measured, by name: `[add+]rms_norm[+QUANTISER]`, and the dual norm of DeepSeek's latent attention.
+//! The ops that are measured, by name: `[add+]rms_norm[+QUANTISER]`, the dual norm of DeepSeek's latent attention,
+//! `silu_mul[+QUANTISER]` of the halves of one row, and `quantise+QUANTISER` with nothing before it.
 
 use std::fmt;
 
 use normfuse_ir::{
     DType, Error, ErrorKind, FusedNorm, Granularity, Result, Scheme,
-    fused::{Prologue, ResidualAdd, Sibling, Source},
+    fused::{Activation, Gated, Prologue, ResidualAdd, Sibling, Source},
     scheme::{Apply, Encode, Packing, ScaleLayout, ScaleOutput, Step},
 };
 
@@ -15,7 +16,7 @@ pub struct Op {
     pub name: String,
     /// What it computes.
     pub norm: FusedNorm,
-    /// Where siblings read slices of the same rows: elements from one row to the next.
+    /// Where siblings read slices of the same rows, or gate and product halves of them: elements from one row to the next.
     pub packed: Option<u64>,
 }
 
@@ -27,6 +28,11 @@ impl fmt::Display for Op {
 
 /// The two latents of DeepSeek-V3's attention, and the columns of the tensor that they are slices of.
 const DUAL: (&str, [u64; 2], u64) = ("dual_rms_norm", [1536, 512], 2112);
+
+/// The gated activation of most models, of a bf16 gate and as wide an operand that lie side by side in a row.
+const GATED: &str = "silu_mul";
+/// Quantisers with nothing before them.
+const ALONE: &str = "quantise";
 
 /// Quantisers by name, as in the names of ops.
 const QUANTISERS: [&str; 12] = [
@@ -53,6 +59,9 @@ impl Op {
             all.extend(QUANTISERS.map(|q| format!("{norm}+{q}")));
         }
         all.extend([DUAL.0.to_owned(), format!("{}+fp8_group128", DUAL.0)]);
+        all.push(GATED.to_owned());
+        all.extend(QUANTISERS.map(|q| format!("{GATED}+{q}")));
+        all.extend(QUANTISERS.map(|q| format!("{ALONE}+{q}")));
         all
     }
 
@@ -80,6 +89,15 @@ impl Op {
                 let add = Prologue::ResidualAdd(ResidualAdd::of(DType::BF16));
                 (FusedNorm { prologue: add, emit_sum: true, ..FusedNorm::of(vec![sibling(width, scheme)]) }, None)
             }
+            (GATED, false) => {
+                let norm =
+                    FusedNorm::gated(Gated::of(Activation::Silu, DType::BF16), width, scheme.into_iter().collect());
+                (emitting(norm), Some(2 * width))
+            }
+            (ALONE, false) if scheme.is_some() => {
+                let rows = Sibling::undivided(width, DType::BF16, scheme.into_iter().collect());
+                (FusedNorm::of(vec![rows]), None)
+            }
             (dual, false) if dual == DUAL.0 && Self::names().iter().any(|n| n == name) => {
                 let siblings = vec![sibling(DUAL.1[0], scheme), sibling(DUAL.1[1], None)];
                 (FusedNorm { source: Source::Separate, ..FusedNorm::of(siblings) }, Some(DUAL.2))
@@ -99,6 +117,14 @@ impl Op {
     pub fn width(&self) -> u64 {
         self.norm.siblings[0].width
     }
+}
+
+/// The same with the value itself as a result, if there is no other.
+fn emitting(mut norm: FusedNorm) -> FusedNorm {
+    for sibling in &mut norm.siblings {
+        sibling.emit_normed = sibling.epilogues.is_empty();
+    }
+    norm
 }
 
 fn linear(element: DType, granularity: Granularity, top: f32) -> Scheme {

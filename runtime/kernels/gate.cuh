@@ -1,0 +1,189 @@
+// Gated activations, activation(gate) * up, and rows that are quantised without a norm. See normfuse_ir::fused::Gated for the
+// semantics.
+#pragma once
+#include "norm.cuh"
+
+enum Function { SIGMOID, SILU, SIGMOID_PRODUCT, GELU, GELU_TANH };
+
+// ---- as the CPU has them: f64, rounded once ----
+
+__device__ double sigmoid_wide(double x) {
+    const double e = exp_wide(-fabs(x));
+    return x < 0.0 ? e / (1.0 + e) : 1.0 / (1.0 + e);
+}
+// Beyond these bounds the functions are as simple as this: 1 + e^-64 is 1, and below 2^-30 what is added to 1/2 is less than half of
+// the last place.
+constexpr float LEAST = 0x1p-30f, MOST = 64.0f;
+__device__ float sigmoid_f(float x) {
+    if (fabsf(x) < LEAST) return 0.5f;
+    return x > MOST ? 1.0f : (float)sigmoid_wide(x);
+}
+__device__ float silu_f(float x) {
+    if (fabsf(x) < LEAST) return x * 0.5f;
+    return x > MOST ? x : (float)((double)x * sigmoid_wide(x));
+}
+
+__device__ const double ERF[20] = {1.1283791670955126,      -0.37612638903183754,    0.11283791670955126,   -0.026866170645131252,
+                                   0.005223977625442188,    -0.0008548327023450853,  0.00012055332981789664, -1.492565035840625e-5,
+                                   1.6462114365889248e-6,   -1.6365844691234924e-7,  1.4807192815879218e-8, -1.2290555301717928e-9,
+                                   9.422759064650411e-11,   -6.7113668551641105e-12, 4.4632242632864775e-13, -2.7835162072109215e-14,
+                                   1.6342614095367152e-15,  -9.063970842808673e-17,  4.763348040515068e-18, -2.3784598852774293e-19};
+__device__ const double ERFCX[23] = {
+    1.1775789345674017,     -0.004590054580646478,  -0.08424913336651792,   0.05920993999819189,    -0.026658668435305753,
+    0.009074997670705265,   -0.002413163540417608,  0.0004907758365258086,  -6.916973302501207e-5,  4.13902798607301e-6,
+    7.74038306619849e-7,    -2.18864010492344e-7,   1.076499946567091e-8,   4.521959811218287e-9,   -7.754400208831351e-10,
+    -6.318088340886684e-11, 2.86879501093067e-11,   1.9455868545777347e-13, -9.65469674843344e-13,  3.25254814814874e-14,
+    3.3478119482868056e-14, -1.864562880419313e-15, -1.2507950530688648e-15};
+
+// e^(x*x) * erfc(x) for x from 0 on: Clenshaw's recurrence.
+__device__ double erfcx(double x) {
+    const double y = (x - 3.75) / (x + 3.75);
+    double b1 = 0.0, b2 = 0.0;
+#pragma unroll 1
+    for (int i = 22; i > 0; --i) {
+        const double b = (ERFCX[i] + 2.0 * y * b1) - b2;
+        b2 = b1;
+        b1 = b;
+    }
+    return ((ERFCX[0] + y * b1) - b2) / (1.0 + 2.0 * x);
+}
+__device__ double with_sign(double magnitude, double of) {
+    const u64 sign = (u64)__double_as_longlong(of) & 0x8000000000000000ull;
+    return __longlong_as_double((i64)(((u64)__double_as_longlong(magnitude) & 0x7fffffffffffffffull) | sign));
+}
+__device__ double erf_wide(double x) {
+    const double a = fabs(x);
+    if (a < 1.0) return x * horner(x * x, ERF);
+    if (a > 6.0) return with_sign(1.0, x);
+    return with_sign(1.0 - exp_wide(-(x * x)) * erfcx(a), x);
+}
+__device__ float gelu_f(float v) {
+    const double x = v, root = 0.7071067811865476;
+    if (x < -40.0) return (float)(0.5 * x * 0.0);
+    if (x < -1.0) return (float)(0.5 * x * (exp_wide(-0.5 * (x * x)) * erfcx(-x * root)));
+    return (float)(0.5 * x * (1.0 + erf_wide(x * root)));
+}
+__device__ float gelu_tanh_f(float v) {
+    if (fabsf(v) < LEAST) return v * 0.5f;
+    const double x = v, u = 0.7978845608028654 * (x + 0.044715 * (x * x * x));
+    return (float)(x * sigmoid_wide(2.0 * u));
+}
+template <Function F> __device__ float exact(float x) {
+    if constexpr (F == SIGMOID) return sigmoid_f(x);
+    else if constexpr (F == SILU) return silu_f(x);
+    else if constexpr (F == SIGMOID_PRODUCT) return x * sigmoid_f(x);
+    else if constexpr (F == GELU) return gelu_f(x);
+    else return gelu_tanh_f(x);
+}
+
+// ---- rounded to 16 bits, by f32 where that decides ----
+
+// 1 / (1 + 2^(t + rest)), where `rest` is what t has no bits for. Within 2^-20.8: the hardware's power is within 2 units of the last
+// place, its reciprocal within 1, and three more roundings are half of one each.
+__device__ __forceinline__ float logistic(float t, float rest) {
+    float power, result;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(t));
+    power = __fmaf_rn(power * 0.693147181f, rest, power);
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(1.0f + power));
+    return result;
+}
+__device__ __forceinline__ float quick_sigmoid(float x) {
+    // log2(e) in two numbers: the first one's product is exact with its remainder.
+    constexpr float HIGH = 1.44269502f, LOW = 1.92596303e-8f;
+    const float t = x * -HIGH;
+    return logistic(t, __fmaf_rn(x, -LOW, __fmaf_rn(x, -HIGH, -t)));
+}
+template <Function F> __device__ __forceinline__ float quick(float x) {
+    if constexpr (F == SIGMOID) {
+        return quick_sigmoid(x);
+    } else if constexpr (F == GELU_TANH) {
+        const double wide = x, t = wide * (-2.302208198144325 - 0.1029432395800235 * (wide * wide));
+        const float high = (float)t;
+        return x * logistic(high, (float)(t - (double)high));
+    } else {
+        return x * quick_sigmoid(x);
+    }
+}
+// Out of the way: f64 takes many registers.
+template <Function F> __device__ __noinline__ Two exact_two(float a, float b) { return {exact<F>(a), exact<F>(b)}; }
+template <Function F, class T> __device__ __noinline__ u32 exact_pair(float a, float b) {
+    return store_pair<T>(exact<F>(a), exact<F>(b));
+}
+// Two values rounded to T, of 16 bits. What f32 gives is within 2^-20.8 of the function, and so is what the CPU rounds, within three
+// roundings: if both ends of 2^-20 around it round to the same, that is what the function rounds to. `cuda/elementary.rs` goes through every f32.
+template <Function F, class T> __device__ __forceinline__ u32 pair_of(Two x) {
+    if constexpr (F != GELU) {
+        const Two q = {quick<F>(x.a), quick<F>(x.b)};
+        constexpr float BELOW = 1.0f - 0x1p-20f, ABOVE = 1.0f + 0x1p-20f;
+        const u32 low = store_pair<T>(q.a * BELOW, q.b * BELOW), high = store_pair<T>(q.a * ABOVE, q.b * ABOVE);
+        const float least = fminf(fabsf(x.a), fabsf(x.b)), most = fmaxf(fabsf(x.a), fabsf(x.b));
+        if (low == high && least >= LEAST && most <= (F == GELU_TANH ? 8.0f : MOST)) return low;
+    }
+    return exact_pair<F, T>(x.a, x.b);
+}
+
+// ---- rows ----
+
+// The activations of two gates that are rounded to 16 bits, as the product reads them.
+template <class G> __device__ __forceinline__ u32 activated_pair(Two x) {
+    typedef typename G::Compute C;
+    typedef typename G::Activated A;
+    if constexpr (Same<C, F32>::value) {
+        return pair_of<G::FUNCTION, A>(x);
+    } else {
+        x = rnd_from<C, typename G::Rows>(x);
+        u32 a;
+        if constexpr (G::FUNCTION == SIGMOID_PRODUCT) a = multiply_pairs<C>(store_pair<C>(x.a, x.b), pair_of<SIGMOID, C>(x));
+        else a = pair_of<G::FUNCTION, C>(x);
+        return Same<A, C>::value ? a : store_pair<A>(low_of<C>(a), high_of<C>(a));
+    }
+}
+template <class G> __device__ __forceinline__ Two activated(Two x) {
+    typedef typename G::Compute C;
+    typedef typename G::Activated A;
+    if constexpr (!Same<A, F32>::value) {
+        const u32 a = activated_pair<G>(x);
+        return {low_of<A>(a), high_of<A>(a)};
+    } else if constexpr (G::FUNCTION == SIGMOID_PRODUCT && !Same<C, F32>::value) {
+        x = rnd_from<C, typename G::Rows>(x);
+        const u32 a = multiply_pairs<C>(store_pair<C>(x.a, x.b), pair_of<SIGMOID, C>(x));
+        return {low_of<C>(a), high_of<C>(a)};
+    } else if constexpr (!Same<C, F32>::value) {
+        const u32 a = pair_of<G::FUNCTION, C>(rnd_from<C, typename G::Rows>(x));
+        return {low_of<C>(a), high_of<C>(a)};
+    } else {
+        return exact_two<G::FUNCTION>(x.a, x.b);
+    }
+}
+
+// h = round[Product](activated(gate) * up).
+template <class G, class R>
+__device__ __forceinline__ void gate_rows(Vector<typename G::Product> (&h)[R::USED], const Vector<typename G::Rows> (&gate)[R::USED],
+                                          const Vector<typename G::Up> (&up)[R::USED]) {
+    typedef typename G::Product P;
+    constexpr bool PAIRS = !Same<P, F32>::value && Same<P, typename G::Activated>::value && Same<P, typename G::Up>::value;
+#pragma unroll
+    for (int j = 0; j < R::USED; ++j) {
+#pragma unroll
+        for (int i = 0; i < VECTOR; i += 2) {
+            if constexpr (PAIRS) {
+                h[j].w[i / 2] = multiply_pairs<P>(activated_pair<G>(gate[j].pair(i)), up[j].w[i / 2]);
+            } else {
+                const Two a = activated<G>(gate[j].pair(i)), u = up[j].pair(i);
+                h[j].set_pair(i, {a.a * u.a, a.b * u.b});
+            }
+        }
+    }
+}
+
+// y = the row as it is, or times the weight.
+template <class S, class H, class R, bool ALIGNED>
+__device__ __forceinline__ void undivided(Vector<typename S::Output> (&y)[R::USED], const Vector<H> (&h)[R::USED],
+                                          const Weights<typename S::Weight, R>& weights, const Place& at) {
+    if constexpr (!S::WEIGHTED && Same<typename S::Normed, H>::value && Same<typename S::Output, H>::value) {
+#pragma unroll
+        for (int j = 0; j < R::USED; ++j) y[j] = h[j];
+    } else {
+        normalise<S, H, R, ALIGNED>(y, h, 0.0f, weights, at);
+    }
+}

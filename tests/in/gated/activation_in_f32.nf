@@ -1,0 +1,22 @@
+# The activation in f32, rounded before the product.
+graph "activation_in_f32"
+opset "" 20
+input %gate: bf16[batch, seq, 64]
+input %up: bf16[batch, seq, 64]
+const %floor: f32[] = 1e-10
+const %top: f32[] = 448.0
+const %low: f32[] = -448.0
+%wide = cast(%gate) {to=f32}
+%gelu = gelu_tanh(%wide)
+%g = cast(%gelu) {to=bf16}
+%y = mul(%up, %g)
+%v = cast(%y) {to=f32}
+%a = abs(%v)
+%m = reduce_max(%a) {axes=[-1]}
+%m1 = max(%m, %floor)
+%s = div(%m1, %top)
+%d = div(%v, %s)
+%c = clip(%d, %low, %top)
+%q = cast(%c) {to=f8e4m3fn}
+output %q
+output %s

@@ -1,0 +1,24 @@
+# Activation and product in f32, rounded once.
+graph "product_in_f32"
+opset "" 20
+input %gate: bf16[batch, seq, 64]
+input %up: bf16[batch, seq, 64]
+const %floor: f32[] = 1e-10
+const %top: f32[] = 448.0
+const %low: f32[] = -448.0
+%wide = cast(%gate) {to=f32}
+%factor = cast(%up) {to=f32}
+%sigmoid = sigmoid(%wide)
+%g = mul(%wide, %sigmoid)
+%product = mul(%g, %factor)
+%y = cast(%product) {to=bf16}
+%v = cast(%y) {to=f32}
+%a = abs(%v)
+%m = reduce_max(%a) {axes=[-1]}
+%m1 = max(%m, %floor)
+%s = div(%m1, %top)
+%d = div(%v, %s)
+%c = clip(%d, %low, %top)
+%q = cast(%c) {to=f8e4m3fn}
+output %q
+output %s
