@@ -8,11 +8,12 @@ use normfuse_ir::{
 
 use super::{
     arguments::{Arguments, Operand},
+    build::build,
     device::{Buffer, Device},
     kernel::Kernel,
     nvrtc::Compiler,
     shape::LaunchShape,
-    source::{self, Params},
+    source::Params,
     supports::supports,
 };
 
@@ -36,7 +37,7 @@ impl FusedNormKernel {
             let message = "the launch shape: rows that are copied to shared memory are aligned, whole vectors and no more than fit";
             return Err(Error::new(ErrorKind::Unsupported, message));
         }
-        let compiled = device.compile(compiler, &source::write(norm, &shape))?;
+        let compiled = build(norm, &shape, |text| device.compile(compiler, text))?;
         let kernel = Kernel::load(device, &compiled.cubin)?;
         let spills = compiled.spills().is_some_and(|bytes| bytes > 0);
         Ok(Self { norm: norm.clone(), shape, kernel, spills })

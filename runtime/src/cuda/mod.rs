@@ -1,11 +1,12 @@
 //! The CUDA backend: fused norms as kernels that are written for their descriptor.
 //!
 //! Everything builds and starts where there is no CUDA: its libraries are loaded when a [`Device`] is opened, and what is
-//! missing is an error that says where it was looked for. A kernel is text ([`source`]), compiled by NVRTC ([`nvrtc`]) for
+//! missing is an error that says where it was looked for. A kernel is text (`source.rs`), compiled by NVRTC ([`nvrtc`]) for
 //! the exact widths, dtypes and launch shape ([`LaunchShape`]), and run with the bits of `normfuse_ir::eval`, for every
 //! number of rows and every launch shape. What was compiled is kept on disk ([`Cache`]). What no kernel exists for is refused by [`supports`], never run in another way.
 
 mod arguments;
+mod build;
 mod cache;
 mod device;
 mod fused_norm;
@@ -19,6 +20,7 @@ mod source;
 mod supports;
 
 pub use arguments::{Arguments, Operand, Region};
+pub use build::build;
 pub use cache::{Cache, Key, VARIABLE as CACHE_VARIABLE};
 pub use device::{Buffer, Device};
 pub use fused_norm::FusedNormKernel;
@@ -26,7 +28,7 @@ pub use graph::{Graph, Recording};
 pub use kernel::Kernel;
 pub use nvrtc::{Compiled, Compiler, VARIABLE as NVRTC_VARIABLE};
 pub use shape::{LaunchShape, Threads};
-pub use source::{Params, write as source};
+pub use source::Params;
 pub use supports::supports;
 
 /// The environment variables that are read here.

@@ -55,8 +55,9 @@ pub fn jobs(norm: &FusedNorm) -> Vec<Vec<usize>> {
     }
 }
 
-/// The text of the kernel.
-pub fn write(norm: &FusedNorm, shape: &LaunchShape) -> String {
+/// The text of the kernel. Registers are such that a multiprocessor holds at least so many blocks at a time, or as the assembler
+/// likes.
+pub fn write(norm: &FusedNorm, shape: &LaunchShape, blocks: Option<u32>) -> String {
     let mut out = format!("#include \"{}\"\n\n", gated::header(norm));
     if let Prologue::Gated(gated) = norm.prologue {
         out += &gated::traits(gated);
@@ -79,7 +80,7 @@ pub fn write(norm: &FusedNorm, shape: &LaunchShape) -> String {
     for (j, siblings) in jobs.iter().enumerate() {
         out += &kernel.job(j, siblings);
     }
-    out += &kernel.entry(&jobs);
+    out += &kernel.entry(&jobs, blocks);
     out
 }
 
@@ -252,10 +253,9 @@ impl Kernel<'_> {
     }
 
     /// Blocks in order: those of the first job, then those of the second, and so on.
-    fn entry(&self, jobs: &[Vec<usize>]) -> String {
+    fn entry(&self, jobs: &[Vec<usize>], blocks: Option<u32>) -> String {
         let block = self.shape.block;
-        // Of large blocks one: the assembler would rather have two of them than all of a row in registers.
-        let bounds = if block >= 512 { format!("{block}, 1") } else { block.to_string() };
+        let bounds = blocks.map_or_else(|| block.to_string(), |least| format!("{block}, {least}"));
         let mut out = format!(
             "extern \"C\" __global__ void __launch_bounds__({bounds}) {ENTRY}(const __grid_constant__ Params p) {{\n    begin();\n    i64 block = blockIdx.x;\n"
         );
