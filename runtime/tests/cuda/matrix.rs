@@ -34,7 +34,7 @@ fn cases() -> Vec<Case> {
                 let shape = measured.choose(&norm, many, aligned);
                 // In both ways, whichever is the faster.
                 let copied = LaunchShape { bulk: true, ..shape.clone() };
-                if !shape.bulk && shape.can_copy(&norm) {
+                if many > 1 && !shape.bulk && shape.can_copy(&norm) {
                     all.push(Case { norm: norm.clone(), shape: copied, rows: rows.to_vec() });
                 }
                 all.push(Case { norm: norm.clone(), shape, rows: rows.to_vec() });
