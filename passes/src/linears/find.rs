@@ -51,6 +51,14 @@ pub struct Product {
     pub bias: Option<ValueId>,
 }
 
+impl Product {
+    /// The same with the operands that the node has by now: a layer that it reads may be another value since.
+    pub fn now(&self, graph: &Graph) -> Self {
+        let node = graph.node(self.node);
+        Self { x: node.input(0).unwrap_or(self.x), bias: node.input(2), ..self.clone() }
+    }
+}
+
 /// All layers, in the order in which the graph has their first calls.
 pub fn all(graph: &Graph) -> Vec<Linear> {
     let mut linears: Vec<Linear> = Vec::new();

@@ -129,6 +129,7 @@ fn convert(
         _ => None,
     };
     for product in &linear.products {
+        let product = &product.now(w.graph);
         w.at(product.node);
         let x = match &scheme.activation {
             None => w.cast("x", product.x, product.dtype, DType::F32)?,
@@ -143,7 +144,14 @@ fn convert(
                 }
             }
         };
-        replace(w, product, x, transposed)?;
+        let y = replace(w, product, x, transposed)?;
+        // A value that is quantised already, and that this layer made, has another id from here on.
+        let stale: Vec<_> = shared.keys().filter(|(v, ..)| *v == product.result).cloned().collect();
+        for (_, given, activation) in stale {
+            if let Some(x) = shared.remove(&(product.result, given, activation.clone())) {
+                shared.insert((y, given, activation), x);
+            }
+        }
     }
     // Codes come first.
     done.scales.extend(names.iter().skip(1).cloned());
@@ -151,8 +159,8 @@ fn convert(
     Ok(())
 }
 
-/// Puts the scaled product in the place of the one that was there.
-fn replace(w: &mut Writer<'_>, product: &Product, x: ValueId, weight: ValueId) -> Result<()> {
+/// Puts the scaled product in the place of the one that was there; its result.
+fn replace(w: &mut Writer<'_>, product: &Product, x: ValueId, weight: ValueId) -> Result<ValueId> {
     let y = w.node("product", Op::MatMul, &[x, weight])?;
     let mut y = w.cast("cast", y, DType::F32, product.dtype)?;
     if let Some(bias) = product.bias {
@@ -163,5 +171,8 @@ fn replace(w: &mut Writer<'_>, product: &Product, x: ValueId, weight: ValueId) -
     w.graph.remove_dead([product.node]);
     // Who looks for the layer's result finds it under the name that it had.
     w.graph.rename_value(y, name);
-    Ok(())
+    Ok(y)
 }
+
+#[cfg(test)]
+mod tests;
