@@ -9,7 +9,7 @@ const ONNX_CLASSES: &str = "pkg.torch.onnx.class_hierarchy";
 /// The same for its modules, and the call's own name at the end.
 const ONNX_SCOPES: &str = "pkg.torch.onnx.name_scopes";
 /// The class of torch's own linear layer.
-const TORCH_LINEAR: &str = "torch.nn.modules.linear.Linear";
+pub const TORCH_LINEAR: &str = "torch.nn.modules.linear.Linear";
 
 /// A layer.
 #[derive(Debug, Clone)]

@@ -12,6 +12,7 @@
 //! in its place.
 
 mod activation;
+mod experts;
 mod find;
 mod host;
 mod weight;
@@ -30,6 +31,8 @@ use self::{
     find::{Linear, Product},
     write::Writer,
 };
+
+pub use self::experts::{Unstacked, unstack};
 
 /// A parameter's element type, if the IR has it, and its shape.
 pub type Lookup<'a> = dyn Fn(&str) -> Option<(Option<DType>, Vec<usize>)> + 'a;
@@ -110,8 +113,7 @@ fn convert(
     done: &mut Quantised,
 ) -> Result<()> {
     if let Some(n) = scheme.columns().find(|n| *n == 0 || !linear.columns.is_multiple_of(*n)) {
-        let message = format!("expected rows of a multiple of {n} values, found {}", linear.columns);
-        return Err(Error::new(ErrorKind::Shape, message));
+        return Err(weight::rows_of(n, linear.columns));
     }
     if let Some(reader) = &linear.other_reader {
         let message = format!("its weight is read by `{reader}` too, which is no product of this layer");

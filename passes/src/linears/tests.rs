@@ -4,7 +4,7 @@ use normfuse_ir::{
     op::UnaryOp,
 };
 
-use super::{Quantised, Source, quantise};
+use super::{Quantised, Source, Unstacked, quantise, unstack};
 
 /// DeepSeek's.
 fn fp8() -> LinearScheme {
@@ -122,4 +122,69 @@ fn a_bias_may_be_what_a_layer_made() {
     let y = m.node(gemm, &[first, b, first]);
     let (graph, done) = m.quantised(&[y]);
     assert_eq!((products(&graph), done.quantisers), ((2, 0), 2));
+}
+
+/// A program with the parameters of two experts, and what a checkpoint has.
+fn experts(stored: &[&str], scheme: Option<&LinearScheme>) -> (Graph, Unstacked) {
+    let mut m = Model::new();
+    let shape = |sizes: &[usize]| Type::tensor(DType::BF16, Shape::from_concrete(sizes));
+    let both = m.graph.add_input("mlp.experts.gate_up_proj", shape(&[2, 128, 64]));
+    let down = m.graph.add_input("mlp.experts.down_proj", shape(&[2, 64, 64]));
+    for stack in [both, down] {
+        let turned = m.node(Op::Transpose { perm: Some(vec![0, 2, 1]) }, &[stack]);
+        let y = m.node(Op::MatMul, &[m.x, turned]);
+        m.graph.add_output(format!("y{y:?}"), y);
+    }
+    let find = |name: &str| stored.contains(&name).then(|| (Some(DType::BF16), vec![64, 64]));
+    let done = unstack(&mut m.graph, Source { scheme: &|_, _| scheme, stored: Some(&find) }).unwrap();
+    (m.graph, done)
+}
+
+fn inputs(graph: &Graph) -> Vec<(&str, String)> {
+    let inputs = graph.inputs().iter().map(|v| graph.value(*v));
+    inputs.map(|v| (v.name.as_str(), v.ty.shape.as_ref().unwrap().to_string())).collect()
+}
+
+#[test]
+fn parameters_of_all_experts_are_made_of_those_of_each() {
+    // One that the checkpoint has is enough: the others are missing.
+    let (mut graph, done) = experts(&["mlp.experts.1.up_proj.weight"], None);
+    let names = ["0.gate_proj", "0.up_proj", "1.gate_proj", "1.up_proj"].map(|l| format!("mlp.experts.{l}.weight"));
+    assert_eq!(done.parameters, [("mlp.experts.gate_up_proj".to_owned(), names.to_vec())]);
+    let of_each = names.iter().map(|n| (n.as_str(), "[64, 64]".to_owned()));
+    let kept = [("x", "[m, 64]".to_owned()), ("mlp.experts.down_proj", "[2, 64, 64]".into())];
+    assert_eq!(inputs(&graph), kept.into_iter().chain(of_each).collect::<Vec<_>>());
+    infer::infer(&mut graph).unwrap();
+    graph.verify().unwrap();
+    let turned = graph.nodes().find(|(_, n)| matches!(n.op, Op::Transpose { .. })).unwrap().1;
+    let weight = graph.value(turned.input(0).unwrap());
+    assert_eq!(
+        (weight.ty.dtype, weight.ty.shape.as_ref().unwrap().to_string()),
+        (Some(DType::BF16), "[2, 128, 64]".into())
+    );
+}
+
+#[test]
+fn experts_that_are_quantised_become_numbers() {
+    let scheme = fp8();
+    let (mut graph, done) = experts(&["mlp.experts.0.down_proj.weight"], Some(&scheme));
+    let names =
+        ["0.down_proj.weight", "0.down_proj.weight_scale_inv", "1.down_proj.weight", "1.down_proj.weight_scale_inv"];
+    let names = names.map(|l| format!("mlp.experts.{l}"));
+    assert_eq!(done.parameters[0].1, names);
+    assert_eq!(done.scales, [names[1].clone(), names[3].clone()]);
+    infer::infer(&mut graph).unwrap();
+    graph.verify().unwrap();
+    let codes = graph.values().find(|(_, v)| v.name == names[0]).unwrap().1;
+    assert_eq!(codes.ty.dtype, Some(DType::F8E4M3FN));
+}
+
+#[test]
+fn parameters_that_the_checkpoint_has_stay() {
+    for stored in
+        [&["mlp.experts.gate_up_proj", "mlp.experts.0.gate_proj.weight"][..], &["mlp.experts.2.gate_proj.weight"], &[]]
+    {
+        let (graph, done) = experts(stored, None);
+        assert_eq!((done, graph.inputs().len()), (Unstacked::default(), 3), "{stored:?}");
+    }
 }
