@@ -1,6 +1,6 @@
 # Groups of a projection's rows that are as wide as a head: the value comes as heads, and the row is what the codes' reader sees.
 graph "heads_in_groups"
-opset "" 20
+opset "" 21
 input %y: bf16[batch, seq, 4, 64]
 input %w: f32[256, 32]
 const %flat: i64[3] = [0, 0, 256]

@@ -1,6 +1,6 @@
 # As heads_in_groups, of a row that is one group: the quantiser looked at it through a group axis, so it is a group and no token.
 graph "heads_in_one_group"
-opset "" 20
+opset "" 21
 input %y: bf16[batch, seq, 2, 64]
 input %w: f32[128, 32]
 const %flat: i64[3] = [0, 0, 128]
