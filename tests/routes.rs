@@ -10,7 +10,7 @@
 //! | `1 + w`, of a weight in 16 bits | a weight in f32: the exporter has added the one | yes |
 //! | the reciprocal of a given scale | a given reciprocal: the exporter has divided | yes |
 //!
-//! `SPELLINGS` is that table. Whatever else differed would be a fault of a reader or of the pass. A quantiser that is repeated
+//! `ROOTS` and `SPELLINGS` are that table. Whatever else differed would be a fault of a reader or of the pass. A quantiser that is repeated
 //! for each reader, with equal buffers as scales, is one initializer and one node in ONNX: there it is recognised once, and
 //! here as often as it is there, with `merged_quants` saying how many became one.
 
@@ -28,9 +28,11 @@ use normfuse::{
     passes::{self, Options},
 };
 
+/// The reciprocal root of every norm, as each route says it: torch's exporter, and ONNX's.
+const ROOTS: [(&str, Root); 2] = [("pt2", Root::Rsqrt), ("onnx", Root::ReciprocalSqrt)];
+
 /// A spelling that only torch has, and what it becomes in ONNX.
 enum Spelling {
-    Root(Root, Root),
     Steps(&'static [Step], &'static [Step]),
     /// `1 + w` in the dtype of the product, and the sum as a weight of that dtype.
     OnePlus,
@@ -38,8 +40,7 @@ enum Spelling {
     OneOverGiven,
 }
 
-const SPELLINGS: [Spelling; 5] = [
-    Spelling::Root(Root::Rsqrt, Root::ReciprocalSqrt),
+const SPELLINGS: [Spelling; 4] = [
     Spelling::Steps(&[Step::Log2], &[Step::Log, Step::Div(F32::new(std::f32::consts::LN_2))]),
     Spelling::Steps(&[Step::Exp2], &[Step::Power(F32::new(2.0))]),
     Spelling::OnePlus,
@@ -73,16 +74,19 @@ fn scheme_in_onnx(scheme: &mut Scheme) {
             {
                 scheme.factor.clear();
             }
-            Spelling::Root(..) | Spelling::OnePlus | Spelling::OneOverGiven => {}
+            Spelling::OnePlus | Spelling::OneOverGiven => {}
         }
     }
 }
 
-fn norm_in_onnx(norm: &mut FusedNorm) {
+/// The norm in ONNX's words, and without its roots, which are those that the route is known to say.
+fn norm_in_onnx(norm: &mut FusedNorm, root: Root) {
     for sibling in &mut norm.siblings {
+        if let Some(found) = sibling.root.take() {
+            assert_eq!(found, root, "the root of a norm");
+        }
         for spelling in &SPELLINGS {
             match spelling {
-                Spelling::Root(from, to) if sibling.root == Some(*from) => sibling.root = Some(*to),
                 Spelling::OnePlus if sibling.weight.is_some_and(|w| w.plus_one) => {
                     sibling.weight = Some(Weight { dtype: sibling.product(), plus_one: false, product: None });
                 }
@@ -96,13 +100,14 @@ fn norm_in_onnx(norm: &mut FusedNorm) {
 /// Sites in order: what became of each, and what its fused op computes, in ONNX's words.
 fn sites(path: &Path) -> Result<Vec<String>, Box<dyn std::error::Error>> {
     let mut graph = normfuse::open(path)?;
+    let (_, root) = ROOTS.into_iter().find(|(e, _)| path.extension().is_some_and(|x| x == *e)).expect("a known route");
     let report = passes::run(&mut graph, &Options::default())?;
     let descriptor = |op: &String| {
         let (_, node) = graph.nodes().find(|(_, n)| n.name == *op).expect("the report names ops of the graph");
         match &node.op {
             Op::FusedNorm(norm) => {
                 let mut norm = FusedNorm::clone(norm);
-                norm_in_onnx(&mut norm);
+                norm_in_onnx(&mut norm, root);
                 format!("{norm:?}")
             }
             Op::Quantize(scheme) => {

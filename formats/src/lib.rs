@@ -11,6 +11,7 @@ pub mod nf;
 pub mod onnx;
 pub mod parameters;
 pub mod quant_config;
+pub mod ranges;
 mod reject;
 mod safetensors;
 pub mod tensors;

@@ -156,6 +156,9 @@ pub struct Compile {
     /// Compare every fused op with what it replaced, and the whole graphs where they run here, bit for bit
     #[arg(long)]
     pub verify: bool,
+    /// Size of a symbolic dimension in the runs of --verify (may be repeated) [default: several small ones]
+    #[arg(long = "dim", value_name = "NAME=N", requires = "verify")]
+    pub dims: Vec<Binding>,
     /// Make up weights for parameters without data, for --verify alone: they are never written
     #[arg(long, value_name = "SEED", requires = "verify", conflicts_with = "weights")]
     pub random_weights: Option<u64>,

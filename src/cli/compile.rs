@@ -12,7 +12,7 @@ use normfuse::{
 use super::{
     args,
     failure::{Failure, Result},
-    output,
+    inputs, output,
     progress::Progress,
     report::{self, Document, Verification},
     switches,
@@ -34,6 +34,7 @@ pub fn main(args: &args::Compile) -> Result<()> {
     let mut progress = Progress::new();
     progress.step("reading");
     let weights::Opened { graph: source, bound, quantised } = weights::open(&args.model, &args.weights, Of::Model)?;
+    inputs::bindings(&source, &args.dims)?;
     let target = args.output.as_deref().map(|out| target(args, out, &source)).transpose()?;
     progress.step("fusing");
     let mut graph = source.clone();
@@ -186,7 +187,7 @@ fn verify(args: &args::Compile, source: &Graph, graph: &Graph, progress: &Progre
         Err(Failure::Check(why)) => return Err(Failure::Check(why)),
         Err(other) => return Ok(skipped(other.to_string())),
     };
-    let random = args::Random { weights_seed: args.random_weights, ..args::Random::default() };
+    let random = args::Random { weights_seed: args.random_weights, dims: args.dims.clone(), seed: 0 };
     let outcome = match pair.compare_random(&random, WHOLE_GRAPH_INPUTS, progress) {
         Ok(outcome) => outcome,
         Err(Failure::Check(why)) => return Err(Failure::Check(why)),

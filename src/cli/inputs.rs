@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::Path};
 
 use normfuse::{
-    formats::{FormatError, parameters, tensors},
+    formats::{FormatError, parameters, ranges, tensors},
     ir::{DType, Def, Dim, Graph, Op, Shape, Tensor, Value, ValueId, tensor::byte_len},
 };
 
@@ -16,6 +16,9 @@ use super::{
 
 /// Random inputs larger than this are refused: a size that a file merely claims must not fill the memory.
 pub const MOST_BYTES: usize = 4 << 30;
+
+/// What is to be done about a size that the program was not exported for.
+const OTHER_SIZES: &str = "the program was exported for those sizes alone: export it for others, too";
 
 /// The graph's inputs from a file, in the graph's order; those that the file lacks have their defaults, or weights that
 /// were made up. Names match with or without `in.` before them; entries that
@@ -56,7 +59,28 @@ pub fn load(graph: &Graph, path: &Path, made_up: &BTreeMap<String, Tensor>) -> R
         let found = format!("tensor `{name}`, which is no input");
         return Err(FormatError::mismatch(format!("inputs {}", all()), found).in_file(path).into());
     }
+    in_range(graph, &inputs, &bound).map_err(|e| e.in_file(path))?;
     Ok(bound)
+}
+
+/// # Errors
+/// A size that the program was not exported for.
+fn in_range(graph: &Graph, inputs: &[&Value], given: &[Tensor]) -> Result<(), FormatError> {
+    for range in ranges::of(graph) {
+        for (value, tensor) in inputs.iter().zip(given) {
+            let axes = value.ty.shape.iter().flat_map(|s| &s.0).zip(tensor.shape());
+            let mut sizes = axes.enumerate().filter(|(_, (dim, _))| **dim == Dim::from(range.symbol.as_str()));
+            let Some((axis, (_, size))) =
+                sizes.find(|(_, (_, n))| !i64::try_from(**n).is_ok_and(|n| range.contains(n)))
+            else {
+                continue;
+            };
+            return Err(FormatError::mismatch(format!("`{}` {}", range.symbol, range.sizes()), format!("{size}"))
+                .at_port(format!("input `{}`, axis {axis}", value.name))
+                .hint(OTHER_SIZES));
+        }
+    }
+    Ok(())
 }
 
 /// The tensor in the dtype that the graph declares, if no value changes by that.
@@ -86,9 +110,9 @@ pub fn symbols(graph: &Graph) -> Vec<String> {
 /// Sizes by name, from `--dim`.
 ///
 /// # Errors
-/// A name that no input's shape has.
+/// A name that no input's shape has, a size that the program was not exported for.
 pub fn bindings(graph: &Graph, dims: &[Binding]) -> Result<BTreeMap<String, i64>> {
-    let known = symbols(graph);
+    let (known, ranges) = (symbols(graph), ranges::of(graph));
     let mut bound = BTreeMap::new();
     for b in dims {
         if !known.contains(&b.name) {
@@ -96,6 +120,14 @@ pub fn bindings(graph: &Graph, dims: &[Binding]) -> Result<BTreeMap<String, i64>
             return Err(Failure::Usage(format!(
                 "--dim {}: no input has such a dimension; symbolic ones: {has}",
                 b.name
+            )));
+        }
+        if let Some(range) = ranges.iter().find(|r| r.symbol == b.name && !r.contains(b.size)) {
+            return Err(Failure::Usage(format!(
+                "--dim {}={}: expected a size {}; {OTHER_SIZES}",
+                b.name,
+                b.size,
+                range.sizes()
             )));
         }
         bound.insert(b.name.clone(), b.size);
@@ -155,6 +187,13 @@ pub fn random(
         made.push(fill(dtype, &shape, &mut dice, bound_of_index(graph, *id), seed).map_err(at)?);
     }
     Ok(made)
+}
+
+/// The size itself, or one from the range on that the program was exported for.
+pub fn exported_size(ranges: &[ranges::Range], symbol: &str, size: i64) -> i64 {
+    let Some(range) = ranges.iter().find(|r| r.symbol == symbol && !r.contains(size)) else { return size };
+    let above = range.min.filter(|min| size < *min).map_or(size, |min| min.saturating_add(size));
+    range.max.map_or(above, |max| above.min(max))
 }
 
 fn concrete(shape: &Shape, dims: &BTreeMap<String, i64>) -> Result<Vec<usize>, String> {
@@ -257,6 +296,23 @@ mod tests {
         assert!(e.contains("--dim batch=N --dim seq=N"), "{e}");
         let e = bindings(&g, &[Binding { name: "sea".into(), size: 2 }]).unwrap_err().to_string();
         assert!(e.contains("batch, seq"), "{e}");
+    }
+
+    #[test]
+    fn sizes_that_the_program_was_not_exported_for_are_refused() {
+        let (mut g, _) = lookup();
+        g.info.metadata.push(("torch.export.ranges".into(), "2..99 batch; 3.. seq".into()));
+        let dim = |name: &str, size| [Binding { name: name.into(), size }];
+        assert_eq!(bindings(&g, &dim("batch", 99)).unwrap().len(), 1);
+        let e = bindings(&g, &dim("batch", 200)).unwrap_err().to_string();
+        assert!(e.contains("--dim batch=200: expected a size from 2 to 99"), "{e}");
+        let e = bindings(&g, &dim("seq", 2)).unwrap_err().to_string();
+        assert!(e.contains("--dim seq=2: expected a size from 3 on"), "{e}");
+        let inputs: Vec<&Value> = g.inputs().iter().map(|v| g.value(*v)).collect();
+        let of = |rows: usize| in_range(&g, &inputs, &[Tensor::from_i64(&[rows, 4], &vec![0; rows * 4])]);
+        of(99).unwrap();
+        let e = of(1).unwrap_err().to_string();
+        assert!(e.contains("input `ids`, axis 0") && e.contains("expected `batch` from 2 to 99, found 1"), "{e}");
     }
 
     #[test]

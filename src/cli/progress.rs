@@ -1,14 +1,21 @@
 //! What people see while they wait: a spinner where standard error is a terminal, and the log where it is asked for.
 
-use std::time::{Duration, Instant};
+use std::{
+    io::IsTerminal,
+    time::{Duration, Instant},
+};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use normfuse::passes::{Kind, Observer, Site};
 use tracing::{Level, debug, trace};
+use tracing_subscriber::{filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
 use super::args;
 
-/// Starts the log on standard error: warnings, or what `--log` and `-v` say.
+/// What egg says of each of its iterations is about nothing that a user knows.
+const QUIET: &str = "egg";
+
+/// Starts the log on standard error: warnings, or what `--log` and `-v` say. Colours are for terminals.
 pub fn start_log(log: &args::Log) {
     let level = match (log.log, log.verbose) {
         (Some(args::Level::Error), _) => Level::ERROR,
@@ -17,7 +24,10 @@ pub fn start_log(log: &args::Log) {
         (Some(args::Level::Debug), _) | (None, 2) => Level::DEBUG,
         (Some(args::Level::Trace) | None, _) => Level::TRACE,
     };
-    tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false).init();
+    let levels = Targets::new().with_default(level).with_target(QUIET, level.min(Level::WARN));
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::registry().with(lines.with_ansi(colours)).with(levels).init();
 }
 
 /// The steps of a command.

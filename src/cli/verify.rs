@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt::Write, path::Path};
 
 use normfuse::{
     cpu::Plan,
-    formats::FormatError,
+    formats::{FormatError, ranges},
     ir::{self, Error, ErrorKind, Graph, Tensor},
 };
 
@@ -135,6 +135,7 @@ impl<'g> Pair<'g> {
         let given = inputs::bindings(self.original, &random.dims)?;
         let free: Vec<String> = inputs::symbols(self.original).into_iter().filter(|s| !given.contains_key(s)).collect();
         let made = run::made_up(self.original, random)?;
+        let ranges = ranges::of(self.original);
         let mut outcome = Outcome { runs: Vec::new() };
         let mut refused = None;
         for attempt in 0..2 * SIZES.len() {
@@ -145,7 +146,8 @@ impl<'g> Pair<'g> {
             let seed = random.seed.wrapping_add(attempt as u64);
             let mut dims: BTreeMap<String, i64> = given.clone();
             for (i, symbol) in free.iter().enumerate() {
-                dims.insert(symbol.clone(), SIZES[(attempt + i) % SIZES.len()]);
+                let size = SIZES[(attempt + i) % SIZES.len()];
+                dims.insert(symbol.clone(), inputs::exported_size(&ranges, symbol, size));
             }
             let tensors = inputs::random(self.original, seed, &dims, most, &made)?;
             let mut label = format!("seed {seed}");
@@ -161,7 +163,7 @@ impl<'g> Pair<'g> {
         match refused {
             Some((label, e)) if outcome.runs.is_empty() => Err(FormatError::from(e)
                 .in_file(self.original_file)
-                .hint(format!("inputs were random: {label}; give --dim NAME=N or --inputs"))
+                .hint(format!("inputs were random: {label}; give --dim NAME=N, or `normfuse verify` its --inputs"))
                 .into()),
             _ => Ok(outcome),
         }

@@ -10,7 +10,7 @@ use normfuse::{
         parameters::{self, Parameter},
         quant_config::QuantConfig,
     },
-    ir::Graph,
+    ir::{DType, Graph},
     passes::{
         Site,
         linears::{self, Quantised, Source},
@@ -57,19 +57,57 @@ pub fn open(path: &Path, args: &args::Checkpoint, of: Of) -> Result<Opened> {
         let names = parameters::names(&graph).map_err(|e| e.in_file(path))?;
         checkpoint::check_prefix(&prefix, &names).map_err(|e| e.at_port("--weights-prefix").in_file(path))?;
     }
+    let mut scales = Vec::new();
+    if of == Of::Model {
+        scales = unstack(&mut graph, config.as_ref(), checkpoint.as_ref(), &prefix).map_err(|e| e.in_file(path))?;
+    }
     let quantised = config.map(|c| quantise(&mut graph, &c, checkpoint.as_ref(), &prefix));
     let quantised = quantised.transpose().map_err(|e| e.in_file(path))?;
+    scales.extend(quantised.iter().flat_map(|q| q.scales.iter().cloned()));
     let Some(checkpoint) = checkpoint else { return Ok(Opened { graph, bound: None, quantised }) };
     let rules = Rules {
         prefix,
         tied: args.tied.iter().map(|t| (t.name.clone(), t.stored.clone())).collect(),
         allow_extra: args.allow_extra.clone(),
         allow_missing: args.allow_missing.clone(),
-        scales: quantised.as_ref().map(|q| q.scales.clone()).unwrap_or_default(),
+        scales,
         compiled: of == Of::Compiled,
     };
     let bound = Some(checkpoint::bind(&mut graph, &checkpoint, &rules)?);
     Ok(Opened { graph, bound, quantised })
+}
+
+/// Makes parameters of all experts of those that the checkpoint has for each; those of the new ones that are scales.
+fn unstack(
+    graph: &mut Graph,
+    config: Option<&QuantConfig>,
+    checkpoint: Option<&Checkpoint>,
+    prefix: &str,
+) -> Result<Vec<String>, FormatError> {
+    let Some(checkpoint) = checkpoint else { return Ok(Vec::new()) };
+    let scheme = |module: &str, class: Option<&str>| config?.scheme_of(own(prefix, module), class);
+    let find = |name: &str| stored(checkpoint, own(prefix, name));
+    let done = linears::unstack(graph, Source { scheme: &scheme, stored: Some(&find) })?;
+    parameters::replace(graph, &done.parameters)?;
+    if !done.parameters.is_empty() {
+        let made: usize = done.parameters.iter().map(|(_, names)| names.len()).sum();
+        graph.info.notes.push(format!(
+            "{} parameters of all experts are made of the {made} that the checkpoint has for each",
+            done.parameters.len()
+        ));
+    }
+    Ok(done.scales)
+}
+
+/// A name as the checkpoint and the config have it.
+fn own<'n>(prefix: &str, name: &'n str) -> &'n str {
+    name.strip_prefix(prefix).unwrap_or(name)
+}
+
+/// The type of a tensor of the checkpoint.
+fn stored(checkpoint: &Checkpoint, name: &str) -> Option<(Option<DType>, Vec<usize>)> {
+    let stored = checkpoint.get(name)?;
+    Some((stored.dtype, stored.shape.clone()))
 }
 
 /// Rewrites the linear layers that the config names, before anything is bound: their new parameters are bound like any
@@ -80,18 +118,14 @@ fn quantise(
     checkpoint: Option<&Checkpoint>,
     prefix: &str,
 ) -> Result<Quantised, FormatError> {
-    let own = |name: &str| name.strip_prefix(prefix).unwrap_or(name).to_owned();
     let layers = RefCell::new(Vec::new());
     let scheme = |module: &str, class: Option<&str>| {
-        let module = own(module);
-        let scheme = config.scheme_of(&module, class);
-        layers.borrow_mut().push((module, class.map(str::to_owned)));
+        let module = own(prefix, module);
+        let scheme = config.scheme_of(module, class);
+        layers.borrow_mut().push((module.to_owned(), class.map(str::to_owned)));
         scheme
     };
-    let find = |name: &str| {
-        let stored = checkpoint?.get(&own(name))?;
-        Some((stored.dtype, stored.shape.clone()))
-    };
+    let find = |name: &str| stored(checkpoint?, own(prefix, name));
     let stored: Option<&dyn Fn(&str) -> _> = if checkpoint.is_some() { Some(&find) } else { None };
     let done = linears::quantise(graph, Source { scheme: &scheme, stored })?;
     parameters::replace(graph, &done.parameters)?;

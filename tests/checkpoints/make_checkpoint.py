@@ -1,16 +1,19 @@
 #!/usr/bin/env python3
-"""Makes the checkpoint in this folder: a small DeepSeek-V3 in the layout and under the names that DeepSeek ships.
+"""Makes the checkpoints in this folder: small DeepSeek-V3s in the layout and under the names that DeepSeek ships.
 
   python3 -m venv venv && venv/bin/pip install torch==2.15.0 transformers==5.23.0 safetensors==0.8.0 onnx==1.23.2
-  venv/bin/python tests/checkpoints/make_checkpoint.py [FOLDER]
+  venv/bin/python tests/checkpoints/make_checkpoint.py [FOLDER [NAME]]
 
-deepseek_v3/model.pt2                     the model in bf16 as torch.export writes it, without its weights
-deepseek_v3/model*.safetensors, .index.json  e4m3 weights with a scale for each block of 128 x 128 (weight_scale_inv);
+Of each model, `deepseek_v3` with a dense layer and `deepseek_v3_moe` with one of experts:
+
+model.pt2                                 the model in bf16 as torch.export writes it, without its weights
+model*.safetensors, .index.json           e4m3 weights with a scale for each block of 128 x 128 (weight_scale_inv);
                                           norms, embedding and head in bf16
-deepseek_v3/config.json                   with the quantization_config
-deepseek_v3/reference.npz                 `in.*` the input, `out.logits` what torch computed with DeepSeek's arithmetic:
+config.json                               with the quantization_config
+reference.npz                             `in.*` the input, `out.logits` what torch computed with DeepSeek's arithmetic:
                                           activations in groups of 128, partial products of a group in f32, times both
-                                          scales, added up
+                                          scales, added up; experts in bf16, with weights that are what
+                                          their codes mean
 """
 
 import json
@@ -31,12 +34,21 @@ BLOCK = 128
 QUANTISATION = {"activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8", "weight_block_size": [BLOCK, BLOCK]}
 
 
-def config():
-    # One dense layer. Rows are multiples of 128; kv_a_proj has 144 rows, so its last block is cut off.
+def config(**more):
+    # Rows are multiples of 128; kv_a_proj has 144 rows, so its last block is cut off.
     return transformers.DeepseekV3Config(
         hidden_size=128, intermediate_size=256, num_key_value_heads=2, q_lora_rank=256, kv_lora_rank=128,
-        qk_nope_head_dim=16, qk_rope_head_dim=16, v_head_dim=64, n_routed_experts=4, n_group=2, topk_group=1,
-        num_experts_per_tok=2, n_shared_experts=1, moe_intermediate_size=32, first_k_dense_replace=1, **SMALL)
+        qk_nope_head_dim=16, qk_rope_head_dim=16, v_head_dim=64, num_experts_per_tok=2, n_shared_experts=1, **more,
+        **SMALL)
+
+
+def models():
+    return {
+        "deepseek_v3": config(n_routed_experts=4, n_group=2, topk_group=1, moe_intermediate_size=32,
+                              first_k_dense_replace=1),
+        "deepseek_v3_moe": config(n_routed_experts=3, n_group=1, topk_group=1, moe_intermediate_size=128,
+                                  first_k_dense_replace=0),
+    }
 
 
 def blocks(scale, shape):
@@ -85,14 +97,26 @@ def export_without_weights(path, model, ids):
     torch.export.save(program, path)
 
 
-def main():
-    folder = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else pathlib.Path(__file__).parent) / "deepseek_v3"
+def quantise_experts(name, stack):
+    """The tensors of each expert, and in the parameter of all the numbers that they mean."""
+    layers = ["gate_proj", "up_proj"] if name.endswith("gate_up_proj") else ["down_proj"]
+    tensors = {}
+    for e, expert in enumerate(stack):
+        for layer, w in zip(layers, expert.chunk(len(layers))):
+            own = f"{name.rpartition('.')[0]}.{e}.{layer}"
+            codes, scale = quantise_weight(w)
+            tensors[f"{own}.weight"], tensors[f"{own}.weight_scale_inv"] = codes, scale
+            w.copy_(codes.float() * blocks(scale, w.shape))
+    return tensors
+
+
+def make(folder, config):
     folder.mkdir(parents=True, exist_ok=True)
     ids = torch.randint(3, 64, (2, 5), generator=torch.Generator().manual_seed(2))
-    model = build(config(), torch.bfloat16)
+    model = build(config, torch.bfloat16)
     # Numbers of a model that was trained: at the initial 0.02 the layers would hardly change what they add to.
     for p in model.parameters():
-        if p.dim() == 2:
+        if p.dim() >= 2:
             p.data.mul_(4)
 
     export_without_weights(folder / "model.pt2", model, ids)
@@ -103,7 +127,11 @@ def main():
             quantised = Fp8Linear(module)
             setattr(model.get_submodule(parent), leaf, quantised)
             tensors[f"{name}.weight"], tensors[f"{name}.weight_scale_inv"] = quantised.weight, quantised.weight_scale_inv
-    tensors.update((name, p.data) for name, p in model.named_parameters())
+    for name, tensor in model.state_dict().items():
+        if name.endswith(("experts.gate_up_proj", "experts.down_proj")):
+            tensors.update(quantise_experts(name, tensor))
+        else:
+            tensors[name] = tensor
     parts = {name: f"model-{1 + ('self_attn' not in name):05}-of-00002.safetensors" for name in tensors}
     for part in sorted(set(parts.values())):
         save_file({n: t.contiguous() for n, t in tensors.items() if parts[n] == part}, folder / part)
@@ -117,7 +145,14 @@ def main():
         logits = model(input_ids=ids, use_cache=False).logits
     np.savez_compressed(folder / "reference.npz", **{"in.input_ids": ids.numpy(), "out.logits": logits.float().numpy()})
     for file in sorted(folder.iterdir()):
-        print(f"{file.name}: {file.stat().st_size} bytes")
+        print(f"{folder.name}/{file.name}: {file.stat().st_size} bytes")
+
+
+def main():
+    folder = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else pathlib.Path(__file__).parent)
+    for name, config in models().items():
+        if name in (sys.argv[2:] or models()):
+            make(folder / name, config)
 
 
 if __name__ == "__main__":

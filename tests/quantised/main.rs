@@ -5,6 +5,7 @@
 mod common;
 
 mod checkpoint;
+mod experts;
 mod schemes;
 
 /// The cosine of two vectors.

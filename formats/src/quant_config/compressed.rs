@@ -2,18 +2,19 @@
 //! parameters are `weight` (`weight_packed` for 4 bits), `weight_scale`, `weight_global_scale`, `input_scale`,
 //! `input_global_scale`.
 //!
+//! Where several groups have a layer, one that names it (`model.mlp.down_proj`, `re:.*down_proj`) goes before one that has
+//! its class (`Linear`), and of two alike the one that the file has first, as vLLM reads it.
+//!
 //! The config leaves open how a dynamic scale follows from the values; it is that of the kernels that vLLM runs these
 //! models with: `max(amax / 448, 1 / (448 * 512))` for FP8, `max(amax, 1e-10) / 448` in groups, `max(amax / 127, 2^-23)`
 //! for INT8, OCP's power of two for MX.
-
-use std::collections::BTreeMap;
 
 use normfuse_ir::{
     DType,
     linear::{Activation, ActivationPer, LinearScheme, NVFP4_GROUP, ScaleKind, ScaleRule, WeightPer, WeightScheme},
 };
 use serde::{Deserialize, de::IgnoredAny};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{Group, Pattern, mxfp4, object, unknown};
 use crate::error::{FormatError, Result};
@@ -37,7 +38,7 @@ const FP8_FLOOR: f32 = 1.0 / (448.0 * 512.0);
 struct Config {
     #[serde(rename = "quant_method")]
     _method: String,
-    config_groups: BTreeMap<String, Layers>,
+    config_groups: Map<String, Value>,
     #[serde(default)]
     ignore: Vec<String>,
     format: Option<String>,
@@ -108,7 +109,7 @@ impl Default for Dynamic {
     }
 }
 
-/// The groups in the order of their names, and the layers that are in none.
+/// The groups in the file's order, and the layers that are in none.
 pub fn read(config: Value) -> Result<(Vec<Group>, Vec<Pattern>)> {
     let config: Config = object(config, "compressed-tensors")?;
     check_format(config.format.as_deref())?;
@@ -116,7 +117,8 @@ pub fn read(config: Value) -> Result<(Vec<Group>, Vec<Pattern>)> {
     let sparsity = config.sparsity_config.filter(|s| s.get("format").is_none_or(|f| f != "dense"));
     absent("sparsity_config", sparsity.as_ref())?;
     absent("transform_config", config.transform_config.as_ref())?;
-    let named = |(name, layers): (String, Layers)| group(layers).map_err(|e| e.at_node(name));
+    let read = |layers| object(layers, "config_groups").and_then(group);
+    let named = |(name, layers): (String, Value)| read(layers).map_err(|e| e.at_node(name));
     let groups = config.config_groups.into_iter().map(named).collect::<Result<_>>()?;
     let skip = config.ignore.iter().map(|entry| Pattern::target("ignore", entry)).collect::<Result<_>>()?;
     Ok((groups, skip))

@@ -35,7 +35,8 @@ pub struct QuantConfig {
     skip: Vec<Pattern>,
 }
 
-/// Layers that are quantised alike; the first group that names a layer decides.
+/// Layers that are quantised alike. The first group that names a layer decides, and one that names its class only where
+/// none names the layer itself.
 #[derive(Debug)]
 struct Group {
     targets: Vec<Pattern>,
@@ -86,7 +87,9 @@ impl QuantConfig {
     /// is. A layer of unknown class is taken for torch's `Linear`.
     pub fn scheme_of(&self, module: &str, class: Option<&str>) -> Option<&LinearScheme> {
         let matches = |patterns: &[Pattern]| patterns.iter().any(|p| p.matches(module, class));
-        let group = self.groups.iter().find(|g| matches(&g.targets))?;
+        let named = |p: &Pattern| p.is_of_modules() && p.matches(module, class);
+        let by_name = self.groups.iter().find(|g| g.targets.iter().any(named));
+        let group = by_name.or_else(|| self.groups.iter().find(|g| matches(&g.targets)))?;
         (!matches(&self.skip)).then_some(&group.scheme)
     }
 }

@@ -60,6 +60,11 @@ impl Pattern {
         Self { entry: None, ..self }
     }
 
+    /// True if it names modules themselves and no class of them.
+    pub fn is_of_modules(&self) -> bool {
+        !matches!(self.names, Names::Class(_))
+    }
+
     /// True if it names a module.
     pub fn matches(&self, module: &str, class: Option<&str>) -> bool {
         match &self.names {

@@ -146,6 +146,29 @@ fn targets_and_ignored_layers() {
 }
 
 #[test]
+fn a_group_that_names_a_layer_goes_before_one_of_its_class() {
+    let group = |target: &str, kind: &str, strategy: &str| json!({"targets": [target], "weights": args(8, kind, strategy, &json!(false))});
+    let text = |groups: &[(&str, Value)]| {
+        let groups: Vec<String> = groups.iter().map(|(name, g)| format!("\"{name}\": {g}")).collect();
+        format!(r#"{{"quant_method": "compressed-tensors", "config_groups": {{{}}}}}"#, groups.join(", "))
+    };
+    let of = |groups: &[(&str, Value)], module: &str| {
+        let config = QuantConfig::parse(text(groups).as_bytes()).unwrap();
+        scheme(&config, module).map(|s| s.split(',').next().unwrap().to_owned())
+    };
+    for name in ["re:.*down_proj", "layers.0.down_proj"] {
+        let groups = [("group_0", group("Linear", "float", "channel")), ("group_1", group(name, "int", "tensor"))];
+        assert_eq!(of(&groups, "layers.0.down_proj").unwrap(), "i8/tensor");
+        assert_eq!(of(&groups, "layers.0.up_proj").unwrap(), "f8e4m3fn/channel");
+    }
+    // In the order of the file, which is neither that of names nor of numbers.
+    let ten = ("group_10", group("re:.*down_proj", "int", "tensor"));
+    let two = ("group_2", group("re:.*_proj", "float", "tensor"));
+    assert_eq!(of(&[two.clone(), ten.clone()], "l.down_proj").unwrap(), "f8e4m3fn/tensor");
+    assert_eq!(of(&[ten, two], "l.down_proj").unwrap(), "i8/tensor");
+}
+
+#[test]
 fn what_compressed_tensors_does_not_say_here_is_named() {
     let (no, yes) = (json!(false), json!(true));
     let (w, a) = (args(8, "float", "channel", &no), args(8, "float", "token", &yes));

@@ -112,7 +112,11 @@ fn rows(graph: &Graph, q: &Quant) -> Result<(Shape, Scheme), (&'static str, Stri
         let even = || width.is_some_and(|n| n.is_multiple_of(2));
         (width != Some(0)).then(|| scheme_on_rows(graph, q, width))?.filter(|s| s.packing != Packing::Nibbles || even())
     };
-    for axis in (0..own.rank()).rev() {
+    let wanted = row_of_readers(graph, q);
+    let has_wanted = |axis: &usize| wanted.is_none() || Shape(own.0[*axis..].to_vec()).numel().as_const() == wanted;
+    // As the readers see it, if the value has such rows.
+    let first = (0..own.rank()).rev().find(has_wanted).unwrap_or(own.rank().saturating_sub(1));
+    for axis in (0..own.rank().min(first + 1)).rev() {
         let (lead, last) = own.0.split_at(axis);
         let last = Shape(last.to_vec()).numel();
         let width = last.as_const().and_then(|n| u64::try_from(n).ok());
@@ -125,6 +129,26 @@ fn rows(graph: &Graph, q: &Quant) -> Result<(Shape, Scheme), (&'static str, Stri
         }
     }
     Err(no_groups())
+}
+
+/// The width of the rows that all readers of the codes see, where those are several groups wide: heads that are laid side by
+/// side for a projection are groups of its rows, and no rows.
+fn row_of_readers(graph: &Graph, q: &Quant) -> Option<i64> {
+    // Of two codes in a byte, the last axis is no number of values.
+    let group = q.width.filter(|_| q.scheme.packing != Packing::Nibbles).and_then(|w| i64::try_from(w).ok())?;
+    let mut widths = BTreeSet::new();
+    let mut queue = vec![q.q];
+    while let Some(v) = queue.pop() {
+        let is_seen_through =
+            |(user, port): &(NodeId, usize)| *port == 0 && q.nodes.contains(user) && is_view(graph, *user);
+        let (views, readers): (Vec<_>, Vec<_>) = graph.users(v).into_iter().partition(is_seen_through);
+        queue.extend(views.iter().flat_map(|(user, _)| &graph.node(*user).outputs));
+        if !readers.is_empty() || graph.is_output(v) {
+            widths.insert(typed(graph, v)?.1.last()?.as_const()?);
+        }
+    }
+    let width = widths.pop_first().filter(|w| *w > group && w % group == 0)?;
+    widths.is_empty().then_some(width)
 }
 
 /// The descriptor of a quantiser, alone or behind a gated activation, whose value is a result where that is read.

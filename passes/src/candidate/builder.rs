@@ -10,7 +10,15 @@ use super::{
     member::{Epilogue, Member},
     switched_off,
 };
-use crate::{Options, consts, norms::Norm, quant::Quant, reach::Order, region::typed, rules, views::is_view};
+use crate::{
+    Options, consts,
+    norms::Norm,
+    quant::{Quant, seen_as_group},
+    reach::Order,
+    region::typed,
+    rules,
+    views::is_view,
+};
 
 /// A port while the candidate is being built: of a sibling, and for quantisers of an epilogue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -241,6 +249,7 @@ pub(super) fn scheme_on_rows(graph: &Graph, q: &Quant, width: Option<u64>) -> Op
             match w {
                 // Rows of the same width: a token or the one group of a row, as the quantiser saw it.
                 w if w == width && last(q.v) == Some(width) => {}
+                w if w == width && seen_as_group(graph, q, w) => scheme.granularity = Granularity::Group(w as u32),
                 w if w == width => scheme.granularity = Granularity::Token,
                 w if w > 0 && width.is_multiple_of(w) => scheme.granularity = Granularity::Group(w as u32),
                 _ => return None,

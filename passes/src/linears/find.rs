@@ -9,7 +9,7 @@ const ONNX_CLASSES: &str = "pkg.torch.onnx.class_hierarchy";
 /// The same for its modules, and the call's own name at the end.
 const ONNX_SCOPES: &str = "pkg.torch.onnx.name_scopes";
 /// The class of torch's own linear layer.
-const TORCH_LINEAR: &str = "torch.nn.modules.linear.Linear";
+pub const TORCH_LINEAR: &str = "torch.nn.modules.linear.Linear";
 
 /// A layer.
 #[derive(Debug, Clone)]
@@ -49,6 +49,14 @@ pub struct Product {
     pub result: ValueId,
     /// What is added in the same node.
     pub bias: Option<ValueId>,
+}
+
+impl Product {
+    /// The same with the operands that the node has by now: a layer that it reads may be another value since.
+    pub fn now(&self, graph: &Graph) -> Self {
+        let node = graph.node(self.node);
+        Self { x: node.input(0).unwrap_or(self.x), bias: node.input(2), ..self.clone() }
+    }
 }
 
 /// All layers, in the order in which the graph has their first calls.

@@ -12,6 +12,7 @@
 //! in its place.
 
 mod activation;
+mod experts;
 mod find;
 mod host;
 mod weight;
@@ -30,6 +31,8 @@ use self::{
     find::{Linear, Product},
     write::Writer,
 };
+
+pub use self::experts::{Unstacked, unstack};
 
 /// A parameter's element type, if the IR has it, and its shape.
 pub type Lookup<'a> = dyn Fn(&str) -> Option<(Option<DType>, Vec<usize>)> + 'a;
@@ -110,8 +113,7 @@ fn convert(
     done: &mut Quantised,
 ) -> Result<()> {
     if let Some(n) = scheme.columns().find(|n| *n == 0 || !linear.columns.is_multiple_of(*n)) {
-        let message = format!("expected rows of a multiple of {n} values, found {}", linear.columns);
-        return Err(Error::new(ErrorKind::Shape, message));
+        return Err(weight::rows_of(n, linear.columns));
     }
     if let Some(reader) = &linear.other_reader {
         let message = format!("its weight is read by `{reader}` too, which is no product of this layer");
@@ -129,6 +131,7 @@ fn convert(
         _ => None,
     };
     for product in &linear.products {
+        let product = &product.now(w.graph);
         w.at(product.node);
         let x = match &scheme.activation {
             None => w.cast("x", product.x, product.dtype, DType::F32)?,
@@ -143,7 +146,14 @@ fn convert(
                 }
             }
         };
-        replace(w, product, x, transposed)?;
+        let y = replace(w, product, x, transposed)?;
+        // A value that is quantised already, and that this layer made, has another id from here on.
+        let stale: Vec<_> = shared.keys().filter(|(v, ..)| *v == product.result).cloned().collect();
+        for (_, given, activation) in stale {
+            if let Some(x) = shared.remove(&(product.result, given, activation.clone())) {
+                shared.insert((y, given, activation), x);
+            }
+        }
     }
     // Codes come first.
     done.scales.extend(names.iter().skip(1).cloned());
@@ -151,8 +161,8 @@ fn convert(
     Ok(())
 }
 
-/// Puts the scaled product in the place of the one that was there.
-fn replace(w: &mut Writer<'_>, product: &Product, x: ValueId, weight: ValueId) -> Result<()> {
+/// Puts the scaled product in the place of the one that was there; its result.
+fn replace(w: &mut Writer<'_>, product: &Product, x: ValueId, weight: ValueId) -> Result<ValueId> {
     let y = w.node("product", Op::MatMul, &[x, weight])?;
     let mut y = w.cast("cast", y, DType::F32, product.dtype)?;
     if let Some(bias) = product.bias {
@@ -163,5 +173,8 @@ fn replace(w: &mut Writer<'_>, product: &Product, x: ValueId, weight: ValueId) -
     w.graph.remove_dead([product.node]);
     // Who looks for the layer's result finds it under the name that it had.
     w.graph.rename_value(y, name);
-    Ok(())
+    Ok(y)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,12 +1,30 @@
 //! A layer's quantised weight: its parameters, and the ops that make numbers of them.
 
 use normfuse_ir::{
-    DType, Op, Result, Shape, Tensor, Type, ValueId,
+    DType, Error, ErrorKind, Op, Result, Shape, Tensor, Type, ValueId,
     linear::{ScaleKind, WeightPer, WeightScheme},
     op::BinaryOp,
 };
 
 use super::{Source, find::Linear, host, write::Writer};
+
+/// # Errors
+/// Groups that do not divide the rows.
+pub fn check_columns(scheme: &WeightScheme, columns: usize) -> Result<()> {
+    let group = match scheme.per {
+        WeightPer::Group(n) => n,
+        WeightPer::Tensor | WeightPer::Channel | WeightPer::Block(..) => 1,
+    };
+    match [group, scheme.cut.unwrap_or(1)].into_iter().find(|n| *n == 0 || !columns.is_multiple_of(*n)) {
+        Some(n) => Err(rows_of(n, columns)),
+        None => Ok(()),
+    }
+}
+
+/// Rows that something does not divide.
+pub fn rows_of(n: usize, columns: usize) -> Error {
+    Error::new(ErrorKind::Shape, format!("expected rows of a multiple of {n} values, found {columns}"))
+}
 
 /// The weight in f32, `[N, K]`; `names` gets the names of the parameters that it is made of.
 pub fn dequantised(

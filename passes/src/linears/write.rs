@@ -42,6 +42,12 @@ impl<'g> Writer<'g> {
         self.provenance.clone_from(&node.provenance);
     }
 
+    /// From here on, nodes are named after this, and are at no place in the source.
+    pub fn called(&mut self, base: &str) {
+        base.clone_into(&mut self.base);
+        self.provenance = Arc::default();
+    }
+
     fn free(&mut self, name: &str) -> String {
         let mut free = name.to_owned();
         let mut n = 0;

@@ -178,7 +178,7 @@ pub fn find(graph: &Graph, order: &Order, anchor: NodeId) -> Result<Quant, Miss>
 }
 
 /// One scale a row: the one group of it, if the quantiser looked at the rows through a group axis of size 1.
-fn seen_as_group(graph: &Graph, q: &Quant, width: u64) -> bool {
+pub fn seen_as_group(graph: &Graph, q: &Quant, width: u64) -> bool {
     let second_last = |s: &Shape| s.rank().checked_sub(2).and_then(|i| s.0[i].as_const());
     let own = typed(graph, q.v).and_then(|(_, s)| second_last(s));
     let reduces = |n: &NodeId| {

@@ -168,8 +168,11 @@ fn captures(node: &normfuse_ir::Node) -> Result<Vec<(String, ValueId)>> {
 pub fn attributes(node: &normfuse_ir::Node) -> Result<Vec<AttributeProto>> {
     let Op::Foreign(f) = &node.op else { return Ok(Vec::new()) };
     if f.encoding != "onnx" {
+        let hint = "write .nf or .json instead, or export the model anew with `run_decompositions()` before it is saved, \
+                    which leaves fewer ops";
         return Err(FormatError::mismatch("an op that came from ONNX", format!("`{}` from {}", f.op_type, f.encoding))
-            .at_node(&node.name));
+            .at_node(&node.name)
+            .hint(hint));
     }
     f.attributes
         .iter()
