@@ -228,6 +228,14 @@ impl<'b, 'p> Call<'b, 'p> {
         }))
     }
 
+    /// True if it asks for an order of memory, so that its result may be a copy.
+    pub fn is_reordered(&self) -> bool {
+        /// As it is.
+        const PRESERVE: i64 = 4;
+        let asks = |a: &Argument| matches!(a, Argument::MemoryFormat(n) if *n != PRESERVE);
+        self.node.inputs.iter().any(|a| a.name == "memory_format" && asks(&a.arg))
+    }
+
     /// Skips arguments that say how to compute and not what.
     pub fn skip(&mut self, names: &[&str]) {
         for name in names {

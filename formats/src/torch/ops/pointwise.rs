@@ -127,7 +127,9 @@ pub fn op<'p>(c: &mut Call<'_, 'p>, name: &str) -> Result<Option<Outcome<'p>>, R
             if c.flag("train", true)? && p != Some(0.0) {
                 return foreign("it drops values at random");
             }
-            x
+            // The same tensor.
+            let of = c.name("input")?;
+            return Ok(Some(Outcome::View { of, part: Part::Whole, value: x }));
         }
         ("masked_fill", "Scalar") => {
             let (x, mask) = (c.tensor("self")?, c.tensor("mask")?);
@@ -440,12 +442,15 @@ fn convert<'p>(c: &mut Call<'_, 'p>, base: &str, overload: &str) -> Result<Outco
         }
         _ => c.dtype("dtype")?,
     };
-    let copies = base == "_to_copy" || c.flag("copy", false)?;
+    // To another device is a copy; in another order of memory, or as a prim, perhaps.
+    let result = c.result()?;
+    let copies = base == "_to_copy" || c.flag("copy", false)? || c.b.device(of) != c.b.device(result);
+    let part = if base == "convert_element_type" || c.is_reordered() { Part::Other } else { Part::Whole };
     let from = c.b.dtype(x)?;
     Ok(match to.filter(|to| *to != from) {
         Some(to) => Outcome::one(c.b.cast(x, to)?),
         None if copies => Outcome::one(x),
         // As it is: the same tensor.
-        None => Outcome::View { of, part: Part::Whole, value: x },
+        None => Outcome::View { of, part, value: x },
     })
 }
