@@ -1,6 +1,6 @@
 //! The arguments of one call by the names of torch's operator schemas, with a record of which ones somebody understood.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use normfuse_ir::{DType, ValueId};
 
@@ -21,6 +21,17 @@ pub enum Scalar {
     Bool(bool),
     Int(i64),
     Float(f64),
+}
+
+impl fmt::Display for Scalar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bool(v) => write!(f, "{v}"),
+            Self::Int(v) => write!(f, "{v}"),
+            // With its point, also where it is whole.
+            Self::Float(v) => write!(f, "{v:?}"),
+        }
+    }
 }
 
 /// One call while it is mapped.
@@ -280,6 +291,16 @@ pub fn tensors_of(a: &Argument) -> Vec<&str> {
 pub fn unknown_key(key: &str) -> FormatError {
     FormatError::mismatch("an argument of torch's schema, major version 8", format!("one of kind `{key}`"))
         .hint("a newer torch wrote the file")
+}
+
+impl Argument {
+    /// What kind it is, and its name if it is a computed number.
+    pub fn described(&self) -> String {
+        match self.computed().first() {
+            Some(name) => format!("{} (`{name}`)", kind(self)),
+            None => kind(self).to_owned(),
+        }
+    }
 }
 
 fn kind(a: &Argument) -> &str {

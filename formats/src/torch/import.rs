@@ -111,7 +111,7 @@ impl<'p> Importer<'p, '_> {
                     return Err(at_input(e, name).hint("pass sizes as shapes of tensors"));
                 }
                 InputSpec::User(other) => {
-                    let found = other.unknown().map_or_else(|| format!("{other:?}"), |key| format!("`{key}`"));
+                    let found = other.unknown().map_or_else(|| other.described(), |key| format!("`{key}`"));
                     return Err(FormatError::mismatch("inputs that are tensors", found));
                 }
                 InputSpec::Other(kind) => {
@@ -409,7 +409,8 @@ impl<'p> Importer<'p, '_> {
                     (arg.as_str(), Some(format!("{name}.new")))
                 }
                 OutputSpec::User(other) => {
-                    return Err(FormatError::mismatch("results that are tensors", format!("{other:?}")));
+                    return Err(FormatError::mismatch("results that are tensors", other.described())
+                        .hint("return tensors: a size can be read off the shape of one"));
                 }
                 OutputSpec::Other(kind) => {
                     return Err(FormatError::mismatch("a program for inference", format!("a result of kind `{kind}`")));

@@ -134,7 +134,7 @@ fn two(c: &mut Call<'_, '_>, a: &Lettered, b: &Lettered, result: &[char]) -> Res
 }
 
 /// How many elements these sizes have.
-fn product(sizes: &[Arc<Expr>]) -> Arc<Expr> {
+pub fn product(sizes: &[Arc<Expr>]) -> Arc<Expr> {
     let times = |a: Arc<Expr>, b: &Arc<Expr>| match (&*a, &**b) {
         (Expr::Int(1), _) => b.clone(),
         _ => Arc::new(Expr::times(&a, b)),
