@@ -161,6 +161,11 @@ fn complex_buffers_are_pairs() {
 }
 
 #[test]
+fn ends_of_ranges_nans_fractions_and_a_bias_in_16_bits() {
+    as_torch("corners");
+}
+
+#[test]
 fn results_have_the_names_that_the_model_gives_them() {
     as_torch("named");
 }

@@ -225,6 +225,18 @@ class ComplexBuffer(nn.Module):
         return y, torch.view_as_real(self.turned), self.tail.imag.clone(), torch.view_as_real(self.turns.conj().resolve_conj())
 
 
+class Corners(nn.Module):
+    """Integers at the end of their range, NaNs, ranges of fractions, a bias that is added before the one rounding."""
+
+    def forward(self, i, u, x, a, w, b):
+        h, v, c = a.bfloat16(), w.bfloat16(), b.bfloat16()
+        linear = nn.functional.linear
+        return floats(i // 3, i // -3, i.int() * 2**24 // 7, torch.div(i.long() * 2**56, 5, rounding_mode="floor"), i**2, u**2,
+                      u**3, i.long()**2, -u, u // 7, torch.sign(x), torch.sign(x.bfloat16()), torch.sign(i), torch.any(x > 0, dim=[]),
+                      torch.arange(0, 2.1, 0.3), torch.arange(0, 1, 0.1), torch.arange(1, 3, 0.25, dtype=torch.float16),
+                      linear(h, v, c), linear(h[None], v, c), linear(a, w, b))
+
+
 class Named(nn.Module):
     """Results with names, one of which an input has, and results in a list under one."""
 
@@ -302,6 +314,10 @@ def main():
         "writes": (Writes(), dict(x=torch.randn(3, 4), y=torch.randn(3, 4)), None),
         "fresh": (Fresh(), dict(x=torch.randn(2, 3)), None),
         "complex_buffer": (ComplexBuffer(), dict(x=powers(2, 3, 8), ids=torch.tensor([2, 0, 1])), None),
+        "corners": (Corners(), dict(i=torch.tensor([-128, -127, -3, 0, 5, 127], dtype=torch.int8),
+                                    u=torch.tensor([0, 1, 7, 200, 255], dtype=torch.uint8),
+                                    x=torch.tensor([[0.0, -0.0, float("nan")], [-2, float("inf"), 3]]), a=whole(8, 16),
+                                    w=whole(6, 16), b=torch.randn(6) * 50), ({}, {}, {}, {0: n}, {}, {})),
         "named": (Named(), dict(x=torch.randn(2)), None),
     }
     made = sys.argv[1:] or [*cases, "mask", "left"]

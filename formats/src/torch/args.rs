@@ -1,6 +1,6 @@
 //! The arguments of one call by the names of torch's operator schemas, with a record of which ones somebody understood.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use normfuse_ir::{DType, ValueId};
 
@@ -21,6 +21,17 @@ pub enum Scalar {
     Bool(bool),
     Int(i64),
     Float(f64),
+}
+
+impl fmt::Display for Scalar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bool(v) => write!(f, "{v}"),
+            Self::Int(v) => write!(f, "{v}"),
+            // With its point, also where it is whole.
+            Self::Float(v) => write!(f, "{v:?}"),
+        }
+    }
 }
 
 /// One call while it is mapped.
@@ -228,6 +239,14 @@ impl<'b, 'p> Call<'b, 'p> {
         }))
     }
 
+    /// True if it asks for an order of memory, so that its result may be a copy.
+    pub fn is_reordered(&self) -> bool {
+        /// As it is.
+        const PRESERVE: i64 = 4;
+        let asks = |a: &Argument| matches!(a, Argument::MemoryFormat(n) if *n != PRESERVE);
+        self.node.inputs.iter().any(|a| a.name == "memory_format" && asks(&a.arg))
+    }
+
     /// Skips arguments that say how to compute and not what.
     pub fn skip(&mut self, names: &[&str]) {
         for name in names {
@@ -272,6 +291,16 @@ pub fn tensors_of(a: &Argument) -> Vec<&str> {
 pub fn unknown_key(key: &str) -> FormatError {
     FormatError::mismatch("an argument of torch's schema, major version 8", format!("one of kind `{key}`"))
         .hint("a newer torch wrote the file")
+}
+
+impl Argument {
+    /// What kind it is, and its name if it is a computed number.
+    pub fn described(&self) -> String {
+        match self.computed().first() {
+            Some(name) => format!("{} (`{name}`)", kind(self)),
+            None => kind(self).to_owned(),
+        }
+    }
 }
 
 fn kind(a: &Argument) -> &str {

@@ -77,6 +77,11 @@ impl Expr {
         Self::join(Operator::Mul, a.clone(), b.clone())
     }
 
+    /// The sum of two sizes.
+    pub fn plus(a: &Self, b: &Self) -> Self {
+        Self::join(Operator::Add, a.clone(), b.clone())
+    }
+
     fn join(op: Operator, a: Self, b: Self) -> Self {
         Self::Op(op, Box::new((a, b)))
     }

@@ -111,7 +111,7 @@ impl<'p> Importer<'p, '_> {
                     return Err(at_input(e, name).hint("pass sizes as shapes of tensors"));
                 }
                 InputSpec::User(other) => {
-                    let found = other.unknown().map_or_else(|| format!("{other:?}"), |key| format!("`{key}`"));
+                    let found = other.unknown().map_or_else(|| other.described(), |key| format!("`{key}`"));
                     return Err(FormatError::mismatch("inputs that are tensors", found));
                 }
                 InputSpec::Other(kind) => {
@@ -337,6 +337,7 @@ impl<'p> Importer<'p, '_> {
                 other => attributes.push((a.name.clone(), format!("{other:?}"))),
             }
         }
+        let operands: Vec<&str> = node.inputs.iter().flat_map(|a| tensors_of(&a.arg)).collect();
         let names = results(node);
         let id = self.b.add(foreign_op(&node.target, attributes, names.len(), reason), &inputs)?;
         let values = self.b.graph.node(id).outputs.clone();
@@ -347,9 +348,28 @@ impl<'p> Importer<'p, '_> {
             } else {
                 self.b.graph.rename_value(value, name);
             }
-            self.b.memory.define(name, value, false)?;
+            let of: Vec<&str> = operands.iter().copied().filter(|t| ops::may_share(&self.b, node, t, name)).collect();
+            self.b.memory.perhaps(name, value, &of)?;
         }
+        self.effects(node, &operands);
         Ok(())
+    }
+
+    /// What an op that is not known may do to its operands: the archive does not say. One without a result that is a
+    /// tensor is there for that; of others it is not assumed, and the report says so.
+    fn effects(&mut self, node: &'p Node, operands: &[&str]) {
+        if ops::is_torch_s(&node.target) || operands.is_empty() {
+            return;
+        }
+        if results(node).is_empty() {
+            self.b.memory.may_change(operands, node.label());
+            return;
+        }
+        let target = &node.target;
+        let note = format!("`{target}` is not known: it is taken to change none of the tensors that it is given");
+        if !self.notes.contains(&note) {
+            self.notes.push(note);
+        }
     }
 
     /// A tensor for an op that is not known: where a complex one is its parts here, it is made of them.
@@ -389,7 +409,8 @@ impl<'p> Importer<'p, '_> {
                     (arg.as_str(), Some(format!("{name}.new")))
                 }
                 OutputSpec::User(other) => {
-                    return Err(FormatError::mismatch("results that are tensors", format!("{other:?}")));
+                    return Err(FormatError::mismatch("results that are tensors", other.described())
+                        .hint("return tensors: a size can be read off the shape of one"));
                 }
                 OutputSpec::Other(kind) => {
                     return Err(FormatError::mismatch("a program for inference", format!("a result of kind `{kind}`")));

@@ -44,6 +44,8 @@ struct Storage {
     changed_by: String,
     /// Written ranges of memory that was fresh: axis, then start, end and value in order.
     pieces: Option<(usize, Vec<Piece>)>,
+    /// Older memory that this may be a part of, or all of.
+    perhaps: Vec<usize>,
 }
 
 impl Storage {
@@ -90,8 +92,8 @@ pub struct Memory {
 
 impl Memory {
     fn storage(&mut self, whole: &str, given: bool) -> usize {
-        let changed_by = String::new();
-        self.storages.push(Storage { given, version: 0, whole: whole.to_owned(), changed_by, pieces: None });
+        let (changed_by, perhaps) = (String::new(), Vec::new());
+        self.storages.push(Storage { given, version: 0, whole: whole.to_owned(), changed_by, pieces: None, perhaps });
         self.storages.len() - 1
     }
 
@@ -111,6 +113,48 @@ impl Memory {
     pub fn define(&mut self, name: &str, value: ValueId, given: bool) -> Result<()> {
         let storage = self.storage(name, given);
         self.put(name, Tensor { value: Some(value), storage, version: 0, part: Part::Whole })
+    }
+
+    /// What a call makes of which only its operands are known: it may be memory of its own, or that of any of these.
+    /// Nothing can be written through it, and a write into theirs may change it.
+    pub fn perhaps(&mut self, name: &str, value: ValueId, of: &[&str]) -> Result<()> {
+        let of: Vec<usize> = of.iter().filter_map(|t| self.tensors.get(*t)).map(|t| t.storage).collect();
+        let storage = self.storage(name, false);
+        self.storages[storage].perhaps = of;
+        self.put(name, Tensor { value: Some(value), storage, version: 0, part: Part::Whole })
+    }
+
+    /// A call whose only effect can be on what it is given: all of that, and what may share its memory, has changed.
+    pub fn may_change(&mut self, names: &[&str], by: &str) {
+        let mut changed: Vec<usize> = names.iter().filter_map(|t| self.tensors.get(*t)).map(|t| t.storage).collect();
+        let mut next = 0;
+        while let Some(storage) = changed.get(next) {
+            let older = self.storages[*storage].perhaps.clone();
+            changed.extend(older);
+            next += 1;
+        }
+        changed.sort_unstable();
+        changed.dedup();
+        for storage in changed {
+            self.storages[storage].version += 1;
+            by.clone_into(&mut self.storages[storage].changed_by);
+            self.changes_with(storage);
+        }
+    }
+
+    /// After a change of some memory: what may be the same has perhaps changed too.
+    fn changes_with(&mut self, storage: usize) {
+        let by = self.storages[storage].changed_by.clone();
+        let mut changed = vec![storage];
+        // What perhaps is older memory is younger.
+        for i in storage + 1..self.storages.len() {
+            let s = &mut self.storages[i];
+            if s.perhaps.iter().any(|older| changed.contains(older)) {
+                s.version += 1;
+                s.changed_by.clone_from(&by);
+                changed.push(i);
+            }
+        }
     }
 
     /// Memory that nothing was written into.
@@ -192,6 +236,10 @@ impl Memory {
         if s.given {
             return refuse(format!("`{name}`, which is `{}` or a view of it", s.whole));
         }
+        if !s.perhaps.is_empty() {
+            let made = &s.whole;
+            return refuse(format!("`{name}`, that is `{made}` or a view of it, which may share an operand's memory"));
+        }
         let whole = s.whole.clone();
         let part = match t.part {
             Part::Select { axis, index } => Part::Slice { axis, start: index, end: index + 1 },
@@ -238,7 +286,14 @@ impl Memory {
     ) -> Result<Write> {
         let Some(t) = self.tensors.get(of) else { return Err(undefined(of)) };
         let pieces = self.storages[t.storage].pieces.clone();
-        let mut copy = Storage { given: false, version: 0, whole: name.into(), changed_by: String::new(), pieces };
+        let mut copy = Storage {
+            given: false,
+            version: 0,
+            whole: name.into(),
+            changed_by: String::new(),
+            pieces,
+            perhaps: Vec::new(),
+        };
         let Some(write) = copy.fill(axis, piece, sizes) else {
             let found = format!("a range of `{of}` that overlaps what was written before");
             return Err(FormatError::mismatch("ranges of new memory that are written once", found));
@@ -263,6 +318,7 @@ impl Memory {
                 (t.value, t.version) = (Some(value), version);
             }
         }
+        self.changes_with(storage);
     }
 }
 

@@ -160,15 +160,8 @@ impl Builder<'_> {
     /// Foreign, if the type does not hold it.
     pub fn scalar(&mut self, s: Scalar, dtype: DType) -> Result<ValueId, Reject> {
         match element(s, dtype) {
-            Some((tensor, _)) => {
-                let text = match s {
-                    Scalar::Bool(v) => v.to_string(),
-                    Scalar::Int(v) => v.to_string(),
-                    Scalar::Float(v) => format!("{v:?}"),
-                };
-                Ok(self.constant(&format!("{dtype}_{text}"), tensor))
-            }
-            None => foreign(format!("{s:?} is no {dtype}")),
+            Some((tensor, _)) => Ok(self.constant(&format!("{dtype}_{s}"), tensor)),
+            None => foreign(format!("the number {s} is no {dtype}")),
         }
     }
 
@@ -210,7 +203,13 @@ impl Builder<'_> {
         }
         let wide =
             is_16_bit(dtype) && (alpha.is_some() || self.comes_in_wide(a, dtype)? || self.comes_in_wide(b, dtype)?);
-        let compute = if wide { DType::F32 } else { dtype };
+        // ONNX has no powers of these integers; those of 64 bits end in the same bits.
+        let narrow = matches!(dtype, DType::I8 | DType::U8 | DType::I16 | DType::U16 | DType::U32);
+        let compute = match op {
+            _ if wide => DType::F32,
+            BinaryOp::Pow if narrow => DType::I64,
+            _ => dtype,
+        };
         let (x, mut y) = (self.comes_in(a, dtype, compute)?, self.comes_in(b, dtype, compute)?);
         if let Some(alpha) = alpha {
             let exact = match alpha {
@@ -220,7 +219,7 @@ impl Builder<'_> {
             };
             if !exact {
                 return foreign(format!(
-                    "`alpha` is no power of two but {alpha:?}: backends round its product differently"
+                    "`alpha` is no power of two but {alpha}: backends round its product differently"
                 ));
             }
             let factor = self.scalar(alpha, compute)?;

@@ -80,6 +80,7 @@ pub fn meta(dtype: i64, sizes: &str, device: &str) -> Value {
 }
 
 /// A program under construction.
+#[derive(Clone)]
 pub struct Program {
     pub json: Value,
     pub weights: Map<String, Value>,

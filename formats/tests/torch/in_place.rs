@@ -162,3 +162,132 @@ fn new_contents_of_a_buffer_are_a_result() {
     assert_eq!(graph.outputs().iter().map(|o| o.name.as_str()).collect::<Vec<_>>(), ["y", "cache.new"]);
     assert!(graph.info.notes[0].contains("`cache` changes"), "{:?}", graph.info.notes);
 }
+
+/// `y`, new memory, and what a call makes of it.
+fn of_new_memory(target: &str, inputs: &[(&str, serde_json::Value)], sizes: &str) -> Program {
+    let new = Program::new(&[("x", F32, "2;3")]).then("aten.abs.default", &[("self", t("x"))], "y", F32, "2;3");
+    let inputs = [&[("self", t("y"))], inputs].concat();
+    new.then(target, &inputs, "v", F32, sizes)
+}
+
+/// Adds one to a tensor.
+fn add(p: Program, to: &str, sizes: &str) -> Program {
+    p.then("aten.add_.Tensor", &[("self", t(to)), ("other", int(1))], "w", F32, sizes)
+}
+
+#[test]
+fn what_an_unknown_op_makes_may_be_its_operands_memory() {
+    let calls = || {
+        [
+            of_new_memory("aten.unfold.default", &[("dimension", int(1)), ("size", int(3)), ("step", int(1))], "2;1;3"),
+            of_new_memory("aten.diagonal.default", &[], "2"),
+            of_new_memory("mine.part.default", &[], "2"),
+        ]
+    };
+    for (p, sizes) in calls().into_iter().zip(["2;1;3", "2", "2"]) {
+        let e = add(p, "v", sizes).output("y").refused();
+        assert!(e.contains("node `w`") && e.contains("`v`, that is `v` or a view of it, which may share"), "{e}");
+    }
+    for p in calls() {
+        let e = add(p, "y", "2;3").output("v").refused();
+        assert!(e.contains("`v`, whose memory `w` changed under another name"), "{e}");
+    }
+    // Of another type it is no view, and what was made of one tensor says nothing of the next.
+    let p = of_new_memory("aten.erfinv.default", &[], "2;3")
+        .then("aten.isposinf.default", &[("self", t("y"))], "b", BOOL, "2;3")
+        .then("aten.exp.default", &[("self", t("y"))], "e", F32, "2;3");
+    let p = add(p, "y", "2;3");
+    assert!(["b", "e"].iter().all(|name| p.clone().output(name).read().outputs().len() == 1));
+}
+
+#[test]
+fn views_under_other_names_are_written_or_refused_as_views() {
+    let p = of_new_memory("aten.narrow.default", &[("dim", int(1)), ("start", int(-2)), ("length", int(2))], "2;2");
+    let p = add(p, "v", "2;2").output("y");
+    assert_eq!(floats(&p.run(&[f32s(&[2, 3], &[1., 2., 3., 4., 5., 6.])])[0]), [1., 3., 4., 4., 6., 7.]);
+    let p = of_new_memory("aten.view_as.default", &[("other", t("x"))], "2;3");
+    let p = add(p, "v", "2;3").output("y");
+    assert_eq!(floats(&p.run(&[f32s(&[2, 3], &[1., 2., 3., 4., 5., 6.])])[0]), [2., 3., 4., 5., 6., 7.]);
+    let refused = [
+        ("aten.movedim.int", vec![("source", int(0)), ("destination", int(1))], "3;2"),
+        ("aten.mT.default", vec![], "3;2"),
+        ("aten.ravel.default", vec![], "6"),
+        ("aten.reshape_as.default", vec![("other", t("x"))], "2;3"),
+        ("aten.expand_as.default", vec![("other", t("x"))], "2;3"),
+        ("aten.swapaxes.default", vec![("axis0", int(0)), ("axis1", int(1))], "3;2"),
+        (
+            "aten.to.dtype",
+            vec![("dtype", json!({"as_scalar_type": F32})), ("memory_format", json!({"as_memory_format": 2}))],
+            "2;3",
+        ),
+    ];
+    for (target, inputs, sizes) in refused {
+        let e = add(of_new_memory(target, &inputs, sizes), "v", sizes).output("y").refused();
+        assert!(e.contains("node `w`") && e.contains("`v`, a view or copy of `y`"), "{target}: {e}");
+        let e = add(of_new_memory(target, &inputs, sizes), "y", "2;3").output("v").refused();
+        assert!(e.contains("`v`, whose memory `w` changed under another name"), "{target}: {e}");
+    }
+}
+
+#[test]
+fn what_torch_passes_on_is_the_same_tensor() {
+    let drop = [("input", t("y")), ("p", float(0.5)), ("train", json!({"as_bool": false}))];
+    let same = [("self", t("y"))];
+    for (target, inputs) in [("aten.dropout.default", &drop[..]), ("aten.resolve_neg.default", &same)] {
+        let new = Program::new(&[("x", F32, "2;3")]).then("aten.abs.default", &[("self", t("x"))], "y", F32, "2;3");
+        let p = add(new.then(target, inputs, "v", F32, "2;3"), "v", "2;3").output("y");
+        assert_eq!(floats(&p.run(&[f32s(&[2, 3], &[1.; 6])])[0]), [2.; 6], "{target}");
+    }
+    for equation in ["ij->ji", "ij->ij"] {
+        let inputs = [("equation", json!({"as_string": equation})), ("tensors", ts(&["y"]))];
+        let sizes = if equation == "ij->ji" { "3;2" } else { "2;3" };
+        let p = Program::new(&[("x", F32, "2;3")]).then("aten.abs.default", &[("self", t("x"))], "y", F32, "2;3").then(
+            "aten.einsum.default",
+            &inputs,
+            "v",
+            F32,
+            sizes,
+        );
+        let e = add(p, "y", "2;3").output("v").refused();
+        assert!(e.contains("`v`, whose memory `w` changed under another name"), "{equation}: {e}");
+    }
+}
+
+#[test]
+fn python_s_operators_in_place_are_in_place() {
+    let p = || {
+        Program::new(&[("x", I64, "2")]).then("aten.abs.default", &[("self", t("x"))], "y", I64, "2").then(
+            "aten.view.default",
+            &[("self", t("y")), ("size", ints(&[2, 1]))],
+            "v",
+            I64,
+            "2;1",
+        )
+    };
+    for (op, want) in [("iand", [1, 2]), ("ior", [3, 7]), ("ixor", [2, 5]), ("ilshift", [8, 48]), ("irshift", [0, 0])] {
+        let target = format!("aten.__{op}__.Scalar");
+        let inputs = [("self", t("y")), ("other", int(3))];
+        let p = p().then(&target, &inputs, "w", I64, "2");
+        let out = p.clone().output("y").run(&[normfuse_ir::Tensor::from_i64(&[2], &[-1, 6])]);
+        assert_eq!(out[0].bytes(), normfuse_ir::Tensor::from_i64(&[2], &want).bytes(), "{op}");
+        let e = p.output("v").refused();
+        assert!(e.contains("`v`, whose memory `w` changed under another name"), "{op}: {e}");
+    }
+}
+
+#[test]
+fn an_unknown_op_without_a_result_has_changed_what_it_was_given() {
+    let p = || {
+        let mut p = of_new_memory("aten.view.default", &[("size", ints(&[6]))], "6");
+        let node = call("mine.add_one.default", &[("x", t("v")), ("w", t("x"))], &[]);
+        p.graph()["nodes"].as_array_mut().unwrap().push(node);
+        p
+    };
+    for name in ["y", "v", "x"] {
+        let e = p().output(name).refused();
+        assert!(e.contains(&format!("`{name}`, whose memory `torch.ops.mine.add_one.default` changed")), "{e}");
+    }
+    // One with a result is said to be taken for a function.
+    let graph = of_new_memory("mine.part.default", &[], "2").output("y").read();
+    assert!(graph.info.notes[0].contains("`torch.ops.mine.part.default` is not known"), "{:?}", graph.info.notes);
+}

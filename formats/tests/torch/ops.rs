@@ -1,6 +1,6 @@
 //! ATen's promotion and roundings, and ops whose meaning is not in their name.
 
-use normfuse_ir::{DType, Op, Tensor};
+use normfuse_ir::{DType, Op, Tensor, op::BinaryOp};
 use serde_json::{Value, json};
 
 use crate::build::*;
@@ -240,4 +240,55 @@ fn a_scaled_product_is_rounded_once() {
     // [1, 2] . [1, 2] = 5
     let out = p.run(&[code(&[1, 2]), code(&[2, 1]), f32s(&[1, 1], &[0.3]), f32s(&[], &[0.7])]);
     assert_eq!(floats(&out[0]), [bf16(5.0 * 0.3 * 0.7)]);
+}
+
+#[test]
+fn powers_of_small_integers_are_of_64_bits_on_the_way() {
+    let p = Program::new(&[("x", I8, "3")])
+        .then("aten.pow.Tensor_Scalar", &[("self", t("x")), ("exponent", int(3))], "y", I8, "3")
+        .output("y");
+    for (_, node) in p.read().nodes().filter(|(_, n)| matches!(n.op, Op::Binary(BinaryOp::Pow))) {
+        assert_eq!(p.read().value(node.inputs[0].unwrap()).ty.dtype, Some(DType::I64), "ONNX has no Pow of i8");
+    }
+    let x = Tensor::from_bytes(DType::I8, vec![3], vec![5, 6, 0xfd]).unwrap();
+    assert_eq!(p.run(&[x])[0].bytes(), [125, 216, 229]);
+}
+
+#[test]
+fn a_bias_is_added_before_the_one_rounding_to_16_bits() {
+    let inputs = [("input", t("x")), ("weight", t("w")), ("bias", t("b"))];
+    for (dtype, sizes) in [(BF16, "2;1;2"), (F32, "2;1;2"), (BF16, "2")] {
+        let out = if sizes == "2" { "1" } else { "2;1;1" };
+        let graph = Program::new(&[("x", dtype, sizes), ("w", dtype, "1;2"), ("b", dtype, "1")])
+            .then("aten.linear.default", &inputs, "y", dtype, out)
+            .output("y")
+            .read();
+        let once = graph.nodes().any(|(_, n)| matches!(n.op, Op::Gemm { .. }));
+        assert_eq!(once, dtype == BF16 && sizes != "2", "{sizes}");
+    }
+    // 256 + 1 is no bf16: rounded to 256, it would stay that with one more.
+    let p = Program::new(&[("x", BF16, "1;2"), ("w", BF16, "1;2"), ("b", BF16, "1")])
+        .then("aten.linear.default", &inputs, "y", BF16, "1;1")
+        .output("y");
+    let out = p.run(&[bf16s(&[1, 2], &[256., 1.]), bf16s(&[1, 2], &[1., 1.]), bf16s(&[1], &[1.])]);
+    assert_eq!(floats(&out[0]), [258.]);
+}
+
+#[test]
+fn a_result_of_another_shape_than_the_program_says_is_an_error_of_its_node() {
+    let p = Program::new(&[])
+        .then("aten.arange.default", &[("end", float(2.0)), ("dtype", json!({"as_scalar_type": I64}))], "n", I64, "2")
+        .then("aten.arange.default", &[("end", int(5)), ("dtype", json!({"as_scalar_type": F32}))], "y", F32, "8")
+        .output("y");
+    let e = normfuse_ir::eval::run(&p.read(), &[]).unwrap_err().to_string();
+    assert!(e.contains("node `y`") && e.contains("[8]") && e.contains("found [5]"), "{e}");
+}
+
+#[test]
+fn a_size_that_is_a_result_is_refused_by_its_name() {
+    let mut p = Program::new(&[("x", F32, "2")]);
+    let spec = json!({"user_output": {"arg": {"as_sym_int": {"as_name": "size"}}}});
+    p.json["graph_module"]["signature"]["output_specs"].as_array_mut().unwrap().push(spec);
+    let e = p.refused();
+    assert!(e.contains("expected results that are tensors, found a computed integer (`size`)"), "{e}");
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::Dim;
+use crate::{Error, ErrorKind, Result};
 
 /// A symbolic shape, outermost size first; empty for a scalar.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -35,6 +36,20 @@ impl Shape {
     /// The numbers, if every size is one that is not negative.
     pub fn as_concrete(&self) -> Option<Vec<usize>> {
         self.0.iter().map(|d| d.as_const().and_then(|c| usize::try_from(c).ok())).collect()
+    }
+
+    /// Compares a tensor's sizes with the numbers of this shape.
+    ///
+    /// # Errors
+    /// `Shape`, if there are others or another number of them.
+    pub fn check(&self, found: &[usize]) -> Result<()> {
+        let same = |(want, found): (&Dim, &usize)| want.as_const().is_none_or(|want| want == *found as i64);
+        if self.rank() == found.len() && self.0.iter().zip(found).all(same) {
+            return Ok(());
+        }
+        let message = format!("expected a result of the shape {self} that the graph says, found {found:?}");
+        Err(Error::new(ErrorKind::Shape, message)
+            .hint("the model says another shape than its ops make: export it anew"))
     }
 
     /// The last size.

@@ -97,6 +97,9 @@ pub fn run(graph: &Graph, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
         let refs: Vec<Option<&Tensor>> = operands.iter().map(Option::as_ref).collect();
         let results = eval_node(&node.op, &refs).map_err(|e| e.at_node(&node.name))?;
         for (v, result) in node.outputs.iter().zip(results) {
+            if let Some(shape) = &graph.value(*v).ty.shape {
+                shape.check(result.shape()).map_err(|e| e.at_node(&node.name))?;
+            }
             if uses[v.index()] > 0 {
                 values[v.index()] = Some(result);
             }

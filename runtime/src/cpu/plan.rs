@@ -26,6 +26,8 @@ struct Step {
     op: Op,
     inputs: Vec<Option<usize>>,
     outputs: Vec<usize>,
+    /// The results' shapes, where the graph says numbers.
+    shapes: Vec<Option<Shape>>,
     /// Slots that nobody reads after this step.
     frees: Vec<usize>,
 }
@@ -104,7 +106,11 @@ impl Plan {
                 // A result that nobody reads goes at once; a reader further on moves this.
                 last_read[made] = Some(index);
             }
-            steps.push(Step { node: id, name: node.name.clone(), op: node.op.clone(), inputs, outputs, frees: vec![] });
+            let numbers = |s: &Shape| s.0.iter().any(|d| d.as_const().is_some());
+            let shape = |v: &ValueId| graph.value(*v).ty.shape.clone().filter(numbers);
+            let shapes = node.outputs.iter().map(shape).collect();
+            let (name, op, frees) = (node.name.clone(), node.op.clone(), Vec::new());
+            steps.push(Step { node: id, name, op, inputs, outputs, shapes, frees });
         }
 
         let outputs = graph.outputs().iter().map(|o| slot(o.value, &mut last_read)).collect::<Result<Vec<usize>>>()?;
@@ -171,6 +177,10 @@ impl Plan {
             if results.len() != step.outputs.len() {
                 let message = format!("`{}` made {} of {} results", step.op.name(), results.len(), step.outputs.len());
                 return Err(Error::new(ErrorKind::Structure, message).at_node(step.name.clone()));
+            }
+            for (shape, result) in step.shapes.iter().zip(&results) {
+                let same = shape.as_ref().map_or(Ok(()), |s| s.check(result.shape()));
+                same.map_err(|e| e.at_node(step.name.clone()))?;
             }
             observer(&Executed {
                 node: step.node,

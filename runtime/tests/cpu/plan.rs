@@ -184,3 +184,18 @@ fn a_region_shorter_than_it_claims_is_an_error() {
     assert!(plan.run(&[x]).is_ok());
     assert!(plan.run(&[short.reshaped(vec![1, 2]).unwrap()]).is_err());
 }
+
+#[test]
+fn a_result_of_another_shape_than_the_graph_says_is_an_error_of_its_node() {
+    let mut graph = Graph::new("shapes");
+    let x = graph.add_input("x", Type::tensor(DType::F32, Shape(vec![Dim::sym("n")])));
+    let y = node(&mut graph, "y", Op::Unary(UnaryOp::Exp), &[x]);
+    graph.type_mut(y).shape = Some(Shape(vec![Dim::from(3)]));
+    graph.add_output("y", y);
+    let plan = Plan::new(&graph).unwrap();
+    plan.run(&[Tensor::from_f32(&[3], &[0.0; 3])]).unwrap();
+    let e = plan.run(&[Tensor::from_f32(&[2], &[0.0; 2])]).unwrap_err();
+    assert_eq!(e.kind, ErrorKind::Shape);
+    let text = e.to_string();
+    assert!(text.contains("node `y`") && text.contains("[3]") && text.contains("found [2]"), "{text}");
+}

@@ -37,7 +37,7 @@ pub fn op<'p>(c: &mut Call<'_, 'p>, name: &str) -> Result<Option<Outcome<'p>>, R
             let value = c.tensor("self")?;
             return Ok(Some(Outcome::View { of, part: Part::Other, value }));
         }
-        ("view_as_real", "default") => {
+        ("view_as_real" | "resolve_conj" | "resolve_neg", "default") => {
             let (of, value) = (c.name("self")?, parts(c, "self")?);
             return Ok(Some(Outcome::View { of, part: Part::Other, value }));
         }
@@ -56,10 +56,12 @@ pub fn op<'p>(c: &mut Call<'_, 'p>, name: &str) -> Result<Option<Outcome<'p>>, R
             c.b.unary(UnaryOp::Neg, x)?
         }
         ("_conj" | "conj" | "conj_physical", "default") => {
-            let x = parts(c, "self")?;
+            let (of, x) = (c.name("self")?, parts(c, "self")?);
             let (re, im) = (part(c, x, 0)?, part(c, x, 1)?);
             let im = c.b.unary(UnaryOp::Neg, im)?;
-            joined(c, re, im)?
+            let value = joined(c, re, im)?;
+            let view = base != "conj_physical";
+            return Ok(Some(if view { Outcome::View { of, part: Part::Other, value } } else { Outcome::one(value) }));
         }
         ("mul", "Tensor" | "Scalar") => {
             let (a, b) = (operand(c, "self")?, operand(c, "other")?);
@@ -72,7 +74,7 @@ pub fn op<'p>(c: &mut Call<'_, 'p>, name: &str) -> Result<Option<Outcome<'p>>, R
             }
             c.b.binary(if base == "add" { BinaryOp::Add } else { BinaryOp::Sub }, a, b)?
         }
-        ("clone" | "lift_fresh_copy" | "resolve_conj" | "resolve_neg", "default") => parts(c, "self")?,
+        ("clone" | "lift_fresh_copy", "default") => parts(c, "self")?,
         _ => return moved(c, base, overload).map(Some),
     };
     Ok(Some(Outcome::one(value)))

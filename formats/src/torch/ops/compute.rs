@@ -12,6 +12,7 @@ use super::{
         build::axis_of,
     },
     Outcome,
+    einsum::product,
 };
 use crate::reject::{Reject, foreign};
 
@@ -44,19 +45,7 @@ pub fn op<'p>(c: &mut Call<'_, 'p>, name: &str) -> Result<Option<Outcome<'p>>, R
         }
         "softmax.int" | "_softmax.default" => softmax(c, false)?,
         "log_softmax.int" | "_log_softmax.default" => softmax(c, true)?,
-        "linear.default" => {
-            let (x, w) = (c.tensor("input")?, c.tensor("weight")?);
-            let bias = c.opt_tensor("bias")?;
-            let w = match c.b.shape(w)?.len() {
-                2 => c.b.one(Op::Transpose { perm: Some(vec![1, 0]) }, &[w])?,
-                n => return foreign(format!("its weight has rank {n}")),
-            };
-            let y = c.b.one(Op::MatMul, &[x, w])?;
-            match bias {
-                Some(b) => c.b.binary(BinaryOp::Add, y, b)?,
-                None => y,
-            }
-        }
+        "linear.default" => linear(c)?,
         "mm.default" | "bmm.default" => {
             let (a, b) = (c.tensor("self")?, c.tensor("mat2")?);
             c.b.one(Op::MatMul, &[a, b])?
@@ -84,6 +73,35 @@ pub fn op<'p>(c: &mut Call<'_, 'p>, name: &str) -> Result<Option<Outcome<'p>>, R
     Ok(Some(Outcome::one(value)))
 }
 
+/// A product with a weight's rows. With a bias, 16 bits are rounded once, behind the sum: so the rows of all axes but the
+/// last are those of one matrix.
+fn linear(c: &mut Call<'_, '_>) -> Result<ValueId, Reject> {
+    let (name, x, w) = (c.name("input")?, c.tensor("input")?, c.tensor("weight")?);
+    let bias = c.opt_tensor("bias")?;
+    let rank = c.b.shape(x)?.len();
+    let w = match c.b.shape(w)?.len() {
+        2 => c.b.one(Op::Transpose { perm: Some(vec![1, 0]) }, &[w])?,
+        n => return foreign(format!("its weight has rank {n}")),
+    };
+    // A vector's bias is added by an op of its own.
+    if let Some(b) = bias.filter(|_| rank > 1 && matches!(c.b.ty(x).dtype, Some(DType::F16 | DType::BF16))) {
+        let mut rows = c.b.meta_sizes(name)?;
+        let columns = rows.split_off(rank - 1);
+        let matrix = [vec![product(&rows)], columns].concat();
+        let x = c.b.reshape(x, &matrix)?;
+        let one = F32::new(1.0);
+        let y = c.b.one(Op::Gemm { alpha: one, beta: one, trans_a: false, trans_b: false }, &[x, w, b])?;
+        let result = c.result()?;
+        let sizes = c.b.meta_sizes(result)?;
+        return c.b.reshape(y, &sizes);
+    }
+    let y = c.b.one(Op::MatMul, &[x, w])?;
+    Ok(match bias {
+        Some(b) => c.b.binary(BinaryOp::Add, y, b)?,
+        None => y,
+    })
+}
+
 /// Integers and bools are summed as i64.
 fn summed(c: &mut Call<'_, '_>, x: ValueId) -> Result<ValueId, Reject> {
     if let Some(to) = c.dtype("dtype")? {
@@ -108,7 +126,12 @@ fn reduce(c: &mut Call<'_, '_>, op: ReduceOp) -> Result<ValueId, Reject> {
     } else if (name.contains(".any.") || name.contains(".all.")) && c.b.dtype(x)? != DType::Bool {
         return foreign("its operand is not bool");
     }
-    let axes = c.opt_ints("dim")?.filter(|a| !a.is_empty());
+    let axes = c.opt_ints("dim")?;
+    // Over no axes, of a list of them, is over all of them, but for these two.
+    if name.ends_with(".dims") && axes.as_ref().is_some_and(Vec::is_empty) {
+        return Ok(x);
+    }
+    let axes = axes.filter(|a| !a.is_empty());
     let keepdims = c.flag("keepdim", false)?;
     let axes = axes_of(c, x, axes)?;
     Ok(c.b.one(Op::Reduce { op, axes, keepdims }, &[x])?)

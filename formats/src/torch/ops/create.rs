@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use normfuse_ir::{DType, Dim, Op, Tensor, ValueId};
+use normfuse_ir::{DType, Dim, Op, Tensor, ValueId, op::BinaryOp};
 
 use super::{
     super::{
         args::{Call, Scalar},
         expr::Expr,
+        schema::Argument,
     },
     Outcome,
 };
@@ -80,20 +81,44 @@ fn fill(c: &mut Call<'_, '_>, one: ValueId, sizes: &[Arc<Expr>]) -> Result<Value
 
 fn arange(c: &mut Call<'_, '_>) -> Result<ValueId, Reject> {
     let dtype = result_dtype(c)?;
-    let mut bound = |name: &str, default: i64| -> Result<ValueId, Reject> {
-        let float = matches!(c.get(name), Some(super::super::schema::Argument::Float(_)));
-        if float {
-            let s = c.scalar(name)?.unwrap_or(Scalar::Int(default));
-            return c.b.scalar(s, dtype);
-        }
-        let size = c.opt_size(name)?.unwrap_or_else(|| Arc::new(Expr::Int(default)));
-        if let Some(n) = size.dim().as_const() {
-            return c.b.scalar(Scalar::Int(n), dtype);
-        }
-        let v = c.b.size(&size)?;
-        let v = c.b.one(Op::Squeeze { axes: Some(vec![0]) }, &[v])?;
-        Ok(c.b.cast(v, dtype)?)
-    };
-    let operands = [bound("start", 0)?, bound("end", 0)?, bound("step", 1)?];
+    let float = |c: &mut Call<'_, '_>, name: &str| matches!(c.get(name), Some(Argument::Float(_)));
+    if ["start", "end", "step"].iter().any(|name| float(c, name)) && dtype.is_arithmetic_float() {
+        return steps(c, dtype);
+    }
+    let operands = [bound(c, "start", 0, dtype)?, bound(c, "end", 0, dtype)?, bound(c, "step", 1, dtype)?];
     Ok(c.b.one(Op::Range, &operands)?)
+}
+
+/// With bounds that are no whole numbers the program says how many there are, and each is computed by itself, in a wider
+/// type than it has.
+fn steps(c: &mut Call<'_, '_>, dtype: DType) -> Result<ValueId, Reject> {
+    let wide = if matches!(dtype, DType::F16 | DType::BF16) { DType::F32 } else { DType::F64 };
+    let (start, step) = (bound(c, "start", 0, wide)?, bound(c, "step", 1, wide)?);
+    c.skip(&["end"]);
+    let result = c.result()?;
+    let sizes = c.b.meta_sizes(result)?;
+    let [size] = sizes.as_slice() else { return foreign(format!("its result has {} axes", sizes.len())) };
+    let count = c.b.size(size)?;
+    let count = c.b.one(Op::Squeeze { axes: Some(vec![0]) }, &[count])?;
+    let (zero, one) = (c.b.int(0), c.b.int(1));
+    let places = c.b.one(Op::Range, &[zero, count, one])?;
+    let places = c.b.cast(places, wide)?;
+    let from_start = c.b.binary(BinaryOp::Mul, places, step)?;
+    let value = c.b.binary(BinaryOp::Add, from_start, start)?;
+    Ok(c.b.cast(value, dtype)?)
+}
+
+/// A bound of a range, as a number of a type.
+fn bound(c: &mut Call<'_, '_>, name: &str, default: i64, dtype: DType) -> Result<ValueId, Reject> {
+    if matches!(c.get(name), Some(Argument::Float(_))) {
+        let s = c.scalar(name)?.unwrap_or(Scalar::Int(default));
+        return c.b.scalar(s, dtype);
+    }
+    let size = c.opt_size(name)?.unwrap_or_else(|| Arc::new(Expr::Int(default)));
+    if let Some(n) = size.dim().as_const() {
+        return c.b.scalar(Scalar::Int(n), dtype);
+    }
+    let v = c.b.size(&size)?;
+    let v = c.b.one(Op::Squeeze { axes: Some(vec![0]) }, &[v])?;
+    Ok(c.b.cast(v, dtype)?)
 }

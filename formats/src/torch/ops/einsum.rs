@@ -8,7 +8,7 @@ use normfuse_ir::{
 };
 
 use super::{
-    super::{args::Call, expr::Expr},
+    super::{args::Call, expr::Expr, memory::Part},
     Outcome,
 };
 use crate::reject::{Reject, foreign};
@@ -30,6 +30,7 @@ pub fn op<'p>(c: &mut Call<'_, 'p>, name: &str) -> Result<Option<Outcome<'p>>, R
     if c.get("path").is_some() {
         return foreign("it says in which order to multiply");
     }
+    let Some(of) = names.first().copied().flatten() else { return foreign("it has no tensors") };
     let Some((left, result)) = equation.split_once("->") else { return foreign("the equation has no result") };
     let result: Vec<char> = result.chars().collect();
     let terms: Vec<&str> = left.split(',').collect();
@@ -51,7 +52,11 @@ pub fn op<'p>(c: &mut Call<'_, 'p>, name: &str) -> Result<Option<Outcome<'p>>, R
         return foreign("its result has a letter of its own");
     }
     let value = match tensors.as_slice() {
-        [only] => alone(c, only, &result)?,
+        // A view where nothing is summed.
+        [only] => {
+            let value = alone(c, only, &result)?;
+            return Ok(Some(Outcome::View { of, part: Part::Other, value }));
+        }
         [a, b] => two(c, a, b, &result)?,
         _ => return foreign("it is of more than two tensors"),
     };
@@ -129,7 +134,7 @@ fn two(c: &mut Call<'_, '_>, a: &Lettered, b: &Lettered, result: &[char]) -> Res
 }
 
 /// How many elements these sizes have.
-fn product(sizes: &[Arc<Expr>]) -> Arc<Expr> {
+pub fn product(sizes: &[Arc<Expr>]) -> Arc<Expr> {
     let times = |a: Arc<Expr>, b: &Arc<Expr>| match (&*a, &**b) {
         (Expr::Int(1), _) => b.clone(),
         _ => Arc::new(Expr::times(&a, b)),

@@ -43,8 +43,14 @@ pub fn op<'p>(c: &mut Call<'_, 'p>, name: &str) -> Result<Option<Outcome<'p>>, R
         // What an op computes out of place, it writes into its operand in place.
         _ => {
             let (base, overload) = name.split_once('.').unwrap_or((name, ""));
-            let Some(pure) = base.strip_suffix('_').filter(|_| super::mutates(&c.node.target)) else { return Ok(None) };
-            let overload = match (pure, overload) {
+            if !super::mutates(&c.node.target) {
+                return Ok(None);
+            }
+            let pure = match base.strip_prefix("__i").filter(|_| super::OPERATORS.contains(&base)) {
+                Some(operator) => format!("__{operator}"),
+                None => base.strip_suffix('_').unwrap_or_default().to_owned(),
+            };
+            let overload = match (pure.as_str(), overload) {
                 ("pow", "Scalar") => "Tensor_Scalar",
                 ("pow", "Tensor") => "Tensor_Tensor",
                 (_, same) => same,

@@ -66,7 +66,7 @@ pub fn op<'p>(c: &mut Call<'_, 'p>, name: &str) -> Result<Option<Outcome<'p>>, R
         if c.b.dtype(x)? == DType::Bool {
             return foreign("arithmetic of bools");
         }
-        return Ok(Some(Outcome::one(c.b.unary(*op, x)?)));
+        return Ok(Some(Outcome::one(signed(c, *op, x)?)));
     }
     if let Some((_, op)) = ROUNDING.iter().find(|(n, _)| *n == name) {
         let x = c.tensor("self")?;
@@ -127,7 +127,9 @@ pub fn op<'p>(c: &mut Call<'_, 'p>, name: &str) -> Result<Option<Outcome<'p>>, R
             if c.flag("train", true)? && p != Some(0.0) {
                 return foreign("it drops values at random");
             }
-            x
+            // The same tensor.
+            let of = c.name("input")?;
+            return Ok(Some(Outcome::View { of, part: Part::Whole, value: x }));
         }
         ("masked_fill", "Scalar") => {
             let (x, mask) = (c.tensor("self")?, c.tensor("mask")?);
@@ -192,6 +194,24 @@ fn logic<'p>(c: &mut Call<'_, 'p>, base: &str, overload: &str) -> Result<Option<
         },
     };
     Ok(Some(Outcome::one(value)))
+}
+
+/// What unsigned integers and NaNs are special for: the first are negated as what is left of zero, and a NaN's sign is 0.
+fn signed(c: &mut Call<'_, '_>, op: UnaryOp, x: ValueId) -> Result<ValueId, Reject> {
+    let dtype = c.b.dtype(x)?;
+    let zero = |c: &mut Call<'_, '_>| c.b.scalar(Scalar::Int(0), dtype);
+    match op {
+        UnaryOp::Neg if dtype.is_unsigned_int() => {
+            let zero = zero(c)?;
+            Ok(c.b.binary(BinaryOp::Sub, zero, x)?)
+        }
+        UnaryOp::Sign if dtype.is_arithmetic_float() => {
+            let zero = zero(c)?;
+            let (sign, nan) = (c.b.unary(op, x)?, c.b.unary(UnaryOp::IsNan, x)?);
+            Ok(c.b.one(Op::Where, &[nan, zero, sign])?)
+        }
+        _ => Ok(c.b.unary(op, x)?),
+    }
 }
 
 /// `self` and `other`, which may each be a number.
@@ -265,13 +285,28 @@ fn whole_quotient(c: &mut Call<'_, '_>, mode: &str) -> Result<ValueId, Reject> {
     let (x, y) = c.b.operands_as(a, b, dtype)?;
     match mode {
         "trunc" => Ok(c.b.binary(BinaryOp::Div, x, y)?),
-        "floor" => {
-            let rest = c.b.binary(BinaryOp::Mod, x, y)?;
-            let even = c.b.binary(BinaryOp::Sub, x, rest)?;
-            Ok(c.b.binary(BinaryOp::Div, even, y)?)
-        }
+        "floor" => floor_quotient(c, x, y),
         other => foreign(format!("`rounding_mode` is `{other}`")),
     }
+}
+
+/// One less than the quotient that is rounded toward zero, where something is left and the signs differ. The operands
+/// are not changed on the way, for the dividend less what is left may be out of range.
+fn floor_quotient(c: &mut Call<'_, '_>, x: ValueId, y: ValueId) -> Result<ValueId, Reject> {
+    let dtype = c.b.dtype(x)?;
+    let quotient = c.b.binary(BinaryOp::Div, x, y)?;
+    if dtype.is_unsigned_int() {
+        return Ok(quotient);
+    }
+    let zero = c.b.scalar(Scalar::Int(0), dtype)?;
+    let rest = c.b.binary(BinaryOp::Mod, x, y)?;
+    let none = c.b.binary(BinaryOp::Equal, rest, zero)?;
+    let some = c.b.unary(UnaryOp::Not, none)?;
+    let (left, right) = (c.b.binary(BinaryOp::Less, x, zero)?, c.b.binary(BinaryOp::Less, y, zero)?);
+    let differ = c.b.binary(BinaryOp::Xor, left, right)?;
+    let below = c.b.binary(BinaryOp::And, some, differ)?;
+    let one = c.b.cast(below, dtype)?;
+    Ok(c.b.binary(BinaryOp::Sub, quotient, one)?)
 }
 
 /// What a division leaves: of the divisor's sign if the quotient was rounded down, else of the dividend's.
@@ -440,12 +475,15 @@ fn convert<'p>(c: &mut Call<'_, 'p>, base: &str, overload: &str) -> Result<Outco
         }
         _ => c.dtype("dtype")?,
     };
-    let copies = base == "_to_copy" || c.flag("copy", false)?;
+    // To another device is a copy; in another order of memory, or as a prim, perhaps.
+    let result = c.result()?;
+    let copies = base == "_to_copy" || c.flag("copy", false)? || c.b.device(of) != c.b.device(result);
+    let part = if base == "convert_element_type" || c.is_reordered() { Part::Other } else { Part::Whole };
     let from = c.b.dtype(x)?;
     Ok(match to.filter(|to| *to != from) {
         Some(to) => Outcome::one(c.b.cast(x, to)?),
         None if copies => Outcome::one(x),
         // As it is: the same tensor.
-        None => Outcome::View { of, part: Part::Whole, value: x },
+        None => Outcome::View { of, part, value: x },
     })
 }

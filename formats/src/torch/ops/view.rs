@@ -53,7 +53,10 @@ pub fn op<'p>(c: &mut Call<'_, 'p>, name: &str) -> Result<Option<Outcome<'p>>, R
     }
     let x = c.tensor("self")?;
     if matches!(base, "split_with_sizes" | "chunk" | "split" | "unsafe_split") {
-        return split(c, of, x).map(Some);
+        c.skip(&["split_sizes", "split_size", "chunks"]);
+        let dim = c.int("dim", 0)?;
+        let axis = c.b.axis(x, dim)?;
+        return split(c, of, x, axis).map(Some);
     }
     if base == "unbind" {
         return unbind(c, of, x).map(Some);
@@ -168,7 +171,7 @@ fn reshape(c: &mut Call<'_, '_>, x: ValueId) -> Result<ValueId, Reject> {
     c.b.reshape(x, &to)
 }
 
-fn transposed(c: &mut Call<'_, '_>, x: ValueId, dims: &[i64]) -> Result<ValueId, Reject> {
+pub fn transposed(c: &mut Call<'_, '_>, x: ValueId, dims: &[i64]) -> Result<ValueId, Reject> {
     let rank = c.b.shape(x)?.len();
     let perm: Vec<i64> = dims.iter().map(|d| axis_of(*d, rank).map(|a| a as i64)).collect::<Result<_, _>>()?;
     if perm.len() == rank && perm.is_sorted() {
@@ -191,11 +194,32 @@ fn squeeze(c: &mut Call<'_, '_>, x: ValueId) -> Result<ValueId, Reject> {
     Ok(c.b.one(Op::Squeeze { axes: Some(axes) }, &[x])?)
 }
 
-/// Start and end of a slice as numbers, where they are.
+/// Start, end and step of a slice.
 pub fn bounds(c: &mut Call<'_, '_>) -> Result<(Arc<Expr>, Arc<Expr>, i64), Reject> {
+    if let Some(length) = c.opt_size("length")? {
+        return narrowed(c, &length);
+    }
     let start = c.opt_size("start")?.unwrap_or_else(|| Arc::new(Expr::Int(0)));
     let end = c.opt_size("end")?.unwrap_or_else(|| Arc::new(Expr::Int(i64::MAX)));
     Ok((start, end, c.int("step", 1)?))
+}
+
+/// Those of `narrow`, which has a length.
+fn narrowed(c: &mut Call<'_, '_>, length: &Expr) -> Result<(Arc<Expr>, Arc<Expr>, i64), Reject> {
+    let Some(start) = c.opt_size("start")? else { return foreign("it has no `start`") };
+    let end = match (start.dim().as_const(), length.dim().as_const()) {
+        (Some(start), Some(length)) => match start.checked_add(length) {
+            // Counted from the end, it may reach there.
+            Some(0) if start < 0 => Expr::Int(i64::MAX),
+            Some(end) => Expr::Int(end),
+            None => return foreign("its end is out of range"),
+        },
+        _ => Expr::plus(&start, length),
+    };
+    if !matches!(end, Expr::Int(_)) && start.dim().as_const().is_some_and(|s| s < 0) {
+        return foreign("it begins so far from the end, and its length is computed");
+    }
+    Ok((start, Arc::new(end), 1))
 }
 
 /// Where a slice of an axis of that many elements begins and ends, counted from the front.
@@ -239,7 +263,7 @@ pub fn selected(shape: &[Dim], axis: i64, index: &Expr) -> Result<Part, Reject> 
 }
 
 /// A part of memory that nobody wrote into: only a place to write.
-fn part_of_fresh<'p>(c: &mut Call<'_, 'p>, of: &'p str, base: &str) -> Result<Outcome<'p>, Reject> {
+pub fn part_of_fresh<'p>(c: &mut Call<'_, 'p>, of: &'p str, base: &str) -> Result<Outcome<'p>, Reject> {
     let sizes: Vec<Dim> = c.b.meta_sizes(of)?.iter().map(|e| e.dim()).collect();
     let part = if base == "select" {
         let axis = c.required("dim")?;
@@ -262,10 +286,8 @@ fn part_of_fresh<'p>(c: &mut Call<'_, 'p>, of: &'p str, base: &str) -> Result<Ou
     Ok(Outcome::Done)
 }
 
-fn split<'p>(c: &mut Call<'_, 'p>, of: &'p str, x: ValueId) -> Result<Outcome<'p>, Reject> {
-    c.skip(&["split_sizes", "split_size", "chunks"]);
-    let dim = c.int("dim", 0)?;
-    let axis = c.b.axis(x, dim)?;
+/// Parts along an axis, of the sizes that the file types.
+pub fn split<'p>(c: &mut Call<'_, 'p>, of: &'p str, x: ValueId, axis: usize) -> Result<Outcome<'p>, Reject> {
     let names = c.results();
     let mut sizes = Vec::with_capacity(names.len());
     for name in &names {
