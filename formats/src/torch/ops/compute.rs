@@ -116,19 +116,19 @@ fn summed(c: &mut Call<'_, '_>, x: ValueId) -> Result<ValueId, Reject> {
 
 fn reduce(c: &mut Call<'_, '_>, op: ReduceOp) -> Result<ValueId, Reject> {
     let mut x = c.tensor("self")?;
-    let name = &c.node.target;
+    let whether = [".any.", ".all."].iter().any(|n| c.node.target.contains(n));
     if matches!(op, ReduceOp::Sum | ReduceOp::Mean) {
         if op == ReduceOp::Sum {
             x = summed(c, x)?;
         } else if let Some(to) = c.dtype("dtype")? {
             x = c.b.cast(x, to)?;
         }
-    } else if (name.contains(".any.") || name.contains(".all.")) && c.b.dtype(x)? != DType::Bool {
+    } else if whether && c.b.dtype(x)? != DType::Bool {
         return foreign("its operand is not bool");
     }
     let axes = c.opt_ints("dim")?;
     // Over no axes, of a list of them, is over all of them, but for these two.
-    if name.ends_with(".dims") && axes.as_ref().is_some_and(Vec::is_empty) {
+    if whether && axes.as_ref().is_some_and(Vec::is_empty) {
         return Ok(x);
     }
     let axes = axes.filter(|a| !a.is_empty());
