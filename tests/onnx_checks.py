@@ -188,15 +188,21 @@ def check(program, rules, model, folder):
             want = run(first, feeds)
         except Exception as e:
             return f"{line}; runs neither in onnxruntime ({first_line(of_ort)}) nor in onnx.reference ({first_line(e)})"
+    equal = 0
     for written in others:
         try:
             found = run(written, feeds)
         except Exception as e:
+            # onnx.reference runs no op within a model's function that the standard spells by its types, such as Gelu; the same
+            # op runs in the inlined file.
+            if engine == "onnx.reference" and written == rewritten and "context dependent" in str(e):
+                continue
             raise Failed(f"{engine} runs {first.name} but not {written.name}: {e}") from e
+        equal += 1
         if len(want) != len(found) or not all(map(same_bits, want, found)):
             raise Failed(f"{written.name} differs from {first.name} in {engine}")
     against = "one another (the source is illegal)" if illegal else "the source"
-    return f"{line}; {len(others)} files bit-equal to {against} in {engine}"
+    return f"{line}; {equal} files bit-equal to {against} in {engine}"
 
 
 def first_line(error):

@@ -1,6 +1,6 @@
 # silu as one op, of halves of one row.
 graph "halves_of_a_row"
-opset "" 20
+opset "" 24
 input %gate_up: bf16[batch, seq, 128]
 const %sizes: i64[2] = [64, 64]
 const %floor: f32[] = 1e-10

@@ -1,6 +1,6 @@
 # A cast of the gate that somebody else reads stays, and the op reads the gate.
 graph "widened_gate_read_by_others"
-opset "" 20
+opset "" 24
 input %gate: bf16[batch, seq, 64]
 input %up: bf16[batch, seq, 64]
 const %floor: f32[] = 1e-10

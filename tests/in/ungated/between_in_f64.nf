@@ -1,6 +1,6 @@
 # The activation in f64.
 graph "between_in_f64"
-opset "" 20
+opset "" 24
 input %gate: bf16[batch, seq, 64]
 input %up: bf16[batch, seq, 64]
 const %floor: f32[] = 1e-10

@@ -1,6 +1,6 @@
 # Gate and factor are one value.
 graph "gate_times_itself"
-opset "" 20
+opset "" 24
 input %gate: bf16[batch, seq, 64]
 const %floor: f32[] = 1e-10
 const %top: f32[] = 448.0

@@ -1,6 +1,6 @@
 # A sum where a gate has a product.
 graph "sum_of_both"
-opset "" 20
+opset "" 24
 input %gate: bf16[batch, seq, 64]
 input %up: bf16[batch, seq, 64]
 const %floor: f32[] = 1e-10

@@ -1,6 +1,6 @@
 # Nobody says how wide the row is.
 graph "width_unknown"
-opset "" 20
+opset "" 24
 input %gate: bf16[batch, seq, n]
 input %up: bf16[batch, seq, n]
 const %scale: f32[] = 0.05
