@@ -9,7 +9,8 @@ use std::{
 
 use common::{
     files, normfuse,
-    refusal::{assert_refusal, refused, s},
+    refusal::{assert_refusal, refused},
+    s,
 };
 use serde_json::{Value, json};
 use zip::{CompressionMethod, ZipWriter, write::SimpleFileOptions};

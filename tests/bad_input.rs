@@ -10,7 +10,8 @@ use common::{
         self, AttributeProto, FLOAT, FunctionProto, GraphProto, INT64, ModelProto, NodeProto, OperatorSetIdProto,
         external, floats, node, one_norm, tensor, value,
     },
-    refusal::{MOST_KIB, assert_refusal, refused, refused_at, s},
+    refusal::{MOST_KIB, assert_refusal, refused, refused_at},
+    s,
 };
 use prost::Message;
 

@@ -4,12 +4,8 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::{Done, model, normfuse, onnx};
+use common::{Done, model, normfuse, onnx, s};
 use tempfile::TempDir;
-
-fn s(path: &Path) -> &str {
-    path.to_str().expect("UTF-8")
-}
 
 /// Fused ops of the DeepSeek graph, what they read, and something else of the same type: another norm's weight, or rows
 /// from elsewhere. The second op is the dual norm; its first norm has a width of its own, so nothing else fits that one.

@@ -4,11 +4,7 @@ mod common;
 
 use std::path::Path;
 
-use common::{files, model, normfuse, onnx};
-
-fn s(path: &Path) -> &str {
-    path.to_str().expect("UTF-8")
-}
+use common::{files, model, normfuse, onnx, s};
 
 #[test]
 fn the_report_is_one_json_object_with_a_stable_shape() {

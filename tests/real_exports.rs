@@ -4,15 +4,11 @@ mod common;
 
 use std::path::Path;
 
-use common::{model, normfuse};
+use common::{model, normfuse, s};
 use normfuse::{
     formats::tensors,
     ir::{DType, Op, Tensor, eval},
 };
-
-fn s(path: &Path) -> &str {
-    path.to_str().expect("UTF-8")
-}
 
 fn numbers(t: &Tensor) -> Vec<f64> {
     let wide = eval::eval_node(&Op::Cast { to: DType::F64, saturate: false }, &[Some(t)]).unwrap();

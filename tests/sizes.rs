@@ -11,13 +11,9 @@ use std::{
 };
 
 use archive::{F32, Program, float, int, ints, t};
-use common::{model, normfuse};
+use common::{model, normfuse, s};
 use normfuse::{formats::tensors, ir::Tensor};
 use serde_json::json;
-
-fn s(path: &Path) -> &str {
-    path.to_str().expect("UTF-8")
-}
 
 /// A norm of rows of 8, exported for 2 to 99 of them.
 fn program(folder: &Path) -> PathBuf {

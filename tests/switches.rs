@@ -4,13 +4,9 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::{Done, model, normfuse, normfuse_with};
+use common::{Done, model, normfuse, normfuse_with, s};
 use normfuse::passes::switches::{DEPRECATED, MASTER};
 use serde_json::{Value, json};
-
-fn s(path: &Path) -> &str {
-    path.to_str().expect("UTF-8")
-}
 
 fn deepseek() -> PathBuf {
     model("deepseek_v3_fp8.onnx")

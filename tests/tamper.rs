@@ -8,12 +8,9 @@ use std::path::{Path, PathBuf};
 use common::{
     model, normfuse,
     onnx::{self, FunctionProto, ModelProto},
+    s,
 };
 use tempfile::TempDir;
-
-fn s(path: &Path) -> &str {
-    path.to_str().expect("UTF-8")
-}
 
 /// The DeepSeek graph and its rewrite.
 fn compiled() -> (TempDir, PathBuf, PathBuf) {

@@ -5,19 +5,12 @@
 mod archive;
 mod common;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::PathBuf};
 
 use archive::{F32, Program, float, int, ints, meta, t};
-use common::{Done, files, normfuse, onnx};
+use common::{Done, files, normfuse, onnx, s};
 use normfuse::{formats::tensors, ir::Tensor};
 use serde_json::json;
-
-fn s(path: &Path) -> &str {
-    path.to_str().expect("UTF-8")
-}
 
 /// A folder with a program and checkpoints.
 struct Disk(tempfile::TempDir);

@@ -13,6 +13,11 @@ use std::{
     time::Duration,
 };
 
+/// A path as an argument.
+pub fn s(path: &Path) -> &str {
+    path.to_str().expect("UTF-8")
+}
+
 /// How a run of the program ended.
 #[derive(Debug)]
 pub struct Done {

@@ -4,15 +4,10 @@ use std::path::Path;
 
 use tempfile::TempDir;
 
-use super::{Done, files, normfuse};
+use super::{Done, files, normfuse, s};
 
 /// More than any of these needs, and far less than they claim.
 pub const MOST_KIB: u64 = 200 << 10;
-
-/// A path as an argument.
-pub fn s(path: &Path) -> &str {
-    path.to_str().expect("UTF-8")
-}
 
 /// Compiles bytes under a name, which must be refused with these words.
 #[track_caller]

@@ -12,17 +12,13 @@ use normfuse::{
 use serde_json::{Value, json};
 
 use super::{
-    common::{Done, normfuse},
+    common::{Done, normfuse, s},
     cosine, numbers,
 };
 
-fn s(path: &Path) -> &str {
-    path.to_str().expect("UTF-8")
-}
-
 /// A file of the model.
 fn file(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/checkpoints/deepseek_v3").join(name)
+    super::file("deepseek_v3", name)
 }
 
 /// How a checkpoint of the model is named on the command line.

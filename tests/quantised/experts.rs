@@ -1,6 +1,6 @@
 //! A checkpoint that has the tensors of each expert, and a program that has all experts in one parameter.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use normfuse::{
     formats::{checkpoint::Checkpoint, tensors},
@@ -8,17 +8,13 @@ use normfuse::{
 };
 
 use super::{
-    common::{Done, normfuse},
+    common::{Done, normfuse, s},
     cosine, numbers,
 };
 
-fn s(path: &Path) -> &str {
-    path.to_str().expect("UTF-8")
-}
-
 /// A file of the model.
 fn file(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/checkpoints/deepseek_v3_moe").join(name)
+    super::file("deepseek_v3_moe", name)
 }
 
 const EXPERT: &str = "model.layers.0.mlp.experts.2";

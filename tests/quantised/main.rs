@@ -8,6 +8,13 @@ mod checkpoint;
 mod experts;
 mod schemes;
 
+use std::path::{Path, PathBuf};
+
+/// A file of one of the checkpoints' folders.
+fn file(folder: &str, name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/checkpoints").join(folder).join(name)
+}
+
 /// The cosine of two vectors.
 fn cosine(a: &[f64], b: &[f64]) -> f64 {
     let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f64>();
