@@ -1,5 +1,7 @@
 //! Sizes that a program was exported for: outside of them it may compute anything.
 
+use std::fmt;
+
 use normfuse_ir::Graph;
 
 /// What a `torch.export` program says of the sizes of its symbols, in the graph's metadata: `2..99 s0; 4.. s1`.
@@ -33,6 +35,22 @@ impl Range {
     }
 }
 
+/// As the metadata has it.
+impl fmt::Display for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bound = |v: Option<i64>| v.map_or_else(String::new, |v| v.to_string());
+        write!(f, "{}..{} {}", bound(self.min), bound(self.max), self.symbol)
+    }
+}
+
+/// Puts ranges into a graph's metadata, if there are any.
+pub fn record(graph: &mut Graph, ranges: impl IntoIterator<Item = Range>) {
+    let text: Vec<String> = ranges.into_iter().map(|r| r.to_string()).collect();
+    if !text.is_empty() {
+        graph.info.metadata.push((RANGES.into(), text.join("; ")));
+    }
+}
+
 /// The ranges that a graph's metadata has.
 pub fn of(graph: &Graph) -> Vec<Range> {
     let all = graph.info.metadata.iter().filter(|(key, _)| key == RANGES).flat_map(|(_, text)| text.split("; "));
@@ -57,6 +75,9 @@ mod tests {
         graph.info.metadata.push((RANGES.into(), "2..99 s0; 4.. s1; x..3 s2; nonsense".into()));
         let found = of(&graph);
         let range = |symbol: &str, min, max| Range { symbol: symbol.into(), min, max };
+        let mut other = Graph::new("g");
+        record(&mut other, found.clone());
+        assert_eq!(other.info.metadata, [(RANGES.to_owned(), "2..99 s0; 4.. s1".to_owned())]);
         assert_eq!(found, [range("s0", Some(2), Some(99)), range("s1", Some(4), None)]);
         let within = |n| (found[0].contains(n), found[1].contains(n));
         assert_eq!(

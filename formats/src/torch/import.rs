@@ -23,12 +23,12 @@ use super::{
 use crate::{
     error::{FormatError, Result},
     parameters::{self, Parameter},
+    ranges::{self, Range},
     reject::Reject,
 };
 
-/// Which guards and ranges the program was exported under, in the model's metadata.
+/// Which guards the program was exported under, and by which torch, in the model's metadata.
 const GUARDS: &str = "torch.export.guards";
-const RANGES: &str = "torch.export.ranges";
 const VERSION: &str = "torch.version";
 
 /// What is assumed where the version matters and the program has none that can be read.
@@ -457,10 +457,11 @@ impl<'p> Importer<'p, '_> {
         };
         say(VERSION, program.torch_version.clone());
         say(GUARDS, program.guards_code.join("; "));
-        let bound = |v: Option<i64>| v.map_or_else(String::new, |v| v.to_string());
-        let range =
-            |(s, r): (&String, &super::schema::Range)| format!("{}..{} {s}", bound(r.min_val), bound(r.max_val));
-        say(RANGES, program.range_constraints.iter().map(range).collect::<Vec<_>>().join("; "));
+        let constraints = program.range_constraints.iter();
+        ranges::record(
+            &mut graph,
+            constraints.map(|(s, r)| Range { symbol: s.clone(), min: r.min_val, max: r.max_val }),
+        );
         if !all.is_empty() {
             let there: HashSet<&str> = graph.values().map(|(_, v)| v.name.as_str()).collect();
             for p in &mut all {
