@@ -124,17 +124,21 @@ template <Function F, class T> __device__ __forceinline__ u32 pair_of(Two x) {
 
 // ---- rows ----
 
-// The activations of two gates that are rounded to 16 bits, as the product reads them.
+// The activations of two gates in the dtype that computes them, of 16 bits.
+template <class G> __device__ __forceinline__ u32 computed_pair(Two x) {
+    typedef typename G::Compute C;
+    x = rnd_from<C, typename G::Rows>(x);
+    if constexpr (G::FUNCTION == SIGMOID_PRODUCT) return multiply_pairs<C>(store_pair<C>(x.a, x.b), pair_of<SIGMOID, C>(x));
+    else return pair_of<G::FUNCTION, C>(x);
+}
+// The same rounded to 16 bits as the product reads them.
 template <class G> __device__ __forceinline__ u32 activated_pair(Two x) {
     typedef typename G::Compute C;
     typedef typename G::Activated A;
     if constexpr (Same<C, F32>::value) {
         return pair_of<G::FUNCTION, A>(x);
     } else {
-        x = rnd_from<C, typename G::Rows>(x);
-        u32 a;
-        if constexpr (G::FUNCTION == SIGMOID_PRODUCT) a = multiply_pairs<C>(store_pair<C>(x.a, x.b), pair_of<SIGMOID, C>(x));
-        else a = pair_of<G::FUNCTION, C>(x);
+        const u32 a = computed_pair<G>(x);
         return Same<A, C>::value ? a : store_pair<A>(low_of<C>(a), high_of<C>(a));
     }
 }
@@ -144,12 +148,8 @@ template <class G> __device__ __forceinline__ Two activated(Two x) {
     if constexpr (!Same<A, F32>::value) {
         const u32 a = activated_pair<G>(x);
         return {low_of<A>(a), high_of<A>(a)};
-    } else if constexpr (G::FUNCTION == SIGMOID_PRODUCT && !Same<C, F32>::value) {
-        x = rnd_from<C, typename G::Rows>(x);
-        const u32 a = multiply_pairs<C>(store_pair<C>(x.a, x.b), pair_of<SIGMOID, C>(x));
-        return {low_of<C>(a), high_of<C>(a)};
     } else if constexpr (!Same<C, F32>::value) {
-        const u32 a = pair_of<G::FUNCTION, C>(rnd_from<C, typename G::Rows>(x));
+        const u32 a = computed_pair<G>(x);
         return {low_of<C>(a), high_of<C>(a)};
     } else {
         return exact_two<G::FUNCTION>(x.a, x.b);
