@@ -25,7 +25,7 @@ pub fn main(args: &args::Tune) -> Result<()> {
     let (major, minor) = Compiler::load().and_then(Compiler::version).map_err(bench::usage)?;
     let name = format!("{}, NVRTC {major}.{minor}", gpu.device().name());
     let head = format!("# Launch shapes by class of op, width and rows, as `normfuse tune` measured them on {name}.\n");
-    let columns = "# class                width   rows threads rows-a-block weights rows us\n";
+    let columns = "# class                width   rows threads rows-a-block weights copy us\n";
     output::print(&format!("{head}{columns}"))?;
     let classes = if args.classes.is_empty() { &Class::ALL[..] } else { &args.classes };
     let mut gains = Vec::new();

@@ -16,7 +16,7 @@ use rayon::prelude::*;
 use crate::{compile::compile, or_skip, variants};
 
 const TABLE: &str = "\
-# class width rows threads rows-a-block weights rows us
+# class width rows threads rows-a-block weights copy us
 norm           4096     1   256 1 ahead load    1.40
 norm           4096  4096   128 2 late  load   18.00   # said after it
 norm           8192     1   512 1 ahead load    1.90
