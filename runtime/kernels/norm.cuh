@@ -386,7 +386,7 @@ __device__ __forceinline__ void write_rows(u8* row, const Vector<Y> (&y)[R::USED
     }
 }
 
-// Quantises the row. `shared` has R::WARPS words for the row.
+// Quantises the row. `shared` has R::WARPS words for the row; or, for a scale of the whole tensor, its largest magnitude.
 template <class Q, class Y, class R, bool ALIGNED, int PITCH = R::N>
 __device__ __forceinline__ void quantise(const Vector<Y> (&y)[R::USED], void* codes, void* scales, const void* given,
                                          const void* zero, u32* shared, const Place& at) {
@@ -455,20 +455,21 @@ __device__ __forceinline__ void quantise(const Vector<Y> (&y)[R::USED], void* co
         write_rows<Q, Y, R, ALIGNED>(row, y, __all_sync(0xffffffff, plain), of, at);
     } else {
         u32 largest = 0;
-        if constexpr (Q::ORIGIN == AMAX || Factor<Q, Y>::QUICK) {
+        if constexpr (Q::ORIGIN == AMAX ? Q::GRANULARITY != TENSOR : Factor<Q, Y>::QUICK) {
 #pragma unroll
             for (int j = 0; j < R::USED; ++j) largest = larger<Y>(largest, largest_of_vector(y[j]));
             largest = largest_of_magnitudes<Y>(largest);
         }
         float origin = one;
         if constexpr (Q::ORIGIN == AMAX) {
-            largest = largest_of_row<R>(largest, shared, at.thread);
+            largest = Q::GRANULARITY == TENSOR ? *shared : largest_of_row<R>(largest, shared, at.thread);
             origin = __uint_as_float(largest);
         }
         const float factor = Q::factor(origin, one);
         const Factor<Q, Y> meets(factor, zero_one);
         if constexpr (Q::HAS_SCALE) {
-            if (at.active && at.thread == 0) write_scale<Q>(scales, Q::scale(origin, one, factor), 0, 1, at);
+            const bool first = at.thread == 0 && (Q::GRANULARITY != TENSOR || at.row == 0);
+            if (at.active && first) write_scale<Q>(scales, Q::scale(origin, one, factor), 0, 1, at);
         }
         auto of = [&](int) { return meets; };
         write_rows<Q, Y, R, ALIGNED>(row, y, meets.plain(largest), of, at);

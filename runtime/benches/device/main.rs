@@ -21,9 +21,10 @@ use normfuse_runtime::cuda::{
 };
 
 const WIDTHS: [u64; 2] = [4096, 7168];
-const QUANTISERS: [&str; 9] = [
+const QUANTISERS: [&str; 10] = [
     "",
     "+fp8_static",
+    "+fp8_tensor",
     "+fp8_token",
     "+fp8_group128",
     "+fp8_group128_columns",

@@ -8,7 +8,7 @@ use normfuse_ir::{
 
 use super::{
     shape::{LaunchShape, VECTOR},
-    source::{Params, jobs},
+    source::{Params, jobs, scratch_bytes},
 };
 
 /// Where vectors begin, in bytes, for kernels that read and write them whole.
@@ -76,6 +76,9 @@ pub struct Arguments {
     pub outputs: Vec<Region>,
     /// Rows: one number where siblings share them, else one a sibling.
     pub rows: Vec<u64>,
+    /// Where the blocks of a launch meet, if a scale is of a whole tensor: [`scratch_bytes`] that are zeros before the first launch
+    /// and after each, of one launch at a time.
+    pub scratch: Option<Region>,
 }
 
 /// An operand as the kernel reads it.
@@ -127,12 +130,31 @@ impl Arguments {
             }
             written.push((port, region));
         }
+        let scratch = self.scratch(scratch_bytes(norm)).map_err(|e| e.at_port("scratch"))?;
+        if let Some(scratch) = scratch {
+            let operands = read.iter().map(|(port, operand)| (port.to_string(), operand.region));
+            let results = written.iter().map(|(port, region)| (port.to_string(), *region));
+            if let Some((other, _)) = operands.chain(results).find(|(_, region)| scratch.meets(*region)) {
+                return Err(overlap(&other).at_port("scratch"));
+            }
+        }
         Ok(Params {
             inputs: self.inputs.iter().map(|i| i.region.address).collect(),
             strides,
             outputs: self.outputs.iter().map(|o| o.address).collect(),
             rows: self.rows.clone(),
+            scratch: scratch.map(|s| s.address),
         })
+    }
+
+    /// The scratch that a launch has, if it needs any.
+    fn scratch(&self, needed: u64) -> Result<Option<Region>> {
+        if needed == 0 {
+            return Ok(None);
+        }
+        let region = sized(self.scratch.unwrap_or(Region::new(0, 0)), Some(needed / 4), 32, "counters and magnitudes")?;
+        place(region, 32, false)?;
+        Ok(Some(region))
     }
 }
 

@@ -10,10 +10,10 @@ use super::{
     arguments::{Arguments, Operand},
     build::build,
     device::{Buffer, Device},
-    kernel::Kernel,
+    kernel::{Kernel, Start},
     nvrtc::Compiler,
     shape::LaunchShape,
-    source::Params,
+    source::{PASSES, Params, scratch_bytes},
     supports::supports,
 };
 
@@ -23,7 +23,17 @@ pub struct FusedNormKernel {
     norm: FusedNorm,
     shape: LaunchShape,
     kernel: Kernel,
+    passes: Option<Passes>,
     spills: bool,
+}
+
+/// Where a scale is of a whole tensor: the two kernels for more rows than the GPU holds at a time.
+#[derive(Debug, Clone)]
+struct Passes {
+    measure: Kernel,
+    apply: Kernel,
+    /// Blocks that it does hold.
+    resident: u64,
 }
 
 impl FusedNormKernel {
@@ -39,8 +49,13 @@ impl FusedNormKernel {
         }
         let compiled = build(norm, &shape, |text| device.compile(compiler, text))?;
         let kernel = Kernel::load(device, &compiled.cubin)?;
+        let mut passes = None;
+        if scratch_bytes(norm) > 0 {
+            let [measure, apply] = PASSES.map(|name| kernel.beside(name));
+            passes = Some(Passes { measure: measure?, apply: apply?, resident: kernel.resident(shape.block)? });
+        }
         let spills = compiled.spills().is_some_and(|bytes| bytes > 0);
-        Ok(Self { norm: norm.clone(), shape, kernel, spills })
+        Ok(Self { norm: norm.clone(), shape, kernel, passes, spills })
     }
 
     /// True if its compiler said that some of its registers went to memory.
@@ -71,8 +86,19 @@ impl FusedNormKernel {
         arguments.check(&self.norm, &self.shape)
     }
 
-    /// Puts it on a stream of its GPU. No rows at all launch nothing. With `early`, it may begin while the kernel before it
-    /// on the stream ends (programmatic dependent launch).
+    /// Kernels that a launch for these rows of each job puts on the stream: none where there is nothing to do, and two where a scale
+    /// is of a whole tensor that the GPU does not hold at a time.
+    pub fn launches(&self, rows: &[u64]) -> usize {
+        let blocks = self.shape.blocks(rows);
+        match &self.passes {
+            None => usize::from(blocks > 0),
+            Some(passes) => 1 + usize::from(blocks > passes.resident),
+        }
+    }
+
+    /// Puts it on a stream of its GPU. No rows at all launch nothing, unless a scale is of the whole tensor. With `early`, it may
+    /// begin while the kernel before it on the stream ends (programmatic dependent launch); a launch whose blocks wait for one
+    /// another does not.
     ///
     /// # Errors
     /// `Shape` if there are too many rows, or none for one of several siblings; `Unsupported` with what the driver says.
@@ -80,19 +106,31 @@ impl FusedNormKernel {
     /// # Safety
     /// The stream is one of the kernel's GPU, and lives. The parameter is what [`FusedNormKernel::check`] gave for memory of
     /// that GPU, which is there until the launch is done; until then nothing else writes what it reads, or touches what it writes.
+    /// Its scratch, if there is one, holds zeros when the launch begins, as it does again when it ends.
     pub unsafe fn launch(&self, stream: cudarc::driver::sys::CUstream, params: &Params, early: bool) -> Result<()> {
         let blocks = self.shape.blocks(&params.rows);
-        if blocks == 0 {
+        if blocks == 0 && self.passes.is_none() {
             return Ok(());
         }
-        if params.rows.contains(&0) {
+        if blocks > 0 && params.rows.contains(&0) {
             let message = "siblings with rows of their own: expected rows for each, found none for one";
             return Err(Error::new(ErrorKind::Shape, message));
         }
         let blocks = i32::try_from(blocks)
             .map_err(|_| Error::new(ErrorKind::Shape, format!("expected at most 2^31 blocks, found {blocks}")))?;
-        // SAFETY: the words are in the order of the text's parameter; the caller answers for what they point to.
-        unsafe { self.kernel.launch(stream, blocks.unsigned_abs(), self.shape.block, &params.words(), early) }
+        let words = params.words();
+        let put = |kernel: &Kernel, start| {
+            // SAFETY: the words are in the order of the text's parameter; the caller answers for what they point to.
+            unsafe { kernel.launch(stream, blocks.unsigned_abs().max(1), self.shape.block, &words, start) }
+        };
+        match &self.passes {
+            None => put(&self.kernel, early.into()),
+            Some(passes) if u64::from(blocks.unsigned_abs()) > passes.resident => {
+                put(&passes.measure, early.into())?;
+                put(&passes.apply, Start::Early)
+            }
+            Some(_) => put(&self.kernel, Start::Together),
+        }
     }
 
     /// Uploads operands, runs, and gives the results back: in the descriptor's port order, scales in row-major order, in tiles or
@@ -125,6 +163,8 @@ impl FusedNormKernel {
             arguments.outputs.push(buffer.region());
             results.push((dtype, shape, buffer));
         }
+        let scratch = device.upload(&vec![0; scratch_bytes(&self.norm) as usize])?;
+        arguments.scratch = Some(scratch.region());
         let params = self.check(&arguments)?;
         // SAFETY: the buffers live until the results are downloaded, which waits, and nobody else has them.
         unsafe { self.launch(device.stream().cu_stream(), &params, false) }?;
@@ -151,9 +191,10 @@ impl FusedNormKernel {
     /// Dtype and shape of a result.
     fn result(&self, port: OutPort, leads: &[Vec<usize>]) -> Result<(DType, Vec<usize>)> {
         let norm = &self.norm;
-        let found = norm.result_dtype(port).zip(norm.result_width(port));
         let none = || Error::new(ErrorKind::Structure, format!("the descriptor has no result {port} of rows"));
-        let (dtype, a_row) = found.ok_or_else(none)?;
+        let dtype = norm.result_dtype(port).ok_or_else(none)?;
+        // What is of the whole tensor is one element.
+        let Some(a_row) = norm.result_width(port) else { return Ok((dtype, Vec::new())) };
         let (a_row, k) = (a_row as usize, port.sibling());
         let lead = &leads[if norm.source == Source::Shared { 0 } else { k }];
         let count: usize = lead.iter().product();

@@ -107,6 +107,7 @@ impl Device {
     ///     inputs: vec![from.region().into(), weight.region().into()],
     ///     outputs: vec![y.region()],
     ///     rows: vec![rows],
+    ///     scratch: None,
     /// };
     /// let graph = device.record(vec![x.clone(), weight.clone(), y.clone()], |recording| {
     ///     recording.launch(&kernel, &arguments(&x), false)?;
@@ -157,7 +158,8 @@ impl Recording<'_> {
         let norm = kernel.norm();
         let inputs = norm.in_ports().into_iter().map(|p| p.to_string()).zip(arguments.inputs.iter().map(|i| i.region));
         let outputs = norm.out_ports().into_iter().map(|p| p.to_string()).zip(arguments.outputs.iter().copied());
-        for (port, region) in inputs.chain(outputs) {
+        let scratch = arguments.scratch.filter(|_| params.scratch.is_some()).map(|region| ("scratch".into(), region));
+        for (port, region) in inputs.chain(outputs).chain(scratch) {
             if !self.buffers.iter().any(|b| region.within(b.region()) && b.device().is(self.device)) {
                 let message = "expected memory of a buffer that the recording keeps, found other";
                 return Err(Error::new(ErrorKind::Value, message).at_port(port));
@@ -180,7 +182,7 @@ impl Recording<'_> {
         }
         // SAFETY: the caller answers for the parameter.
         unsafe { kernel.launch(self.stream.cu_stream(), params, early) }?;
-        self.launches += usize::from(params.rows.iter().any(|n| *n > 0));
+        self.launches += kernel.launches(&params.rows);
         self.kernels.push(kernel.clone());
         Ok(())
     }

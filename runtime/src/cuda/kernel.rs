@@ -13,6 +13,25 @@ use super::{
     source::ENTRY,
 };
 
+/// How a launch begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// When the kernel before it on the stream has ended.
+    InOrder,
+    /// While that one ends (programmatic dependent launch); it waits for its results itself.
+    Early,
+    /// When the kernel before it has ended, and all blocks at the same time (cooperative launch), so that they can wait for one
+    /// another.
+    Together,
+}
+
+impl From<bool> for Start {
+    /// Early or in order.
+    fn from(early: bool) -> Self {
+        if early { Self::Early } else { Self::InOrder }
+    }
+}
+
 /// A loaded kernel of one parameter.
 #[derive(Debug, Clone)]
 pub struct Kernel {
@@ -47,7 +66,7 @@ impl Drop for Module {
 }
 
 impl Kernel {
-    /// Loads machine code.
+    /// Loads machine code, and of it the kernel that is called as all are.
     ///
     /// # Errors
     /// `Unsupported` if it is for another GPU, or has no kernel of the name.
@@ -56,17 +75,43 @@ impl Kernel {
         // SAFETY: the image is what the compiler made; the driver checks it, and copies what it needs.
         let handle = unsafe { result::module::load_data(cubin.as_ptr().cast()) };
         let handle = handle.map_err(|e| failed("cuModuleLoadData", e))?;
-        let module = Arc::new(Module { device: device.clone(), handle });
-        let name = std::ffi::CString::new(ENTRY).map_err(|_| Error::new(ErrorKind::Value, "a name has a zero byte"))?;
-        // SAFETY: the module is loaded and lives as long as the kernel.
-        let function = unsafe { result::module::get_function(handle, name) };
-        let function = function.map_err(|e| failed("cuModuleGetFunction", e))?;
-        Ok(Self { device: device.clone(), module, function })
+        Self::of(Arc::new(Module { device: device.clone(), handle }), ENTRY)
     }
 
-    /// Puts a launch on a stream of the kernel's GPU: `blocks` of `threads`, with the parameter's words. With `early`, it
-    /// may begin while the kernel before it on the stream ends (programmatic dependent launch); it waits for that one's
-    /// results itself.
+    /// Another kernel of the same machine code.
+    ///
+    /// # Errors
+    /// `Unsupported` if there is none of the name.
+    pub fn beside(&self, name: &str) -> Result<Self> {
+        self.device.bind()?;
+        Self::of(self.module.clone(), name)
+    }
+
+    fn of(module: Arc<Module>, name: &str) -> Result<Self> {
+        let name = std::ffi::CString::new(name).map_err(|_| Error::new(ErrorKind::Value, "a name has a zero byte"))?;
+        // SAFETY: the module is loaded and lives as long as the kernel.
+        let function = unsafe { result::module::get_function(module.handle, name) };
+        let function = function.map_err(|e| failed("cuModuleGetFunction", e))?;
+        Ok(Self { device: module.device.clone(), module, function })
+    }
+
+    /// Blocks of so many threads that the whole GPU runs at the same time.
+    ///
+    /// # Errors
+    /// `Unsupported` with what the driver says.
+    pub fn resident(&self, threads: u32) -> Result<u64> {
+        self.device.bind()?;
+        let mut blocks = 0;
+        // SAFETY: the function is loaded, and the pointer is to an integer that lives past the call.
+        unsafe {
+            sys::cuOccupancyMaxActiveBlocksPerMultiprocessor(&raw mut blocks, self.function, threads.cast_signed(), 0)
+        }
+        .result()
+        .map_err(|e| failed("cuOccupancyMaxActiveBlocksPerMultiprocessor", e))?;
+        Ok(u64::from(blocks.unsigned_abs()) * u64::from(self.device.multiprocessors()?))
+    }
+
+    /// Puts a launch on a stream of the kernel's GPU: `blocks` of `threads`, with the parameter's words.
     ///
     /// # Errors
     /// `Unsupported` with what the driver says.
@@ -80,14 +125,16 @@ impl Kernel {
         blocks: u32,
         threads: u32,
         words: &[u64],
-        early: bool,
+        start: Start,
     ) -> Result<()> {
         self.device.bind()?;
-        let mut attribute = sys::CUlaunchAttribute {
-            id: CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
-            pad: [0; 4],
-            value: CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+        let (id, value) = if start == Start::Together {
+            (CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_COOPERATIVE, CUlaunchAttributeValue { cooperative: 1 })
+        } else {
+            let value = CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 };
+            (CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION, value)
         };
+        let mut attribute = sys::CUlaunchAttribute { id, pad: [0; 4], value };
         let config = CUlaunchConfig {
             gridDimX: blocks,
             gridDimY: 1,
@@ -98,7 +145,7 @@ impl Kernel {
             sharedMemBytes: 0,
             hStream: stream,
             attrs: &raw mut attribute,
-            numAttrs: u32::from(early),
+            numAttrs: u32::from(start != Start::InOrder),
         };
         let mut params = [words.as_ptr().cast_mut().cast::<c_void>()];
         // SAFETY: the function's one parameter has as many words; the caller answers for what they point to.

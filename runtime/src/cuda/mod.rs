@@ -25,10 +25,10 @@ pub use cache::{Cache, Key, VARIABLE as CACHE_VARIABLE};
 pub use device::{Buffer, Device};
 pub use fused_norm::FusedNormKernel;
 pub use graph::{Graph, Recording};
-pub use kernel::Kernel;
+pub use kernel::{Kernel, Start};
 pub use nvrtc::{Compiled, Compiler, VARIABLE as NVRTC_VARIABLE};
 pub use shape::{LaunchShape, Threads};
-pub use source::Params;
+pub use source::{Params, scratch_bytes};
 pub use supports::supports;
 
 /// The environment variables that are read here.

@@ -42,19 +42,24 @@ pub struct Compiled {
 }
 
 impl Compiled {
-    /// Registers a thread, as the log says.
+    /// Registers a thread, as the log says: of the kernel that takes the most.
     pub fn registers(&self) -> Option<u32> {
-        self.number_before(" registers")
+        self.numbers_before(" registers").max()
     }
 
-    /// Bytes of registers that went to memory, as the log says: stores and loads.
+    /// Bytes of registers that went to memory, as the log says: stores and loads, of all kernels.
     pub fn spills(&self) -> Option<u32> {
-        Some(self.number_before(" bytes spill stores")? + self.number_before(" bytes spill loads")?)
+        let [stores, loads] = [" bytes spill stores", " bytes spill loads"].map(|what| {
+            let mut all = self.numbers_before(what).peekable();
+            all.peek().is_some().then(|| all.sum::<u32>())
+        });
+        Some(stores? + loads?)
     }
 
-    fn number_before(&self, what: &str) -> Option<u32> {
-        let before = &self.log[..self.log.find(what)?];
-        before.rsplit(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+    fn numbers_before<'a>(&'a self, what: &'a str) -> impl Iterator<Item = u32> + 'a {
+        self.log
+            .match_indices(what)
+            .filter_map(|(at, _)| self.log[..at].rsplit(|c: char| !c.is_ascii_digit()).next()?.parse().ok())
     }
 }
 

@@ -6,28 +6,33 @@ use std::fmt::Write;
 
 use normfuse_ir::{
     DType, FusedNorm, Granularity, Scheme,
-    fused::{InPort, OutPort, Prologue, Root, Sibling, Source},
-    scheme::{Apply, Encode, F32, Origin, Packing, ScaleLayout, Step, ZeroPoint},
+    fused::{InPort, OutPort, Prologue, Source},
+    scheme::Origin,
 };
 
+use self::traits::{scheme_traits, sibling_traits, type_name};
 use super::shape::LaunchShape;
 
 mod gated;
+mod traits;
 
 /// The name of the kernel in the text.
 pub const ENTRY: &str = "fused_norm";
+/// The names of the two that do the same one after the other, where a scale is of a whole tensor.
+pub const PASSES: [&str; 2] = ["fused_norm_measure", "fused_norm_apply"];
 
 /// The files that the text includes, by the names that it includes them by.
-pub const HEADERS: [(&str, &str); 5] = [
+pub const HEADERS: [(&str, &str); 6] = [
     ("num.cuh", include_str!("../../kernels/num.cuh")),
     ("row.cuh", include_str!("../../kernels/row.cuh")),
     ("layout.cuh", include_str!("../../kernels/layout.cuh")),
     ("norm.cuh", include_str!("../../kernels/norm.cuh")),
     ("gate.cuh", include_str!("../../kernels/gate.cuh")),
+    ("meet.cuh", include_str!("../../kernels/meet.cuh")),
 ];
 
 /// The kernel's one parameter, all of 8 bytes: pointers of the operands, their row strides in elements (0 where an
-/// operand is no rows), pointers of the results, and per job its number of rows.
+/// operand is no rows), pointers of the results, per job its number of rows, and where blocks meet if they do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Params {
     /// Device addresses of operands, in port order.
@@ -38,12 +43,14 @@ pub struct Params {
     pub outputs: Vec<u64>,
     /// Rows of each job: one where siblings share their rows, else one a sibling.
     pub rows: Vec<u64>,
+    /// Device address of [`scratch_bytes`] that are zeros, if there are any.
+    pub scratch: Option<u64>,
 }
 
 impl Params {
     /// As the kernel reads them.
     pub fn words(&self) -> Vec<u64> {
-        [&self.inputs[..], &self.strides, &self.outputs, &self.rows].concat()
+        [&self.inputs[..], &self.strides, &self.outputs, &self.rows, self.scratch.as_slice()].concat()
     }
 }
 
@@ -55,10 +62,49 @@ pub fn jobs(norm: &FusedNorm) -> Vec<Vec<usize>> {
     }
 }
 
+/// Quantisers whose scale follows from the rows of a whole tensor, as sibling and epilogue.
+pub fn of_tensor(norm: &FusedNorm) -> Vec<(usize, usize)> {
+    let all =
+        norm.siblings.iter().enumerate().flat_map(|(k, s)| s.epilogues.iter().enumerate().map(move |(e, q)| (k, e, q)));
+    let of_tensor = |q: &Scheme| q.granularity == Granularity::Tensor && q.origin != Origin::Given;
+    all.filter(|(.., q)| of_tensor(q)).map(|(k, e, _)| (k, e)).collect()
+}
+
+/// Bytes in which the blocks of a launch meet: two counters and a largest magnitude a scale of a whole tensor. None where there is
+/// no such scale.
+pub fn scratch_bytes(norm: &FusedNorm) -> u64 {
+    match of_tensor(norm).len() as u64 {
+        0 => 0,
+        n => 4 * (2 + n),
+    }
+}
+
+/// What of its work a kernel does. Where a scale is of a whole tensor, the rows stay on the chip until all blocks have met; or, where
+/// there are too many of them, one kernel reads them for the scale, and the next one for all else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pass {
+    Whole,
+    Measure,
+    Apply,
+}
+
+impl Pass {
+    /// What its functions are called by.
+    fn job(self) -> &'static str {
+        match self {
+            Self::Whole => "job",
+            Self::Measure => "measure",
+            Self::Apply => "apply",
+        }
+    }
+}
+
 /// The text of the kernel. Registers are such that a multiprocessor holds at least so many blocks at a time, or as the assembler
 /// likes.
 pub fn write(norm: &FusedNorm, shape: &LaunchShape, blocks: Option<u32>) -> String {
-    let mut out = format!("#include \"{}\"\n\n", gated::header(norm));
+    let of_tensor = of_tensor(norm);
+    let meets = if of_tensor.is_empty() { "" } else { "#include \"meet.cuh\"\n" };
+    let mut out = format!("#include \"{}\"\n{meets}\n", gated::header(norm));
     if let Prologue::Gated(gated) = norm.prologue {
         out += &gated::traits(gated);
     }
@@ -71,16 +117,21 @@ pub fn write(norm: &FusedNorm, shape: &LaunchShape, blocks: Option<u32>) -> Stri
     let (inputs, outputs, jobs) = (norm.in_ports(), norm.out_ports(), jobs(norm));
     let _ = write!(
         out,
-        "struct Params {{\n    const void* in[{n}];\n    i64 stride[{n}];\n    void* out[{}];\n    i64 rows[{}];\n}};\n\n",
+        "struct Params {{\n    const void* in[{n}];\n    i64 stride[{n}];\n    void* out[{}];\n    i64 rows[{}];\n{}}};\n\n",
         outputs.len(),
         jobs.len(),
+        if of_tensor.is_empty() { "" } else { "    u32* scratch;\n" },
         n = inputs.len(),
     );
-    let kernel = Kernel { norm, shape, inputs, outputs };
-    for (j, siblings) in jobs.iter().enumerate() {
-        out += &kernel.job(j, siblings);
+    let passes: &[Pass] =
+        if of_tensor.is_empty() { &[Pass::Whole] } else { &[Pass::Whole, Pass::Measure, Pass::Apply] };
+    let kernel = Kernel { norm, shape, inputs, outputs, of_tensor };
+    for (pass, name) in passes.iter().zip([ENTRY, PASSES[0], PASSES[1]]) {
+        for (j, siblings) in jobs.iter().enumerate() {
+            out += &kernel.job(*pass, j, siblings);
+        }
+        out += &kernel.entry(*pass, name, &jobs, blocks);
     }
-    out += &kernel.entry(&jobs, blocks);
     out
 }
 
@@ -89,6 +140,7 @@ struct Kernel<'a> {
     shape: &'a LaunchShape,
     inputs: Vec<InPort>,
     outputs: Vec<OutPort>,
+    of_tensor: Vec<(usize, usize)>,
 }
 
 impl Kernel<'_> {
@@ -151,13 +203,15 @@ impl Kernel<'_> {
     }
 
     /// What the threads of one job do.
-    fn job(&self, j: usize, siblings: &[usize]) -> String {
+    fn job(&self, pass: Pass, j: usize, siblings: &[usize]) -> String {
         let aligned = self.shape.aligned;
         let first = &self.norm.siblings[siblings[0]];
         let (threads, rows) = (self.shape.jobs[j].threads, self.shape.rows(j));
         let mut out = format!(
-            "__device__ __forceinline__ void job{j}(const Params& p, i64 block) {{\n    typedef Row<{}, {threads}, {}> R;\n",
-            first.width, self.shape.ahead
+            "__device__ __forceinline__ void {}{j}(const Params& p, i64 block) {{\n    typedef Row<{}, {threads}, {}> R;\n",
+            pass.job(),
+            first.width,
+            self.shape.ahead
         );
         let place = if rows == 1 {
             // There is a block for each row, and none more.
@@ -185,7 +239,7 @@ impl Kernel<'_> {
         if let Prologue::ResidualAdd(add) = self.norm.prologue {
             let (a, b, sum) = (type_name(add.dtype), type_name(add.residual()), type_name(add.sum()));
             let _ = write!(out, "    Vector<{sum}> h[R::USED];\n    add_rows<{a}, {b}, {sum}, R>(h, x, residual);\n");
-            if self.norm.emit_sum {
+            if self.norm.emit_sum && pass != Pass::Measure {
                 let to = type_name(add.emitted());
                 let _ = writeln!(
                     out,
@@ -202,7 +256,10 @@ impl Kernel<'_> {
             if i > 0 {
                 out += &self.weights(*k);
             }
-            out += &self.sibling(*k, type_name(first.input), rows);
+            out += &self.sibling(pass, *k, type_name(first.input), rows);
+        }
+        if !self.of_tensor.is_empty() {
+            out += &self.meeting(pass, siblings);
         }
         out + "}\n\n"
     }
@@ -212,251 +269,119 @@ impl Kernel<'_> {
         format!("    const auto weights{k} = read_weights<Norm{k}, R, {aligned}>({from}, at);\n")
     }
 
-    fn sibling(&self, k: usize, read: &str, rows: u32) -> String {
+    fn sibling(&self, pass: Pass, k: usize, read: &str, rows: u32) -> String {
         let aligned = self.shape.aligned;
         let s = &self.norm.siblings[k];
         let (compute, squares, y) = (type_name(s.compute), type_name(s.squares()), type_name(s.output));
         let pitch = s.padded.map_or_else(String::new, |n| format!(", {n}"));
-        let mut out = String::from("    {\n");
+        // What waits for the scale of a tensor outlives the sibling.
+        let waits = self.of_tensor.iter().any(|(sibling, _)| *sibling == k);
+        let name = if waits { format!("y{k}") } else { "y".into() };
+        let declared = format!("Vector<{y}> {name}[R::USED];\n");
+        let mut out = if waits { format!("    {declared}    {{\n") } else { "    {\n".into() };
+        let declared = if waits { String::new() } else { format!("        {declared}") };
         if s.root.is_none() {
-            let _ = write!(
+            let _ = writeln!(
                 out,
-                "        Vector<{y}> y[R::USED];\n        undivided<Norm{k}, {read}, R, {aligned}>(y, h, weights{k}, at);\n",
+                "{declared}        undivided<Norm{k}, {read}, R, {aligned}>({name}, h, weights{k}, at);",
             );
         } else {
             let _ = write!(
                 out,
                 "        __shared__ float partials[{rows}][R::WARPS * 32];\n        \
-                 const float sum = sum_of_squares<{compute}, {squares}, {read}, R>(h, partials[local], at);\n        \
-                 Vector<{y}> y[R::USED];\n        normalise<Norm{k}, {read}, R, {aligned}>(y, h, sum, weights{k}, at);\n",
+                 const float sum = sum_of_squares<{compute}, {squares}, {read}, R>(h, partials[local], at);\n\
+                 {declared}        normalise<Norm{k}, {read}, R, {aligned}>({name}, h, sum, weights{k}, at);\n",
             );
         }
-        if s.emit_normed {
+        if s.emit_normed && pass != Pass::Measure {
             let _ = writeln!(
                 out,
-                "        write_row<{y}, {y}, R, {aligned}{pitch}>({}, y, at);",
+                "        write_row<{y}, {y}, R, {aligned}{pitch}>({}, {name}, at);",
                 self.out_pointer(OutPort::Normed(k))
             );
         }
         for e in 0..s.epilogues.len() {
+            let met = self.of_tensor.iter().position(|place| *place == (k, e));
+            let step = match (met, pass) {
+                (None, Pass::Whole | Pass::Apply) => self.quantise(k, e, &name, "extremes[local]"),
+                (Some(t), Pass::Whole | Pass::Measure) => {
+                    format!("raise<{y}, R>(p.scratch, {t}, {name}, extremes[local], at);\n")
+                }
+                _ => continue,
+            };
             let _ = write!(
                 out,
-                "        {{\n            __shared__ u32 extremes[{rows}][R::WARPS];\n            \
-                 quantise<Quant{k}_{e}, {y}, R, {aligned}{pitch}>(y, {}, {}, {}, {}, extremes[local], at);\n        }}\n",
-                self.out_pointer(OutPort::Q(k, e)),
-                self.out_pointer(OutPort::Scale(k, e)),
-                self.in_pointer(InPort::Scale(k, e)),
-                self.in_pointer(InPort::ZeroPoint(k, e)),
+                "        {{\n            __shared__ u32 extremes[{rows}][R::WARPS];\n            {step}        }}\n"
             );
         }
         out + "    }\n"
     }
 
+    /// Quantises a sibling's values, with words of shared memory to find the scale in.
+    fn quantise(&self, k: usize, e: usize, value: &str, shared: &str) -> String {
+        let s = &self.norm.siblings[k];
+        format!(
+            "quantise<Quant{k}_{e}, {}, R, {}{}>({value}, {}, {}, {}, {}, {shared}, at);\n",
+            type_name(s.output),
+            self.shape.aligned,
+            s.padded.map_or_else(String::new, |n| format!(", {n}")),
+            self.out_pointer(OutPort::Q(k, e)),
+            self.out_pointer(OutPort::Scale(k, e)),
+            self.in_pointer(InPort::Scale(k, e)),
+            self.in_pointer(InPort::ZeroPoint(k, e)),
+        )
+    }
+
+    /// What follows when the largest magnitudes of whole tensors are known.
+    fn meeting(&self, pass: Pass, siblings: &[usize]) -> String {
+        let count = self.of_tensor.len();
+        let meet = match pass {
+            Pass::Measure => return String::new(),
+            Pass::Whole => "meet",
+            Pass::Apply => "recall",
+        };
+        let mut out = format!("    __shared__ u32 met[{count}];\n    {meet}<{count}>(p.scratch, met);\n");
+        for (t, (k, e)) in self.of_tensor.iter().enumerate().filter(|(_, (k, _))| siblings.contains(k)) {
+            let _ = write!(out, "    {}", self.quantise(*k, *e, &format!("y{k}"), &format!("met + {t}")));
+        }
+        let _ = writeln!(out, "    leave<{count}>(p.scratch);");
+        out
+    }
+
     /// Blocks in order: those of the first job, then those of the second, and so on.
-    fn entry(&self, jobs: &[Vec<usize>], blocks: Option<u32>) -> String {
-        let block = self.shape.block;
+    fn entry(&self, pass: Pass, name: &str, jobs: &[Vec<usize>], blocks: Option<u32>) -> String {
+        let (block, job) = (self.shape.block, pass.job());
         let bounds = blocks.map_or_else(|| block.to_string(), |least| format!("{block}, {least}"));
+        // The rows that were read last may still be in the cache.
+        let first = if pass == Pass::Apply { "gridDim.x - 1 - blockIdx.x" } else { "blockIdx.x" };
         let mut out = format!(
-            "extern \"C\" __global__ void __launch_bounds__({bounds}) {ENTRY}(const __grid_constant__ Params p) {{\n    begin();\n    i64 block = blockIdx.x;\n"
+            "extern \"C\" __global__ void __launch_bounds__({bounds}) {name}(const __grid_constant__ Params p) {{\n    begin();\n    i64 block = {first};\n"
         );
+        if pass == Pass::Whole && !self.of_tensor.is_empty() {
+            out += "    if (p.rows[0] == 0) {\n";
+            for (k, e) in &self.of_tensor {
+                let _ = writeln!(
+                    out,
+                    "        scale_of_nothing<Quant{k}_{e}>({}, {});",
+                    self.out_pointer(OutPort::Scale(*k, *e)),
+                    self.in_pointer(InPort::Scale(*k, *e))
+                );
+            }
+            out += "        return;\n    }\n";
+        }
         for j in 0..jobs.len() {
             if j + 1 == jobs.len() {
-                let _ = writeln!(out, "    job{j}(p, block);");
+                let _ = writeln!(out, "    {job}{j}(p, block);");
             } else {
                 let rows = self.shape.rows(j);
                 let _ = write!(
                     out,
                     "    const i64 blocks{j} = (p.rows[{j}] + {}) / {rows};\n    if (block < blocks{j}) {{\n        \
-                     job{j}(p, block);\n        return;\n    }}\n    block -= blocks{j};\n",
+                     {job}{j}(p, block);\n        return;\n    }}\n    block -= blocks{j};\n",
                     rows - 1
                 );
             }
         }
         out + "}\n"
     }
-}
-
-fn type_name(dtype: DType) -> &'static str {
-    match dtype {
-        DType::F16 => "F16",
-        DType::BF16 => "BF16",
-        DType::F8E4M3FN => "E4M3FN",
-        DType::F8E4M3FNUZ => "E4M3FNUZ",
-        DType::F8E5M2 => "E5M2",
-        DType::F8E5M2FNUZ => "E5M2FNUZ",
-        DType::F4E2M1 => "E2M1",
-        DType::F8E8M0 => "E8M0",
-        DType::I8 => "I8",
-        DType::U8 => "U8",
-        // `supports` lets no other one through.
-        _ => "F32",
-    }
-}
-
-/// True for constants by which `divide_by` divides.
-fn quick_divisor(c: F32) -> bool {
-    (2f32.powi(-20)..2f32.powi(20)).contains(&c.get()) && c.get().to_bits() & 0x7f_ffff != 0x7f_ffff
-}
-
-fn number(v: F32) -> String {
-    format!("__uint_as_float({:#010x}u)", v.get().to_bits())
-}
-
-fn sibling_traits(k: usize, s: &Sibling) -> String {
-    let root = match s.root {
-        Some(Root::ReciprocalSqrt) => "RECIPROCAL_SQRT",
-        Some(Root::Rsqrt) => "RSQRT",
-        Some(Root::DivideBySqrt) => "DIVIDE_BY_SQRT",
-        None => "UNDIVIDED",
-    };
-    format!(
-        "struct Norm{k} {{\n    typedef {} Compute;\n    typedef {} Normed;\n    typedef {} Product;\n    typedef {} Weight;\n    \
-         typedef {} Output;\n    static constexpr Root ROOT = {root};\n    static constexpr bool WEIGHTED = {}, PLUS_ONE = {};\n    \
-         static __device__ __forceinline__ float eps() {{ return {}; }}\n}};\n",
-        type_name(s.compute),
-        type_name(s.normed),
-        type_name(s.product()),
-        type_name(s.weight.map_or(DType::F32, |w| w.dtype)),
-        type_name(s.output),
-        s.weight.is_some(),
-        s.weight.is_some_and(|w| w.plus_one),
-        number(s.eps),
-    )
-}
-
-fn scheme_traits(name: &str, s: &Scheme) -> String {
-    let granularity = match s.granularity {
-        Granularity::Tensor => "TENSOR",
-        Granularity::Token => "TOKEN",
-        Granularity::Group(_) => "GROUP",
-        Granularity::Channel => "CHANNEL",
-    };
-    let group = if let Granularity::Group(g) = s.granularity { g } else { 1 };
-    let encode = match s.encode {
-        Encode::Cast => "CAST",
-        Encode::Saturate => "SATURATE",
-        Encode::Compare => "COMPARE",
-    };
-    let layout = match s.layout {
-        ScaleLayout::RowMajor => "ROW_MAJOR",
-        ScaleLayout::ColumnMajor => "COLUMN_MAJOR",
-        ScaleLayout::TmaAligned => "TMA_ALIGNED",
-        ScaleLayout::PackedUe8m0 => "PACKED_UE8M0",
-        ScaleLayout::Swizzle128x4 => "SWIZZLE_128X4",
-        ScaleLayout::Shuffle32x8 => "SHUFFLE_32X8",
-    };
-    let scale = match &s.scale {
-        // One computation, where both are the same.
-        Some(scale) if scale.steps == s.factor => "    return factor;\n".into(),
-        Some(scale) => chain(&scale.steps, s.compute, "origin"),
-        None => "    return factor;\n".into(),
-    };
-    format!(
-        "struct {name} {{\n    typedef {} Element;\n    typedef {} Compute;\n    typedef {} Given;\n    typedef {} Scale;\n    \
-         static constexpr Granularity GRANULARITY = {granularity};\n    static constexpr int GROUP_SIZE = {group};\n    \
-         static constexpr Origin ORIGIN = {};\n    static constexpr Encode ENCODE = {encode};\n    \
-         static constexpr Packing PACKING = {};\n    static constexpr Layout LAYOUT = {layout};\n    \
-         static constexpr bool DIVIDE = {}, TOLERANT = {}, POWER = {}, POSTED = {}, HAS_GIVEN = {}, HAS_SCALE = {}, ZERO = {};\n    \
-         static __device__ __forceinline__ float factor(float origin, float given) {{\n{}    }}\n    \
-         static __device__ __forceinline__ float scale(float origin, float given, float factor) {{\n{scale}    }}\n    \
-         static __device__ __forceinline__ float post(float origin) {{\n{}    }}\n}};\n",
-        type_name(s.element),
-        type_name(s.compute),
-        type_name(s.given.unwrap_or(DType::F32)),
-        type_name(s.scale.as_ref().map_or(DType::F32, |s| s.dtype)),
-        if s.origin == Origin::Given { "GIVEN" } else { "AMAX" },
-        if s.element.bits() == 4 && s.packing != Packing::Codes { "NIBBLES" } else { "BYTES" },
-        s.apply == Apply::Divide,
-        tolerant(&s.post),
-        power_of_two(&s.factor),
-        !post(s).is_empty(),
-        s.given.is_some(),
-        s.scale.is_some(),
-        s.zero_point == ZeroPoint::Given,
-        chain(&s.factor, s.compute, "origin"),
-        chain(post(s), s.compute, "origin"),
-    )
-}
-
-/// True if the chain ends in a power of 2 with a whole exponent: rounded, and then moved and bounded by whole numbers.
-fn power_of_two(steps: &[Step]) -> bool {
-    let Some((Step::Exp2, rest)) = steps.split_last() else { return false };
-    let whole = |step: &&Step| match step {
-        Step::Add(c) | Step::Max(c) | Step::Min(c) => c.get().fract() == 0.0 && c.get().abs() <= 256.0,
-        _ => false,
-    };
-    matches!(rest.iter().rev().find(|step| !whole(step)), Some(Step::Ceil | Step::Floor | Step::Round))
-}
-
-/// True if the code does not depend on a quotient below 2^-40 but for its sign, since it is rounded to nothing, whatever the element;
-/// nor on more of it than `quotient` in `kernels/num.cuh` has right.
-fn tolerant(post: &[Step]) -> bool {
-    post.iter().all(|step| match step {
-        Step::Max(_) | Step::Min(_) | Step::Round => true,
-        Step::Cast { to, .. } => matches!(to, DType::F32 | DType::BF16),
-        _ => false,
-    })
-}
-
-/// The steps before the code, but for a clip that the conversion to the element does as well.
-fn post(s: &Scheme) -> &[Step] {
-    let bounds = match (s.element, s.encode) {
-        (DType::F8E4M3FN, Encode::Saturate) => (-448.0, 448.0),
-        (DType::F4E2M1, _) => (-6.0, 6.0),
-        _ => return &s.post,
-    };
-    match s.post.split_last_chunk::<2>() {
-        Some((rest, [Step::Max(low), Step::Min(high)])) if (low.get(), high.get()) == bounds => rest,
-        _ => &s.post,
-    }
-}
-
-/// A chain of steps as statements, after [`normfuse_ir::scheme::run`].
-fn chain(steps: &[Step], compute: DType, from: &str) -> String {
-    let mut at = compute;
-    let mut out = format!("    float x = rnd<{}>({from});\n", type_name(compute));
-    for (i, step) in steps.iter().enumerate() {
-        let before = i.checked_sub(1).map(|i| &steps[i]);
-        let whole = matches!(step, Step::Log2) && matches!(steps.get(i + 1), Some(Step::Ceil | Step::Floor));
-        if whole && at == DType::F32 {
-            // With the next step it is one.
-            continue;
-        }
-        let value = match *step {
-            Step::Ceil if before == Some(&Step::Log2) && at == DType::F32 => "ceil_log2_f(x)".into(),
-            Step::Floor if before == Some(&Step::Log2) && at == DType::F32 => "floor_log2_f(x)".into(),
-            Step::Max(c) => format!("max_nan(x, {})", number(c)),
-            Step::Min(c) => format!("min_nan(x, {})", number(c)),
-            Step::Add(c) => format!("x + {}", number(c)),
-            Step::Mul(c) => format!("x * {}", number(c)),
-            Step::Div(c) if quick_divisor(c) => format!("divide_by<{:#010x}u>(x)", c.get().to_bits()),
-            Step::Div(c) => format!("x / {}", number(c)),
-            Step::Over(c) => format!("{} / x", number(c)),
-            Step::Power(c) => format!("pow_f({}, x)", number(c)),
-            Step::Log => "log_f(x)".into(),
-            Step::Log2 => "log2_f(x)".into(),
-            Step::Exp2 => "exp2_f(x)".into(),
-            Step::Floor => "floorf(x)".into(),
-            Step::Ceil => "ceilf(x)".into(),
-            Step::Round => "rintf(x)".into(),
-            Step::MulGiven => "x * given".into(),
-            Step::DivGiven => "x / given".into(),
-            Step::GivenOver => "given / x".into(),
-            Step::GivenOverOrZero => "x == 0.0f ? 0.0f : given / x".into(),
-            Step::MaxGiven => "max_nan(x, given)".into(),
-            Step::MinGiven => "min_nan(x, given)".into(),
-            Step::IfZero(c) => format!("x == 0.0f ? {} : x", number(c)),
-            Step::Cast { to, .. } if to.is_arithmetic_float() => {
-                at = to;
-                "x".into()
-            }
-            Step::Cast { to, saturate } => {
-                let ty = type_name(to);
-                let _ = writeln!(out, "    x = {ty}::decode({ty}::encode(x, {saturate}));");
-                continue;
-            }
-        };
-        let _ = writeln!(out, "    x = rnd<{}>({value});", type_name(at));
-    }
-    out + "    return x;\n"
 }

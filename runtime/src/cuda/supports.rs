@@ -44,9 +44,7 @@ pub fn supports(norm: &FusedNorm) -> Result<(), String> {
 
 fn quantiser(scheme: &Scheme, width: u64) -> Result<(), String> {
     match (scheme.granularity, scheme.origin) {
-        (Granularity::Tensor, Origin::Amax | Origin::Range) => {
-            return Err("granularity: no kernel computes the scale of a whole tensor".into());
-        }
+        (_, Origin::Range) => return Err("origin: no kernel computes a range".into()),
         (Granularity::Group(g), _) if !(g.is_power_of_two() && (VECTOR..=VECTOR * WARP).contains(&u64::from(g))) => {
             return Err(format!("granularity: the kernels take groups of 8, 16, 32, 64, 128 or 256, found {g}"));
         }

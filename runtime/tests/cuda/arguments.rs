@@ -28,6 +28,7 @@ fn fitting() -> Arguments {
         // Of 5 rows TMA's layout has 8.
         outputs: vec![at(4, rows), at(5, ROWS * WIDTH), at(6, 8 * 2 * 4)],
         rows: vec![ROWS],
+        scratch: None,
     }
 }
 
@@ -138,6 +139,7 @@ fn a_sibling_writes_on_no_rows_of_another() {
         inputs: vec![at(1, rows).into(), at(2, rows).into(), at(3, 128).into(), at(4, 128).into()],
         outputs: vec![at(first, rows), at(second, rows)],
         rows: vec![ROWS, ROWS],
+        scratch: None,
     };
     assert!(of(1, 2).check(&norm, &shape).is_ok());
     assert!(of(2, 1).check(&norm, &shape).unwrap_err().to_string().contains("some of x1"));
@@ -164,6 +166,7 @@ fn no_rows_fit_anywhere() {
         inputs: vec![nothing.into(), nothing.into(), Region::new(1 << 20, 128).into()],
         outputs: vec![nothing; 3],
         rows: vec![0],
+        scratch: None,
     };
     assert!(arguments.check(&norm(), &LaunchShape::choose(&norm(), 0, true)).is_ok());
 }

@@ -3,7 +3,7 @@
 use std::{env, fmt::Write, fs, path::Path};
 
 use normfuse_ir::{DType, num};
-use normfuse_runtime::cuda::{Buffer, Compiler, Device, Kernel};
+use normfuse_runtime::cuda::{Buffer, Compiler, Device, Kernel, Start};
 use rayon::prelude::*;
 
 use crate::or_skip;
@@ -63,7 +63,7 @@ fn values(device: &Device, kernel: &Kernel, buffer: &Buffer, (first, count): (u6
     // SAFETY: the buffer has a float for each thread, and nothing else uses it.
     unsafe {
         let stream = device.stream().cu_stream();
-        kernel.launch(stream, (count / 256) as u32, 256, &[buffer.address(), first], false).unwrap();
+        kernel.launch(stream, (count / 256) as u32, 256, &[buffer.address(), first], Start::InOrder).unwrap();
     }
     device.wait().unwrap();
     buffer.download().unwrap()
@@ -158,7 +158,7 @@ fn every_product_of_bf16_has_the_value_of_the_cpu() {
         // SAFETY: the buffer has a pair for each thread, and nothing else uses it.
         unsafe {
             let stream = device.stream().cu_stream();
-            kernel.launch(stream, (AT_ONCE / 512) as u32, 256, &[buffer.address(), first], false).unwrap();
+            kernel.launch(stream, (AT_ONCE / 512) as u32, 256, &[buffer.address(), first], Start::InOrder).unwrap();
         }
         device.wait().unwrap();
         let differs = |(i, bytes): (usize, &[u8])| {

@@ -61,12 +61,14 @@ fn nothing_is_written_beside_a_result() {
             // Column-major layouts may have room behind the rows.
             let sizes: Vec<usize> = want.iter().map(|t| t.bytes().len() * rows.next_multiple_of(4) / rows).collect();
             let outputs: Vec<Buffer> = sizes.iter().map(|n| filled(device, n + 2 * GUARD)).collect();
+            let scratch = device.upload(&[0; 64]).unwrap();
             let inside = |b: &Buffer| Region::new(b.address() + GUARD as u64, (b.len() - 2 * GUARD) as u64);
             let jobs = if norm.source == normfuse_ir::fused::Source::Shared { 1 } else { norm.siblings.len() };
             let arguments = Arguments {
                 inputs: inputs.iter().map(|b| b.region().into()).collect(),
                 outputs: outputs.iter().map(inside).collect(),
                 rows: vec![rows as u64; jobs],
+                scratch: Some(scratch.region()),
             };
             let params = kernel.check(&arguments).unwrap();
             // The fills are on the device's stream, the launch is not.
@@ -118,6 +120,7 @@ fn a_recorded_chain_has_the_bits_of_its_parts() {
             inputs: vec![from.region().into(), weight_in.region().into()],
             outputs: to,
             rows: vec![rows as u64],
+            scratch: None,
         };
         let graph = device
             .record(kept, |r| {
@@ -156,6 +159,7 @@ fn a_recording_keeps_to_its_buffers() {
         inputs: buffers[..2].iter().map(|b| Operand::from(b.region())).collect(),
         outputs: vec![buffers[2].region()],
         rows: vec![4],
+        scratch: None,
     };
     let error = device.record(buffers[..2].to_vec(), |r| r.launch(&kernel, &arguments, false)).unwrap_err();
     assert!(error.kind == ErrorKind::Value && error.to_string().contains("y0"), "{error}");

@@ -16,6 +16,7 @@ mod elementary;
 mod launches;
 mod matrix;
 mod regimes;
+mod tensor_scale;
 mod variants;
 
 /// What is there, or none, and the reason is said, past the harness, which would keep it to itself.

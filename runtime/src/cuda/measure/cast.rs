@@ -38,7 +38,7 @@ impl Cast {
             let time = timer.replay(sets.len(), |i, stream| {
                 let words = [sets[i][0], sets[i][1], count];
                 // SAFETY: the arena has as many bytes at both addresses.
-                unsafe { cast.kernel.launch(stream, blocks, cast.threads, &words, early) }
+                unsafe { cast.kernel.launch(stream, blocks, cast.threads, &words, early.into()) }
             })?;
             if time.us < best.us {
                 best = time;

@@ -31,7 +31,7 @@ use super::{
     fused_norm::FusedNormKernel,
     nvrtc::Compiler,
     shape::LaunchShape,
-    source::Params,
+    source::{Params, scratch_bytes},
 };
 
 /// Bytes from which on a launch is limited by the memory alone: one that is shorter says nothing of a bandwidth.
@@ -48,6 +48,8 @@ pub struct Bench {
     bandwidth: f64,
     /// A given scale: a number that divides as real ones do, which arbitrary ones would not.
     scale: Buffer,
+    /// Where blocks meet: zeros before each launch and after it.
+    scratch: Buffer,
 }
 
 impl Bench {
@@ -62,7 +64,8 @@ impl Bench {
         let bandwidth = timer.copy_bandwidth(&arena)?;
         let casts = Cast::all(device, compiler)?;
         let scale = device.upload(&0.05f32.to_le_bytes())?;
-        Ok(Self { device: device.clone(), compiler, timer, arena, casts, bandwidth, scale })
+        let scratch = device.upload(&[0; 64])?;
+        Ok(Self { device: device.clone(), compiler, timer, arena, casts, bandwidth, scale, scratch })
     }
 
     /// The GPU.
@@ -82,7 +85,9 @@ impl Bench {
     pub fn time(&self, op: &Op, kernel: &FusedNormKernel, rows: u64, early: bool) -> Result<Time> {
         let traffic = Traffic::of(op, rows);
         let sets = self.arena.sets(&traffic.memory)?;
-        let params: Vec<Params> = sets.iter().map(|set| Traffic::params(op, set, rows, self.scale.address())).collect();
+        let scratch = Some(self.scratch.address()).filter(|_| scratch_bytes(&op.norm) > 0);
+        let params = |set: &Vec<u64>| Params { scratch, ..Traffic::params(op, set, rows, self.scale.address()) };
+        let params: Vec<Params> = sets.iter().map(params).collect();
         self.arena.refresh()?;
         self.timer.replay(params.len(), |i, stream| {
             // SAFETY: the arena has all of these bytes, in places that do not overlap, and lives until the replays are done.

@@ -35,8 +35,9 @@ const GATED: &str = "silu_mul";
 const ALONE: &str = "quantise";
 
 /// Quantisers by name, as in the names of ops.
-const QUANTISERS: [&str; 12] = [
+const QUANTISERS: [&str; 13] = [
     "fp8_static",
+    "fp8_tensor",
     "fp8_token",
     "fp8_group128",
     "fp8_group128_columns",
@@ -136,6 +137,7 @@ fn scheme(name: &str) -> Option<Scheme> {
     let group = Granularity::Group(128);
     Some(match name {
         "fp8_static" => Scheme::fixed(DType::F8E4M3FN, Apply::Divide).clamped(-448.0, 448.0),
+        "fp8_tensor" => fp8(Granularity::Tensor),
         "fp8_token" => fp8(Granularity::Token),
         "fp8_group128" => fp8(group),
         "fp8_group128_columns" => Scheme { layout: ScaleLayout::ColumnMajor, ..fp8(group) },

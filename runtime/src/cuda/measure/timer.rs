@@ -8,7 +8,7 @@ use normfuse_ir::{Error, ErrorKind, Result};
 
 use crate::cuda::{
     device::{Buffer, Device, failed},
-    kernel::Kernel,
+    kernel::{Kernel, Start},
     nvrtc::Compiler,
 };
 
@@ -138,7 +138,7 @@ impl Arena {
     pub fn refresh(&self) -> Result<()> {
         let stream = self.filler.device().stream().cu_stream();
         // SAFETY: the arena has as many words, and nothing else uses it meanwhile: everything is on one stream.
-        unsafe { self.filler.launch(stream, 2048, 512, &[self.address(), self.len() / 4], false) }
+        unsafe { self.filler.launch(stream, 2048, 512, &[self.address(), self.len() / 4], Start::InOrder) }
     }
 
     pub fn address(&self) -> u64 {

@@ -5,7 +5,7 @@ use normfuse_ir::{
     fused::{Activation, Gated, Prologue},
 };
 
-use super::type_name;
+use super::traits::type_name;
 
 /// The file of pieces that a kernel needs.
 pub(super) fn header(norm: &FusedNorm) -> &'static str {
