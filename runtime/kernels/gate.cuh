@@ -109,10 +109,28 @@ template <Function F> __device__ __noinline__ Two exact_two(float a, float b) { 
 template <Function F, class T> __device__ __noinline__ u32 exact_pair(float a, float b) {
     return store_pair<T>(exact<F>(a), exact<F>(b));
 }
-// Two values rounded to T, of 16 bits. What f32 gives is within 2^-20.8 of the function, and so is what the CPU rounds, within three
-// roundings: if both ends of 2^-20 around it round to the same, that is what the function rounds to. `cuda/elementary.rs` goes through every f32.
-template <Function F, class T> __device__ __forceinline__ u32 pair_of(Two x) {
-    if constexpr (F != GELU) {
+// Of a bf16, to be rounded to bf16, in as few steps as there are. Below `BRIEF_FROM` powers would be flushed.
+template <Function F> constexpr float BRIEF_FROM = F == GELU_TANH ? -10.0f : -87.0f;
+template <Function F> __device__ __forceinline__ float brief(float x) {
+    const float by = F == GELU_TANH ? __fmaf_rn(x * x, -0.102943242f, -2.30220819f) : -1.44269504f;
+    float power, result;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x * by));
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(1.0f + power));
+    return F == SIGMOID ? result : x * result;
+}
+#if __CUDA_ARCH__ == 900
+// Hopper's power and reciprocal lead to the right rounding of every bf16: `cuda/elementary.rs` goes through them.
+constexpr bool BRIEF_IS_RIGHT = true;
+#else
+constexpr bool BRIEF_IS_RIGHT = false;
+#endif
+// Two values of numbers of type From rounded to T, of 16 bits. What f32 gives is within 2^-20.8 of the function, and so is what the CPU
+// rounds, within three roundings: if both ends of 2^-20 around it round to the same, that is what the function rounds to.
+// `cuda/elementary.rs` goes through every f32.
+template <Function F, class T, class From> __device__ __forceinline__ u32 pair_of(Two x) {
+    if constexpr (BRIEF_IS_RIGHT && F != GELU && Same<T, BF16>::value && Same<From, BF16>::value) {
+        if (fminf(x.a, x.b) >= BRIEF_FROM<F>) return store_pair<T>(brief<F>(x.a), brief<F>(x.b));
+    } else if constexpr (F != GELU) {
         const Two q = {quick<F>(x.a), quick<F>(x.b)};
         constexpr float BELOW = 1.0f - 0x1p-20f, ABOVE = 1.0f + 0x1p-20f;
         const u32 low = store_pair<T>(q.a * BELOW, q.b * BELOW), high = store_pair<T>(q.a * ABOVE, q.b * ABOVE);
@@ -128,15 +146,15 @@ template <Function F, class T> __device__ __forceinline__ u32 pair_of(Two x) {
 template <class G> __device__ __forceinline__ u32 computed_pair(Two x) {
     typedef typename G::Compute C;
     x = rnd_from<C, typename G::Rows>(x);
-    if constexpr (G::FUNCTION == SIGMOID_PRODUCT) return multiply_pairs<C>(store_pair<C>(x.a, x.b), pair_of<SIGMOID, C>(x));
-    else return pair_of<G::FUNCTION, C>(x);
+    if constexpr (G::FUNCTION == SIGMOID_PRODUCT) return multiply_pairs<C>(store_pair<C>(x.a, x.b), pair_of<SIGMOID, C, C>(x));
+    else return pair_of<G::FUNCTION, C, C>(x);
 }
 // The same rounded to 16 bits as the product reads them.
 template <class G> __device__ __forceinline__ u32 activated_pair(Two x) {
     typedef typename G::Compute C;
     typedef typename G::Activated A;
     if constexpr (Same<C, F32>::value) {
-        return pair_of<G::FUNCTION, A>(x);
+        return pair_of<G::FUNCTION, A, typename G::Rows>(x);
     } else {
         const u32 a = computed_pair<G>(x);
         return Same<A, C>::value ? a : store_pair<A>(low_of<C>(a), high_of<C>(a));

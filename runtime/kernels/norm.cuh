@@ -251,32 +251,38 @@ template <class Q> __device__ __forceinline__ void write_scale(void* base, float
 // What numbers of a row, or of a group of it, meet.
 template <class Q, class Y> struct Factor {
     typedef typename Q::Compute C;
-    // Divided by products where that has the same codes.
-    static constexpr bool QUICK = Q::DIVIDE && Q::TOLERANT && (Same<C, F32>::value || Same<C, Y>::value);
     static constexpr int BITS = Same<Y, BF16>::value ? 8 : Same<Y, F16>::value ? 11 : 24;
+    // Divided by products where that has the same codes.
+    static constexpr bool QUOTIENT = Q::DIVIDE && Q::TOLERANT && (Same<C, F32>::value || Same<C, Y>::value);
     // To f4e2m1 in bf16 arithmetic. In products with a power of two nothing that has a code is lost; of 2^16 at most, nothing
     // that has a sign.
-    static constexpr bool NARROW = QUICK && (Q::POWER || Same<C, F32>::value) && Same<Y, BF16>::value &&
-                                   Same<typename Q::Element, E2M1>::value && !Q::POSTED;
+    static constexpr bool NARROW = (QUOTIENT ? Q::POWER || Same<C, F32>::value : !Q::DIVIDE && Same<C, F32>::value) &&
+                                   Same<Y, BF16>::value && Same<typename Q::Element, E2M1>::value && !Q::POSTED;
+    // What has a way of its own for plain numbers.
+    static constexpr bool QUICK = QUOTIENT || NARROW;
     Divisor by;
     int zero;
 
     __device__ __forceinline__ Factor() {}
     __device__ __forceinline__ Factor(float factor, int zero) : zero(zero) {
-        if constexpr (QUICK) by = divisor<BITS, Q::POWER>(factor);
+        if constexpr (QUOTIENT) by = divisor<BITS, Q::POWER>(factor);
         else by = {factor, 0.0f, 0.0f, -1.0f};
-        if constexpr (NARROW && Q::POWER) by.most = factor <= 65536.0f ? by.most : -1.0f;
+        if constexpr (NARROW && QUOTIENT && Q::POWER) by.most = factor <= 65536.0f ? by.most : -1.0f;
+        // No product is NaN.
+        if constexpr (NARROW && !QUOTIENT) by.most = fabsf(factor) <= 3.40282347e38f ? 3.40282347e38f : -1.0f;
     }
-    // Two codes, of numbers that need no division.
+    // Two codes, of numbers that need no other way.
     __device__ __forceinline__ u32 narrow_codes(u32 pair) const {
         // -0 has a sign unless codes are compared: added to +0 it loses it.
         const u32 zero = Q::ENCODE == COMPARE ? 0 : 0x80008000;
+        const float a = low_of<BF16>(pair), b = high_of<BF16>(pair);
         u32 q;
-        if constexpr (Q::POWER) {
+        if constexpr (QUOTIENT && Q::POWER) {
             const u32 inverse = store_pair<BF16>(by.inverse, by.inverse);
             asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(q) : "r"(pair), "r"(inverse), "r"(zero));
         } else {
-            q = cut_to_odd(quotient<BITS, false>(low_of<BF16>(pair), by), quotient<BITS, false>(high_of<BF16>(pair), by));
+            if constexpr (QUOTIENT) q = cut_to_odd(quotient<BITS, false>(a, by), quotient<BITS, false>(b, by));
+            else q = cut_to_odd(a * by.by, b * by.by);
             asm("add.rn.bf16x2 %0, %0, %1;" : "+r"(q) : "r"(zero));
         }
         return two_codes<Q>(q);
@@ -446,7 +452,7 @@ __device__ __forceinline__ void quantise(const Vector<Y> (&y)[R::USED], void* co
             Factor<Q, Y> f = own[j % S::HELD];
             const int from = S::holder(at.thread, j);
             f.by.by = __shfl_sync(0xffffffff, f.by.by, from);
-            if constexpr (Factor<Q, Y>::QUICK) {
+            if constexpr (Factor<Q, Y>::QUOTIENT) {
                 f.by.inverse = __shfl_sync(0xffffffff, f.by.inverse, from);
                 if constexpr (!Q::POWER) f.by.rest = __shfl_sync(0xffffffff, f.by.rest, from);
             }

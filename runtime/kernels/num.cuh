@@ -157,7 +157,9 @@ __device__ __forceinline__ float inverse_of_moderate(float x) {
 // `quotient` overflows, or loses bits that matter.
 template <int BITS, bool POWER> __device__ __forceinline__ Divisor divisor(float by) {
     const bool fits = is_moderate(by) && (BITS < 24 || (__float_as_uint(by) & 0x7fffff) != 0x7fffff);
-    Divisor d = {by, inverse_of_moderate(by), 0.0f, fits ? by * 0x1p40f : -1.0f};
+    // The exponent of a power of two's inverse is the negative one.
+    const float inverse = POWER ? __uint_as_float(0x7f000000u - __float_as_uint(by)) : inverse_of_moderate(by);
+    Divisor d = {by, inverse, 0.0f, fits ? by * 0x1p40f : -1.0f};
     if constexpr (BITS == 8 && !POWER) {
         // Products with at most 16 bits are exact. The rest is positive, so that zeros keep their signs.
         const float high = __uint_as_float((__float_as_uint(d.inverse) - 1) & 0xffffff00u);
@@ -264,11 +266,11 @@ struct E2M1 : E2M1_ {
 // The codes of two bf16 of magnitudes that are no NaN, in the low bits of each half: `E2M1::magnitude` in bf16 arithmetic.
 __device__ __forceinline__ u32 e2m1_pair(u32 pair) {
     u32 v, power, sum;
-    asm("min.u16x2 %0, %1, %2;" : "=r"(v) : "r"(pair & 0x7fff7fff), "r"(0x40c040c0));
+    asm("{ .reg .b32 a; abs.bf16x2 a, %1; min.bf16x2 %0, a, %2; }" : "=r"(v) : "r"(pair), "r"(0x40c040c0));
     asm("max.u16x2 %0, %1, %2;" : "=r"(power) : "r"(v & 0x7f807f80), "r"(0x3f803f80));
-    power += 0x03000300;
-    asm("add.rn.bf16x2 %0, %1, %2;" : "=r"(sum) : "r"(v), "r"(power));
-    return (sum - power + (power >> 6) - 0x00010001 * 2 * (127 + 6)) | (pair >> 12 & 0x00080008);
+    // The last bit of 64 times as much is half of it.
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(sum) : "r"(power), "r"(0x42804280), "r"(v));
+    return (sum - power + (power >> 6) - 0x00010001 * (0x300 - 12 + 2 * (127 + 6))) | (pair >> 12 & 0x00080008);
 }
 // Two numbers as bf16 that lie on the same side of every number of at most 7 bits: cut off, and odd where something was.
 __device__ __forceinline__ u32 cut_to_odd(float a, float b) {
@@ -285,6 +287,12 @@ struct E4M3FN : E4M3FN_ {
         // 464 lies in the middle between 448 and what would come next, and goes to 448, which is even.
         if (!saturate && fabsf(v) > 464.0f) pair |= 0x7f;
         return (u8)pair;
+    }
+    // By f16, which has all of its values.
+    static __device__ __forceinline__ float decode(u8 c) {
+        u32 pair;
+        asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(pair) : "h"((u16)c));
+        return low_of<F16>(pair);
     }
 };
 struct E8M0 {
@@ -400,9 +408,14 @@ __device__ __noinline__ float log2_f(float v) {
 }
 __device__ float exp_f(float v) { return (float)exp_wide(v); }
 __device__ __noinline__ float exp2_of_fraction(float v) { return (float)exp2_wide(v); }
+// Whole numbers up to 2^21 by a sum, whose last bits are they: conversions have few units.
+constexpr float WHOLE = 12582912.0f;
+constexpr u32 WHOLE_BITS = 0x4b400000u;
+__device__ __forceinline__ float float_of(u32 whole) { return __uint_as_float(WHOLE_BITS + whole) - WHOLE; }
 // Of a whole number the power is its exponent.
 __device__ __forceinline__ float exp2_f(float v) {
-    if (fabsf(v) <= 126.0f && v == rintf(v)) return __int_as_float(((int)v + 127) << 23);
+    const float sum = v + WHOLE;
+    if (fabsf(v) <= 126.0f && sum - WHOLE == v) return __uint_as_float((__float_as_uint(sum) << 23) + 0x3f800000u);
     return exp2_of_fraction(v);
 }
 // ceilf(log2_f(v)) and floorf(log2_f(v)). Away from a power of two the logarithm is that far from a whole number that no rounding
@@ -410,15 +423,15 @@ __device__ __forceinline__ float exp2_f(float v) {
 __device__ __forceinline__ bool is_normal(float v) { return v >= 1.17549435e-38f && v <= 3.40282347e38f; }
 __device__ __forceinline__ float ceil_log2_f(float v) {
     const u32 bits = __float_as_uint(v), fraction = bits & 0x7fffff;
-    const int exponent = bits >> 23;
-    if (is_normal(v) && fraction == 0) return (float)(exponent - 127);
+    const u32 exponent = bits >> 23;
+    if (is_normal(v) && fraction == 0) return float_of(exponent - 127);
     // Between 1/2 and 1 it is -0.
-    if (is_normal(v) && fraction >= 0x1000) return -(float)(126 - exponent);
+    if (is_normal(v) && fraction >= 0x1000) return -float_of(126 - exponent);
     return ceilf(log2_f(v));
 }
 __device__ __forceinline__ float floor_log2_f(float v) {
     const u32 bits = __float_as_uint(v), fraction = bits & 0x7fffff;
-    if (is_normal(v) && fraction <= 0x7ff000) return (float)((int)(bits >> 23) - 127);
+    if (is_normal(v) && fraction <= 0x7ff000) return float_of((bits >> 23) - 127);
     return floorf(log2_f(v));
 }
 __device__ bool pow_by_products(double a, double y, double* value) {

@@ -107,9 +107,10 @@ fn e2m1_by_a_sum(v: f32) -> u8 {
 fn e2m1_of_bf16(v: half::bf16) -> u8 {
     let bits = v.to_bits();
     let magnitude = (bits & 0x7fff).min(0x40c0);
-    let power = (magnitude & 0x7f80).max(0x3f80) + 0x0300;
-    let sum = (half::bf16::from_bits(magnitude) + half::bf16::from_bits(power)).to_bits();
-    let code = sum - power + (power >> 6) - 2 * (127 + 6);
+    let power = (magnitude & 0x7f80).max(0x3f80);
+    let sum =
+        half::bf16::from_f32(half::bf16::from_bits(magnitude).to_f32() + 64.0 * half::bf16::from_bits(power).to_f32());
+    let code = sum.to_bits() - power + (power >> 6) - (0x300 - 12 + 2 * (127 + 6));
     (code | bits >> 12 & 8) as u8
 }
 

@@ -41,23 +41,35 @@ pub enum Needs {
     SmallGroups,
 }
 
+/// What comes before the quantisers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Before {
+    /// A norm, or nothing.
+    Norm,
+    /// A residual add and a norm.
+    Add,
+    /// A gated activation.
+    Gate,
+}
+
 /// What decides a launch shape besides widths and rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Class {
-    /// A residual is added first.
-    pub add: bool,
+    /// What comes before the quantisers.
+    pub before: Before,
     /// What the quantisers need.
     pub needs: Needs,
 }
 
 impl Class {
     /// All of them, in the order of tables.
-    pub const ALL: [Self; 10] = {
-        let all = [Needs::NoQuantiser, Needs::Nothing, Needs::Row, Needs::Groups, Needs::SmallGroups];
-        let mut out = [Self { add: false, needs: Needs::Nothing }; 10];
+    pub const ALL: [Self; 15] = {
+        let before = [Before::Norm, Before::Add, Before::Gate];
+        let needs = [Needs::NoQuantiser, Needs::Nothing, Needs::Row, Needs::Groups, Needs::SmallGroups];
+        let mut out = [Self { before: Before::Norm, needs: Needs::Nothing }; 15];
         let mut i = 0;
         while i < out.len() {
-            out[i] = Self { add: i >= all.len(), needs: all[i % all.len()] };
+            out[i] = Self { before: before[i / needs.len()], needs: needs[i % needs.len()] };
             i += 1;
         }
         out
@@ -77,21 +89,31 @@ impl Class {
             }
             _ => Needs::Row,
         });
-        Self { add: norm.prologue != Prologue::None, needs: needs.max().unwrap_or(Needs::NoQuantiser) }
+        let before = match norm.prologue {
+            Prologue::None => Before::Norm,
+            Prologue::ResidualAdd(_) => Before::Add,
+            Prologue::Gated(_) => Before::Gate,
+        };
+        Self { before, needs: needs.max().unwrap_or(Needs::NoQuantiser) }
     }
 
     const fn name(self) -> &'static str {
-        match (self.add, self.needs) {
-            (false, Needs::NoQuantiser) => "norm",
-            (false, Needs::Nothing) => "norm+given",
-            (false, Needs::Row) => "norm+row",
-            (false, Needs::Groups) => "norm+groups",
-            (false, Needs::SmallGroups) => "norm+small-groups",
-            (true, Needs::NoQuantiser) => "add+norm",
-            (true, Needs::Nothing) => "add+norm+given",
-            (true, Needs::Row) => "add+norm+row",
-            (true, Needs::Groups) => "add+norm+groups",
-            (true, Needs::SmallGroups) => "add+norm+small-groups",
+        match (self.before, self.needs) {
+            (Before::Norm, Needs::NoQuantiser) => "norm",
+            (Before::Norm, Needs::Nothing) => "norm+given",
+            (Before::Norm, Needs::Row) => "norm+row",
+            (Before::Norm, Needs::Groups) => "norm+groups",
+            (Before::Norm, Needs::SmallGroups) => "norm+small-groups",
+            (Before::Add, Needs::NoQuantiser) => "add+norm",
+            (Before::Add, Needs::Nothing) => "add+norm+given",
+            (Before::Add, Needs::Row) => "add+norm+row",
+            (Before::Add, Needs::Groups) => "add+norm+groups",
+            (Before::Add, Needs::SmallGroups) => "add+norm+small-groups",
+            (Before::Gate, Needs::NoQuantiser) => "gate",
+            (Before::Gate, Needs::Nothing) => "gate+given",
+            (Before::Gate, Needs::Row) => "gate+row",
+            (Before::Gate, Needs::Groups) => "gate+groups",
+            (Before::Gate, Needs::SmallGroups) => "gate+small-groups",
         }
     }
 }
@@ -224,6 +246,10 @@ impl Regimes {
     fn nearest(&self, class: Class, width: u64, rows: u64) -> Option<Entry> {
         let far = |a: u64, b: u64| (a.max(1) as f64 / b.max(1) as f64).ln().abs();
         let key = |e: &Entry| (far(e.width, width), far(e.rows, rows));
+        // A table may have been measured without gates, which read two operands as adds do.
+        let has = |class: Class| self.entries.iter().any(|e| e.class == class);
+        let gate = class.before == Before::Gate && !has(class);
+        let class = if gate { Class { before: Before::Add, ..class } } else { class };
         let of_class = self.entries.iter().filter(|e| e.class == class);
         let better = |best: &Entry, e: &Entry| {
             let ((bw, br), (w, r)) = (key(best), key(e));

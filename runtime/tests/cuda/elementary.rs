@@ -28,15 +28,28 @@ const FUNCTIONS: [Function; 25] = [
     ("silu_f(x)", num::silu),
     ("gelu_f(x)", num::gelu),
     ("gelu_tanh_f(x)", num::gelu_tanh),
-    ("low_of<BF16>(pair_of<SIGMOID, BF16>({x, 1.0f}))", |x| num::round_to(DType::BF16, num::sigmoid(x))),
-    ("high_of<F16>(pair_of<SIGMOID, F16>({1.0f, x}))", |x| num::round_to(DType::F16, num::sigmoid(x))),
-    ("low_of<BF16>(pair_of<SILU, BF16>({x, 1.0f}))", |x| num::round_to(DType::BF16, num::silu(x))),
-    ("high_of<F16>(pair_of<SILU, F16>({1.0f, x}))", |x| num::round_to(DType::F16, num::silu(x))),
-    ("low_of<BF16>(pair_of<SIGMOID_PRODUCT, BF16>({x, 1.0f}))", |x| num::round_to(DType::BF16, x * num::sigmoid(x))),
-    ("low_of<F16>(pair_of<SIGMOID_PRODUCT, F16>({x, x}))", |x| num::round_to(DType::F16, x * num::sigmoid(x))),
-    ("low_of<BF16>(pair_of<GELU_TANH, BF16>({x, x}))", |x| num::round_to(DType::BF16, num::gelu_tanh(x))),
-    ("high_of<F16>(pair_of<GELU_TANH, F16>({x, x}))", |x| num::round_to(DType::F16, num::gelu_tanh(x))),
+    ("low_of<BF16>(pair_of<SIGMOID, BF16, F32>({x, 1.0f}))", |x| num::round_to(DType::BF16, num::sigmoid(x))),
+    ("high_of<F16>(pair_of<SIGMOID, F16, F32>({1.0f, x}))", |x| num::round_to(DType::F16, num::sigmoid(x))),
+    ("low_of<BF16>(pair_of<SILU, BF16, F32>({x, 1.0f}))", |x| num::round_to(DType::BF16, num::silu(x))),
+    ("high_of<F16>(pair_of<SILU, F16, F32>({1.0f, x}))", |x| num::round_to(DType::F16, num::silu(x))),
+    ("low_of<BF16>(pair_of<SIGMOID_PRODUCT, BF16, F32>({x, 1.0f}))", |x| {
+        num::round_to(DType::BF16, x * num::sigmoid(x))
+    }),
+    ("low_of<F16>(pair_of<SIGMOID_PRODUCT, F16, F32>({x, x}))", |x| num::round_to(DType::F16, x * num::sigmoid(x))),
+    ("low_of<BF16>(pair_of<GELU_TANH, BF16, F32>({x, x}))", |x| num::round_to(DType::BF16, num::gelu_tanh(x))),
+    ("high_of<F16>(pair_of<GELU_TANH, F16, F32>({x, x}))", |x| num::round_to(DType::F16, num::gelu_tanh(x))),
     ("(float)E4M3FN::encode(x, false)", |x| f32::from(num::cast_f32_to(DType::F8E4M3FN, x, false))),
+];
+
+/// Of bf16 alone.
+const OF_BF16: [Function; 5] = [
+    ("(float)(is_nan(x) ? 7 : e2m1_pair(store_pair<BF16>(1.0f, x)) >> 16)", |x| {
+        f32::from(num::cast_f32_to(DType::F4E2M1, x, true))
+    }),
+    ("low_of<BF16>(pair_of<SIGMOID, BF16, BF16>({x, 1.0f}))", |x| num::round_to(DType::BF16, num::sigmoid(x))),
+    ("high_of<BF16>(pair_of<SILU, BF16, BF16>({1.0f, x}))", |x| num::round_to(DType::BF16, num::silu(x))),
+    ("low_of<BF16>(pair_of<SIGMOID_PRODUCT, BF16, BF16>({x, x}))", |x| num::round_to(DType::BF16, x * num::sigmoid(x))),
+    ("low_of<BF16>(pair_of<GELU_TANH, BF16, BF16>({x, x}))", |x| num::round_to(DType::BF16, num::gelu_tanh(x))),
 ];
 
 /// Inputs a launch.
@@ -76,8 +89,9 @@ fn every_number_of_16_bits_has_the_value_of_the_cpu() {
     let Some(compiler) = or_skip(Compiler::load()) else { return };
     let buffer = device.alloc(4 << 16).unwrap();
     let mut wrong = String::new();
-    for (name, on_cpu) in FUNCTIONS {
-        for dtype in [DType::BF16, DType::F16] {
+    let all = FUNCTIONS.iter().map(|f| (f, &[DType::BF16, DType::F16][..]));
+    for ((name, on_cpu), dtypes) in all.chain(OF_BF16.iter().map(|f| (f, &[DType::BF16][..]))) {
+        for dtype in dtypes.iter().copied() {
             let input = if dtype == DType::BF16 { "load<BF16>((u16)i)" } else { "load<F16>((u16)i)" };
             let compiled = compiler.compile(&text(name, input), device.arch()).unwrap();
             let kernel = Kernel::load(&device, &compiled.cubin).unwrap();
@@ -90,7 +104,7 @@ fn every_number_of_16_bits_has_the_value_of_the_cpu() {
                     half::f16::from_bits(bits).to_f32()
                 };
                 let found = f32::from_le_bytes(found.try_into().unwrap());
-                if !same(on_cpu, x, found) {
+                if !same(*on_cpu, x, found) {
                     let _ = writeln!(wrong, "{name} of {dtype} {x:e}: {found:e}, expected {:e}", on_cpu(x));
                 }
             }

@@ -93,11 +93,17 @@ fn difference(norm: &FusedNorm, kernel: &FusedNormKernel, rows: usize, seed: u64
     Ok(None)
 }
 
+/// Takes minutes of a GPU; `PART=0/3` takes the first of every three kernels.
 #[test]
 fn the_gpu_has_the_bits_of_the_cpu() {
     let Some(device) = or_skip(Device::open(0)) else { return };
     let Some(compiler) = or_skip(Compiler::load()) else { return };
-    let cases = cases();
+    let mut cases = cases();
+    // In one of several parts, where time is short.
+    if let Ok(part) = env::var("PART") {
+        let (part, parts) = part.split_once('/').expect("PART is such as 0/3");
+        cases = cases.into_iter().skip(part.parse().unwrap()).step_by(parts.parse().unwrap()).collect();
+    }
     let results: Vec<(usize, Vec<String>)> = cases
         .par_iter()
         .enumerate()
@@ -125,7 +131,7 @@ fn the_gpu_has_the_bits_of_the_cpu() {
         fs::write(std::path::Path::new(&folder).join("matrix.txt"), format!("{line}\n{}\n", bad.join("\n"))).unwrap();
     }
     assert!(bad.is_empty(), "{} of {cells} cells differ; the first:\n{}", bad.len(), bad[0]);
-    assert!(cells >= 2000, "{cells}");
+    assert!(cells >= 2000 || env::var_os("PART").is_some(), "{cells}");
 }
 
 /// A row has the same bits wherever it stands, among however many, by whichever launch shape.

@@ -98,6 +98,18 @@ fn classes_are_of_the_most_that_a_quantiser_needs() {
     assert_eq!(class("add+rms_norm+fp8_token"), "add+norm+row");
     assert_eq!(class("add+rms_norm+fp8_group128"), "add+norm+groups");
     assert_eq!(class("add+rms_norm+nvfp4"), "add+norm+small-groups");
+    assert_eq!(class("silu_mul+fp8_tensor"), "gate+row");
+    assert_eq!(class("silu_mul"), "gate");
+}
+
+#[test]
+fn gates_that_were_not_measured_are_as_adds() {
+    let gate = Op::of("silu_mul+fp8_group128", 4096).unwrap().norm;
+    let adds = format!("{TABLE}add+norm+groups 4096 4096 256 2 late load 20.0\n");
+    let gates = format!("{adds}gate+groups 4096 4096 512 1 late load 20.0\n");
+    let block = |table: &str| Regimes::parse(table).unwrap().choose(&gate, 4096, true);
+    assert_eq!((block(&adds).jobs[0].threads, block(&adds).block), (256, 512));
+    assert_eq!((block(&gates).jobs[0].threads, block(&gates).block), (512, 512));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::{Bench, Op};
 use crate::cuda::{
     fused_norm::FusedNormKernel,
-    regimes::{Class, Entry, MOST_VECTORS, Needs, Regimes},
+    regimes::{Before, Class, Entry, MOST_VECTORS, Needs, Regimes},
     shape::{LaunchShape, MAX_THREADS, Threads, VECTOR},
 };
 
@@ -63,7 +63,11 @@ pub fn shapes(op: &Op) -> Vec<LaunchShape> {
 
 /// The op that stands for a class.
 fn representative(class: Class) -> String {
-    let norm = if class.add { "add+rms_norm" } else { "rms_norm" };
+    let norm = match class.before {
+        Before::Norm => "rms_norm",
+        Before::Add => "add+rms_norm",
+        Before::Gate => "silu_mul",
+    };
     match class.needs {
         Needs::NoQuantiser => norm.to_owned(),
         Needs::Nothing => format!("{norm}+fp8_static"),
