@@ -2,7 +2,7 @@
 #pragma once
 #include "norm.cuh"
 
-// Of `scratch`: how many blocks have arrived, how many have left, and the largest magnitudes so far.
+// Of `scratch`: how many blocks have arrived, how many have left, and what was found so far.
 constexpr int ARRIVED = 0, LEFT = 1, LARGEST = 2;
 
 __device__ __forceinline__ u32 peek(const u32* p) {
@@ -11,16 +11,31 @@ __device__ __forceinline__ u32 peek(const u32* p) {
     return v;
 }
 
-// The largest magnitude of a tensor is at least that of a row of it.
-template <class Y, class R>
-__device__ __forceinline__ void raise(u32* scratch, int tensor, const Vector<Y> (&y)[R::USED], u32* shared, const Place& at) {
-    u32 largest = 0;
+// What was found of a tensor is at least what was found of a row of it; most rows have nothing to add.
+__device__ __forceinline__ void at_least(u32* found, u32 largest, const Place& at) {
+    if (at.thread == 0 && peek(found) < largest) {
+        asm volatile("red.relaxed.gpu.max.u32 [%0], %1;" ::"l"(found), "r"(largest) : "memory");
+    }
+}
+// The largest magnitude; or of a range, the largest on either side of 0. `shared` has 2 * R::LARGEST_WORDS for the row.
+template <class Q, class Y, class R>
+__device__ __forceinline__ void raise(u32* scratch, int place, const Vector<Y> (&y)[R::USED], u32* shared, const Place& at) {
+    u32* found = scratch + LARGEST + place;
+    if constexpr (Q::ORIGIN == RANGE) {
+        float high = 0.0f, low = 0.0f;
 #pragma unroll
-    for (int j = 0; j < R::USED; ++j) largest = larger<Y>(largest, largest_of_vector(y[j]));
-    largest = largest_of_row<R>(largest_of_magnitudes<Y>(largest), shared, at.thread);
-    u32* p = scratch + LARGEST + tensor;
-    // Most rows have nothing to add.
-    if (at.thread == 0 && peek(p) < largest) asm volatile("red.relaxed.gpu.max.u32 [%0], %1;" ::"l"(p), "r"(largest) : "memory");
+        for (int j = 0; j < R::USED; ++j) {
+#pragma unroll
+            for (int i = 0; i < VECTOR; ++i) high = max_nan(high, y[j][i]), low = min_nan(low, y[j][i]);
+        }
+        at_least(found, largest_of_row<R>(__float_as_uint(high) & 0x7fffffff, shared, at.thread), at);
+        at_least(found + 1, largest_of_row<R>(__float_as_uint(low) & 0x7fffffff, shared + R::LARGEST_WORDS, at.thread), at);
+    } else {
+        u32 largest = 0;
+#pragma unroll
+        for (int j = 0; j < R::USED; ++j) largest = larger<Y>(largest, largest_of_vector(y[j]));
+        at_least(found, largest_of_row<R>(largest_of_magnitudes<Y>(largest), shared, at.thread), at);
+    }
 }
 
 // What all blocks of this launch, or of the one before it, have found.
@@ -52,10 +67,11 @@ template <int N> __device__ __forceinline__ void leave(u32* scratch) {
 #pragma unroll
     for (int i = 0; i < LARGEST + N; ++i) scratch[i] = 0;
 }
-// The scale of a tensor that has no rows.
-template <class Q> __device__ __forceinline__ void scale_of_nothing(void* scales, const void* given) {
-    if constexpr (Q::HAS_SCALE) {
-        const float one = Q::HAS_GIVEN ? given_at<Q>(given, 0) : 0.0f;
-        if (threadIdx.x == 0) write_scale<Q>(scales, Q::scale(0.0f, one, Q::factor(0.0f, one)), 0, 1, {0, 0, 1, true});
-    }
+// The scale of a tensor that has no rows, and its zero point.
+template <class Q> __device__ __forceinline__ void scale_of_nothing(void* scales, const void* given, void* zero) {
+    if (threadIdx.x != 0) return;
+    const float one = Q::HAS_GIVEN ? given_at<Q>(given, 0) : 0.0f, origin = Q::ORIGIN == RANGE ? range_of(0, 0) : 0.0f;
+    const float factor = Q::factor(origin, one);
+    if constexpr (Q::HAS_SCALE) write_scale<Q>(scales, Q::scale(origin, one, factor), 0, 1, {0, 0, 1, true});
+    if constexpr (Q::ZERO_OF_RANGE) *static_cast<u8*>(zero) = (u8)zero_of_range(0.0f, factor);
 }

@@ -4,7 +4,7 @@
 #include "layout.cuh"
 
 enum Root { RECIPROCAL_SQRT, RSQRT, DIVIDE_BY_SQRT, UNDIVIDED };
-enum Origin { GIVEN, AMAX };
+enum Origin { GIVEN, AMAX, RANGE };
 enum Granularity { TENSOR, TOKEN, GROUP, CHANNEL };
 enum Encode { CAST, SATURATE, COMPARE };
 enum Packing { BYTES, NIBBLES };
@@ -392,10 +392,21 @@ __device__ __forceinline__ void write_rows(u8* row, const Vector<Y> (&y)[R::USED
     }
 }
 
-// Quantises the row. `shared` has R::WARPS words for the row; or, for a scale of the whole tensor, its largest magnitude.
+// From the bits of the largest magnitudes on either side of 0; 1 where there is nothing else than 0.
+__device__ __forceinline__ float range_of(u32 high, u32 low) {
+    return (high | low) == 0 ? 1.0f : __uint_as_float(high) + __uint_as_float(low);
+}
+// The zero point of a range whose least value is `low`, to nearest even.
+__device__ __forceinline__ int zero_of_range(float low, float factor) {
+    const float v = 0.0f - low / factor;
+    return is_nan(v) ? 0 : __float2int_rn(fminf(fmaxf(v, 0.0f), 255.0f));
+}
+
+// Quantises the row. `shared` has R::LARGEST_WORDS for the row; or, for a scale of the whole tensor, its largest magnitude, of a range
+// the largest on either side of 0. `zero` is where a zero point is, or where that of a range is to be.
 template <class Q, class Y, class R, bool ALIGNED, int PITCH = R::N>
 __device__ __forceinline__ void quantise(const Vector<Y> (&y)[R::USED], void* codes, void* scales, const void* given,
-                                         const void* zero, u32* shared, const Place& at) {
+                                         void* zero, u32* shared, const Place& at) {
     constexpr int PER_BYTE = Q::PACKING == NIBBLES ? 2 : 1;
     u8* row = static_cast<u8*>(codes) + at.row * (PITCH / PER_BYTE);
     if constexpr (PITCH > R::N) {
@@ -461,7 +472,7 @@ __device__ __forceinline__ void quantise(const Vector<Y> (&y)[R::USED], void* co
         write_rows<Q, Y, R, ALIGNED>(row, y, __all_sync(0xffffffff, plain), of, at);
     } else {
         u32 largest = 0;
-        if constexpr (Q::ORIGIN == AMAX ? Q::GRANULARITY != TENSOR : Factor<Q, Y>::QUICK) {
+        if constexpr (Q::ORIGIN == GIVEN ? Factor<Q, Y>::QUICK : Q::GRANULARITY != TENSOR) {
 #pragma unroll
             for (int j = 0; j < R::USED; ++j) largest = larger<Y>(largest, largest_of_vector(y[j]));
             largest = largest_of_magnitudes<Y>(largest);
@@ -470,9 +481,17 @@ __device__ __forceinline__ void quantise(const Vector<Y> (&y)[R::USED], void* co
         if constexpr (Q::ORIGIN == AMAX) {
             largest = Q::GRANULARITY == TENSOR ? *shared : largest_of_row<R>(largest, shared, at.thread);
             origin = __uint_as_float(largest);
+        } else if constexpr (Q::ORIGIN == RANGE) {
+            largest = max(shared[0], shared[1]);
+            origin = range_of(shared[0], shared[1]);
         }
         const float factor = Q::factor(origin, one);
-        const Factor<Q, Y> meets(factor, zero_one);
+        int offset = zero_one;
+        if constexpr (Q::ZERO_OF_RANGE) {
+            offset = zero_of_range(-__uint_as_float(shared[1]), factor);
+            if (at.active && at.thread == 0 && at.row == 0) *static_cast<u8*>(zero) = (u8)offset;
+        }
+        const Factor<Q, Y> meets(factor, offset);
         if constexpr (Q::HAS_SCALE) {
             const bool first = at.thread == 0 && (Q::GRANULARITY != TENSOR || at.row == 0);
             if (at.active && first) write_scale<Q>(scales, Q::scale(origin, one, factor), 0, 1, at);

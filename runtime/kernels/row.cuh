@@ -21,9 +21,10 @@ constexpr int power_of_two_from(int n) {
     return p;
 }
 
-// THREADS threads (a power of two) share a row of N elements; thread t has the vectors t, t + THREADS, ...
-template <int N_, int THREADS_, bool AHEAD_> struct Row {
-    static constexpr int N = N_, THREADS = THREADS_;
+// THREADS threads (a power of two) share a row of N elements; thread t has the vectors t, t + THREADS, ... They are those of BLOCKS
+// blocks, which are a cluster: the first warp of each, then the second of each, so that what blocks tell one another is little.
+template <int N_, int THREADS_, bool AHEAD_, int BLOCKS_ = 1> struct Row {
+    static constexpr int N = N_, THREADS = THREADS_, BLOCKS = BLOCKS_;
     // True if weights are read before the sum: sooner done, and fewer rows at a time.
     static constexpr bool AHEAD = AHEAD_;
     static constexpr int VECTORS = vectors_of(N);
@@ -33,6 +34,10 @@ template <int N_, int THREADS_, bool AHEAD_> struct Row {
     static constexpr int USED = (VECTORS + THREADS - 1) / THREADS;
     static constexpr int WARPS = THREADS > 32 ? THREADS / 32 : 1;
     static constexpr int LANES = THREADS > 32 ? 32 : THREADS;
+    // Warps of one block, and what its reductions need: words of shared memory for a sum and for a largest one.
+    static constexpr int OWN_WARPS = WARPS / BLOCKS;
+    static constexpr int SUM_WORDS = 32 * (OWN_WARPS + (BLOCKS > 1 ? BLOCKS : 0));
+    static constexpr int LARGEST_WORDS = OWN_WARPS + (BLOCKS > 1 ? BLOCKS : 0);
 };
 
 // The larger of magnitudes: of f32 their bits, by which NaN is larger than infinity; of 16 bits two pairs of numbers, of which the
@@ -142,19 +147,56 @@ template <int DEPTH> __device__ __forceinline__ float tree(float (&partial)[DEPT
     return partial[0];
 }
 
-// The canonical sum over the threads of a row: warps first, which are the higher bits of the index, then lanes. All
-// threads of the row get it. `shared` has WARPS * 32 floats for the row. Every thread of the block takes part.
-template <class R> __device__ __forceinline__ float sum_of_threads(float partial, float* shared, int thread) {
-    if constexpr (R::WARPS > 1) {
-        shared[thread] = partial;
-        __syncthreads();
-        float column[R::WARPS];
+// The blocks of a row have begun, and so has their shared memory: said first, and waited for before it is written to.
+template <class R> __device__ __forceinline__ void begun() {
+    if constexpr (R::BLOCKS > 1) asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+}
+template <class R> __device__ __forceinline__ void all_begun() {
+    if constexpr (R::BLOCKS > 1) asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
+}
+// A word in the shared memory of each block of a row.
+template <class R> __device__ __forceinline__ void share(u32* shared, u32 word) {
+    const u32 own = (u32)__cvta_generic_to_shared(shared);
 #pragma unroll
-        for (int w = 0; w < R::WARPS; ++w) column[w] = shared[w * 32 + (thread & 31)];
+    for (int block = 0; block < R::BLOCKS; ++block) {
+        u32 there;
+        asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(own), "r"(block));
+        asm volatile("st.shared::cluster.u32 [%0], %1;" ::"r"(there), "r"(word) : "memory");
+    }
+}
+__device__ __forceinline__ void all_shared() {
+    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+// Where a thread of a row stands in its block, and its block in the cluster.
+template <class R> __device__ __forceinline__ int own_warp(int thread) { return thread / 32 / R::BLOCKS; }
+template <class R> __device__ __forceinline__ int own_block(int thread) { return thread / 32 % R::BLOCKS; }
+
+// The canonical sum over the threads of a row: warps first, which are the higher bits of the index, then blocks, then lanes. All
+// threads of the row get it. `shared` has R::SUM_WORDS for the row. Every thread of its blocks takes part.
+template <class R> __device__ __forceinline__ float sum_of_threads(float partial, float* shared, int thread) {
+    const int lane = thread & 31;
+    if constexpr (R::OWN_WARPS > 1) {
+        shared[own_warp<R>(thread) * 32 + lane] = partial;
+        __syncthreads();
+        float column[R::OWN_WARPS];
+#pragma unroll
+        for (int w = 0; w < R::OWN_WARPS; ++w) column[w] = shared[w * 32 + lane];
+        partial = tree(column);
+    }
+    if constexpr (R::BLOCKS > 1) {
+        float* blocks = shared + R::OWN_WARPS * 32;
+        if (own_warp<R>(thread) == 0) {
+            share<R>(reinterpret_cast<u32*>(blocks + own_block<R>(thread) * 32 + lane), __float_as_uint(partial));
+        }
+        all_shared();
+        float column[R::BLOCKS];
+#pragma unroll
+        for (int b = 0; b < R::BLOCKS; ++b) column[b] = blocks[b * 32 + lane];
         partial = tree(column);
     }
 #pragma unroll
-    for (int lane = R::LANES / 2; lane > 0; lane /= 2) partial = partial + __shfl_xor_sync(0xffffffff, partial, lane);
+    for (int half = R::LANES / 2; half > 0; half /= 2) partial = partial + __shfl_xor_sync(0xffffffff, partial, half);
     return partial;
 }
 
@@ -203,14 +245,21 @@ template <class T, int V, int LANES> __device__ __forceinline__ void scatter_lar
     }
 }
 
-// Over all threads of a row. `shared` has WARPS words for the row.
+// Over all threads of a row. `shared` has R::LARGEST_WORDS for the row.
 template <class R> __device__ __forceinline__ u32 largest_of_row(u32 bits, u32* shared, int thread) {
     bits = largest_of_lanes<R::LANES>(bits);
-    if constexpr (R::WARPS > 1) {
-        if ((thread & 31) == 0) shared[thread / 32] = bits;
+    if constexpr (R::OWN_WARPS > 1) {
+        if ((thread & 31) == 0) shared[own_warp<R>(thread)] = bits;
         __syncthreads();
 #pragma unroll
-        for (int w = 0; w < R::WARPS; ++w) bits = bits > shared[w] ? bits : shared[w];
+        for (int w = 0; w < R::OWN_WARPS; ++w) bits = max(bits, shared[w]);
+    }
+    if constexpr (R::BLOCKS > 1) {
+        u32* blocks = shared + R::OWN_WARPS;
+        if (own_warp<R>(thread) == 0 && (thread & 31) == 0) share<R>(blocks + own_block<R>(thread), bits);
+        all_shared();
+#pragma unroll
+        for (int b = 0; b < R::BLOCKS; ++b) bits = max(bits, blocks[b]);
     }
     return bits;
 }

@@ -65,10 +65,11 @@ impl Device {
     }
 
     /// The launch shape for an op and a number of rows: by the table that was measured for the architecture, else as
-    /// [`LaunchShape::choose`] works it out.
+    /// [`LaunchShape::choose`] works it out; in clusters where the GPU has them.
     pub fn shape(&self, norm: &FusedNorm, rows: u64, aligned: bool) -> LaunchShape {
         match Regimes::of_arch(&self.arch) {
             Some(table) => table.choose(norm, rows, aligned),
+            None if self.has_clusters() => LaunchShape::choose(norm, rows, aligned).clustered(norm, rows),
             None => LaunchShape::choose(norm, rows, aligned),
         }
     }
@@ -112,6 +113,12 @@ impl Device {
     pub fn multiprocessors(&self) -> Result<u32> {
         let count = self.context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT);
         count.map(i32::unsigned_abs).map_err(|e| failed("cuDeviceGetAttribute", e))
+    }
+
+    /// True from Hopper on.
+    fn has_clusters(&self) -> bool {
+        let major = self.context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR);
+        major.is_ok_and(|major| major >= 9)
     }
 
     /// True if it is the same GPU.

@@ -13,7 +13,7 @@ use super::{
     kernel::{Kernel, Start},
     nvrtc::Compiler,
     shape::LaunchShape,
-    source::{PASSES, Params, scratch_bytes},
+    source::{PASSES, Params, jobs, scratch_bytes},
     supports::supports,
 };
 
@@ -43,8 +43,17 @@ impl FusedNormKernel {
     /// `Unsupported` for a descriptor that [`supports`] refuses, or with what the compiler or the driver says.
     pub fn new(device: &Device, compiler: Compiler, norm: &FusedNorm, shape: LaunchShape) -> Result<Self> {
         supports(norm).map_err(|why| Error::new(ErrorKind::Unsupported, why))?;
+        if shape.jobs.len() != jobs(norm).len() {
+            let (expected, found) = (jobs(norm).len(), shape.jobs.len());
+            let message = format!("the launch shape: expected threads of {expected} jobs, found {found}");
+            return Err(Error::new(ErrorKind::Structure, message));
+        }
         if shape.bulk && !shape.can_copy(norm) {
             let message = "the launch shape: rows that are copied to shared memory are aligned, whole vectors and no more than fit";
+            return Err(Error::new(ErrorKind::Unsupported, message));
+        }
+        if !shape.can_cluster(norm) {
+            let message = "the launch shape: threads of several blocks share the rows of one job, by loads, and no scale is of a whole tensor";
             return Err(Error::new(ErrorKind::Unsupported, message));
         }
         let compiled = build(norm, &shape, |text| device.compile(compiler, text))?;

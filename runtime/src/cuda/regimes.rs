@@ -230,7 +230,7 @@ impl Regimes {
                 Some((entry, scaled(&entry, width)))
             })
             .collect();
-        let Some(found) = found else { return LaunchShape::choose(norm, rows, aligned) };
+        let Some(found) = found else { return LaunchShape::choose(norm, rows, aligned).clustered(norm, rows) };
         let block = found.iter().map(|(e, threads)| (threads * e.rows_a_block).min(MAX_THREADS)).max().unwrap_or(32);
         let mut shape = LaunchShape {
             block: block.max(found.iter().map(|f| f.1).max().unwrap_or(32)),
@@ -240,7 +240,7 @@ impl Regimes {
             bulk: found.iter().all(|(e, _)| e.bulk),
         };
         shape.bulk &= shape.can_copy(norm);
-        shape
+        shape.clustered(norm, rows)
     }
 
     fn nearest(&self, class: Class, width: u64, rows: u64) -> Option<Entry> {

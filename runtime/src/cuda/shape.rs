@@ -5,10 +5,14 @@ use normfuse_ir::{
     fused::{Prologue, Sibling},
 };
 
-use super::source::jobs;
+use super::source::{jobs, scratch_bytes};
 
-/// Most threads that share a row, and that a block has.
+/// Most threads that a block has.
 pub const MAX_THREADS: u32 = 1024;
+/// Most blocks of a cluster, on every GPU that has them.
+const MAX_CLUSTER: u32 = 8;
+/// Elements of a row, of 16 bits, beyond which several blocks share it: more than the registers of one hold well.
+pub(super) const WIDE: u64 = 16_384;
 /// Elements in a vector: a thread reads one at a time.
 pub(super) const VECTOR: u64 = 8;
 /// Bytes of shared memory that a block has without asking.
@@ -17,7 +21,8 @@ const SHARED: u64 = 48 << 10;
 /// The threads of one job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Threads {
-    /// Threads that share a row: a power of two.
+    /// Threads that share a row: a power of two. More than a block has are those of a cluster of blocks, from Hopper on, where there
+    /// is one job and no scale of a whole tensor.
     pub threads: u32,
 }
 
@@ -40,12 +45,17 @@ pub struct LaunchShape {
 impl LaunchShape {
     /// The rows of a job that a block takes.
     pub fn rows(&self, job: usize) -> u32 {
-        self.block / self.jobs[job].threads
+        (self.block / self.jobs[job].threads).max(1)
+    }
+
+    /// The blocks that share a row of a job.
+    pub fn cluster(&self, job: usize) -> u32 {
+        (self.jobs[job].threads / self.block).max(1)
     }
 
     /// Blocks for these rows of each job.
     pub fn blocks(&self, rows: &[u64]) -> u64 {
-        rows.iter().enumerate().map(|(j, n)| n.div_ceil(u64::from(self.rows(j)))).sum()
+        rows.iter().enumerate().map(|(j, n)| n.div_ceil(u64::from(self.rows(j))) * u64::from(self.cluster(j))).sum()
     }
 
     /// True if a block's shared memory holds the rows that it reads, and bulk copies can bring them ([`LaunchShape::bulk`]).
@@ -68,7 +78,32 @@ impl LaunchShape {
                 return false;
             }
         }
-        self.aligned && held <= SHARED
+        self.aligned && held <= SHARED && (0..self.jobs.len()).all(|j| self.cluster(j) == 1)
+    }
+
+    /// True if no row is shared by several blocks, or those that are can be ([`Threads::threads`]).
+    pub fn can_cluster(&self, norm: &FusedNorm) -> bool {
+        let clusters = (0..self.jobs.len()).any(|j| self.cluster(j) > 1);
+        let fits = jobs(norm).len() == 1 && self.cluster(0) <= MAX_CLUSTER && self.block.is_multiple_of(32);
+        !clusters || (fits && !self.bulk && scratch_bytes(norm) == 0)
+    }
+
+    /// The same, with rows that are wider than one block likes shared by several, where they can be: by as many as there are where
+    /// rows are few.
+    #[must_use]
+    pub fn clustered(self, norm: &FusedNorm, rows: u64) -> Self {
+        let widest = norm.siblings.iter().map(|s| s.width).max().unwrap_or(1);
+        let block = 256;
+        let most = block * MAX_CLUSTER;
+        // Of many rows, what one block of few threads holds is left to it.
+        let held = if rows < 1024 { WIDE } else { u64::from(block) * VECTOR * 12 };
+        if widest <= held {
+            return self;
+        }
+        let threads = if rows < 1024 { most } else { widest.div_ceil(VECTOR * 10).next_power_of_two() as u32 };
+        let jobs = vec![Threads { threads: threads.min(most) }; self.jobs.len()];
+        let shared = Self { block, jobs, ahead: false, bulk: false, ..self.clone() };
+        if shared.can_cluster(norm) { shared } else { self }
     }
 
     /// What suits a number of rows: with many of them, few threads a row, so that each has several vectors in flight;

@@ -5,9 +5,9 @@
 use std::fmt::Write;
 
 use normfuse_ir::{
-    DType, FusedNorm, Granularity, Scheme,
+    DType, FusedNorm, Granularity,
     fused::{InPort, OutPort, Prologue, Source},
-    scheme::Origin,
+    scheme::{Origin, ZeroPoint},
 };
 
 use self::traits::{scheme_traits, sibling_traits, type_name};
@@ -62,18 +62,35 @@ pub fn jobs(norm: &FusedNorm) -> Vec<Vec<usize>> {
     }
 }
 
-/// Quantisers whose scale follows from the rows of a whole tensor, as sibling and epilogue.
-pub fn of_tensor(norm: &FusedNorm) -> Vec<(usize, usize)> {
-    let all =
-        norm.siblings.iter().enumerate().flat_map(|(k, s)| s.epilogues.iter().enumerate().map(move |(e, q)| (k, e, q)));
-    let of_tensor = |q: &Scheme| q.granularity == Granularity::Tensor && q.origin != Origin::Given;
-    all.filter(|(.., q)| of_tensor(q)).map(|(k, e, _)| (k, e)).collect()
+/// The place of a scale of a whole tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Met {
+    k: usize,
+    e: usize,
+    /// The first of the words that it is found in.
+    word: usize,
 }
 
-/// Bytes in which the blocks of a launch meet: two counters and a largest magnitude a scale of a whole tensor. None where there is
-/// no such scale.
+/// Quantisers whose scale follows from the rows of a whole tensor, and how many words that is found in: a largest magnitude, of a
+/// range one on either side of 0.
+fn of_tensor(norm: &FusedNorm) -> (Vec<Met>, usize) {
+    let mut found = Vec::new();
+    let mut word = 0;
+    for (k, sibling) in norm.siblings.iter().enumerate() {
+        for (e, scheme) in sibling.epilogues.iter().enumerate() {
+            if scheme.granularity == Granularity::Tensor && scheme.origin != Origin::Given {
+                found.push(Met { k, e, word });
+                word += if scheme.origin == Origin::Range { 2 } else { 1 };
+            }
+        }
+    }
+    (found, word)
+}
+
+/// Bytes in which the blocks of a launch meet: two counters and what is found of each whole tensor. None where there is no scale of
+/// one.
 pub fn scratch_bytes(norm: &FusedNorm) -> u64 {
-    match of_tensor(norm).len() as u64 {
+    match of_tensor(norm).1 as u64 {
         0 => 0,
         n => 4 * (2 + n),
     }
@@ -102,7 +119,7 @@ impl Pass {
 /// The text of the kernel. Registers are such that a multiprocessor holds at least so many blocks at a time, or as the assembler
 /// likes.
 pub fn write(norm: &FusedNorm, shape: &LaunchShape, blocks: Option<u32>) -> String {
-    let of_tensor = of_tensor(norm);
+    let (of_tensor, words_met) = of_tensor(norm);
     let meets = if of_tensor.is_empty() { "" } else { "#include \"meet.cuh\"\n" };
     let mut out = format!("#include \"{}\"\n{meets}\n", gated::header(norm));
     if let Prologue::Gated(gated) = norm.prologue {
@@ -125,7 +142,7 @@ pub fn write(norm: &FusedNorm, shape: &LaunchShape, blocks: Option<u32>) -> Stri
     );
     let passes: &[Pass] =
         if of_tensor.is_empty() { &[Pass::Whole] } else { &[Pass::Whole, Pass::Measure, Pass::Apply] };
-    let kernel = Kernel { norm, shape, inputs, outputs, of_tensor };
+    let kernel = Kernel { norm, shape, inputs, outputs, of_tensor, words_met };
     for (pass, name) in passes.iter().zip([ENTRY, PASSES[0], PASSES[1]]) {
         for (j, siblings) in jobs.iter().enumerate() {
             out += &kernel.job(*pass, j, siblings);
@@ -140,7 +157,8 @@ struct Kernel<'a> {
     shape: &'a LaunchShape,
     inputs: Vec<InPort>,
     outputs: Vec<OutPort>,
-    of_tensor: Vec<(usize, usize)>,
+    of_tensor: Vec<Met>,
+    words_met: usize,
 }
 
 impl Kernel<'_> {
@@ -206,24 +224,35 @@ impl Kernel<'_> {
     fn job(&self, pass: Pass, j: usize, siblings: &[usize]) -> String {
         let aligned = self.shape.aligned;
         let first = &self.norm.siblings[siblings[0]];
-        let (threads, rows) = (self.shape.jobs[j].threads, self.shape.rows(j));
+        let (threads, rows, cluster) = (self.shape.jobs[j].threads, self.shape.rows(j), self.shape.cluster(j));
+        let blocks = if cluster > 1 { format!(", {cluster}") } else { String::new() };
         let mut out = format!(
-            "__device__ __forceinline__ void {}{j}(const Params& p, i64 block) {{\n    typedef Row<{}, {threads}, {}> R;\n",
+            "__device__ __forceinline__ void {}{j}(const Params& p, i64 block) {{\n    typedef Row<{}, {threads}, {}{blocks}> R;\n",
             pass.job(),
             first.width,
             self.shape.ahead
         );
-        let place = if rows == 1 {
+        let place = if cluster > 1 {
+            format!("block / {cluster}, p.rows[{j}], true")
+        } else if rows == 1 {
             // There is a block for each row, and none more.
             format!("block, p.rows[{j}], true")
         } else {
             let _ = writeln!(out, "    const i64 own = block * {rows} + threadIdx.x / R::THREADS;");
             format!("own < p.rows[{j}] ? own : p.rows[{j}] - 1, p.rows[{j}], own < p.rows[{j}]")
         };
+        let thread = if cluster > 1 {
+            format!("(int)((threadIdx.x / 32 * {cluster} + block % {cluster}) * 32 + threadIdx.x % 32)")
+        } else {
+            "(int)(threadIdx.x % R::THREADS)".into()
+        };
         let _ = write!(
             out,
-            "    const int local = threadIdx.x / R::THREADS;\n    const Place at = {{(int)(threadIdx.x % R::THREADS), {place}}};\n"
+            "    const int local = threadIdx.x / R::THREADS;\n    const Place at = {{{thread}, {place}}};\n"
         );
+        if cluster > 1 {
+            out += "    begun<R>();\n";
+        }
         let read = self.rows_read(siblings);
         if self.shape.bulk {
             out += &self.fetch(&read, rows);
@@ -235,6 +264,9 @@ impl Kernel<'_> {
         }
         for (name, dtype, port) in &read {
             out += &self.read(name, *dtype, *port);
+        }
+        if cluster > 1 {
+            out += "    all_begun<R>();\n";
         }
         if let Prologue::ResidualAdd(add) = self.norm.prologue {
             let (a, b, sum) = (type_name(add.dtype), type_name(add.residual()), type_name(add.sum()));
@@ -275,7 +307,7 @@ impl Kernel<'_> {
         let (compute, squares, y) = (type_name(s.compute), type_name(s.squares()), type_name(s.output));
         let pitch = s.padded.map_or_else(String::new, |n| format!(", {n}"));
         // What waits for the scale of a tensor outlives the sibling.
-        let waits = self.of_tensor.iter().any(|(sibling, _)| *sibling == k);
+        let waits = self.of_tensor.iter().any(|met| met.k == k);
         let name = if waits { format!("y{k}") } else { "y".into() };
         let declared = format!("Vector<{y}> {name}[R::USED];\n");
         let mut out = if waits { format!("    {declared}    {{\n") } else { "    {\n".into() };
@@ -288,7 +320,7 @@ impl Kernel<'_> {
         } else {
             let _ = write!(
                 out,
-                "        __shared__ float partials[{rows}][R::WARPS * 32];\n        \
+                "        __shared__ float partials[{rows}][R::SUM_WORDS];\n        \
                  const float sum = sum_of_squares<{compute}, {squares}, {read}, R>(h, partials[local], at);\n\
                  {declared}        normalise<Norm{k}, {read}, R, {aligned}>({name}, h, sum, weights{k}, at);\n",
             );
@@ -301,17 +333,21 @@ impl Kernel<'_> {
             );
         }
         for e in 0..s.epilogues.len() {
-            let met = self.of_tensor.iter().position(|place| *place == (k, e));
-            let step = match (met, pass) {
-                (None, Pass::Whole | Pass::Apply) => self.quantise(k, e, &name, "extremes[local]"),
-                (Some(t), Pass::Whole | Pass::Measure) => {
-                    format!("raise<{y}, R>(p.scratch, {t}, {name}, extremes[local], at);\n")
+            let met = self.of_tensor.iter().find(|met| (met.k, met.e) == (k, e));
+            let (words, step) = match (met, pass) {
+                (None, Pass::Whole | Pass::Apply) => {
+                    ("R::LARGEST_WORDS", self.quantise(k, e, &name, "extremes[local]"))
+                }
+                (Some(Met { word, .. }), Pass::Whole | Pass::Measure) => {
+                    let raise =
+                        format!("raise<Quant{k}_{e}, {y}, R>(p.scratch, {word}, {name}, extremes[local], at);\n");
+                    ("2 * R::LARGEST_WORDS", raise)
                 }
                 _ => continue,
             };
             let _ = write!(
                 out,
-                "        {{\n            __shared__ u32 extremes[{rows}][R::WARPS];\n            {step}        }}\n"
+                "        {{\n            __shared__ u32 extremes[{rows}][{words}];\n            {step}        }}\n"
             );
         }
         out + "    }\n"
@@ -328,21 +364,30 @@ impl Kernel<'_> {
             self.out_pointer(OutPort::Q(k, e)),
             self.out_pointer(OutPort::Scale(k, e)),
             self.in_pointer(InPort::Scale(k, e)),
-            self.in_pointer(InPort::ZeroPoint(k, e)),
+            self.zero_pointer(k, e),
         )
+    }
+
+    /// Where a zero point is, or is to be.
+    fn zero_pointer(&self, k: usize, e: usize) -> String {
+        match self.norm.siblings[k].epilogues[e].zero_point {
+            ZeroPoint::Given => format!("const_cast<void*>({})", self.in_pointer(InPort::ZeroPoint(k, e))),
+            ZeroPoint::Range => self.out_pointer(OutPort::ZeroPoint(k, e)),
+            ZeroPoint::None => "nullptr".into(),
+        }
     }
 
     /// What follows when the largest magnitudes of whole tensors are known.
     fn meeting(&self, pass: Pass, siblings: &[usize]) -> String {
-        let count = self.of_tensor.len();
+        let count = self.words_met;
         let meet = match pass {
             Pass::Measure => return String::new(),
             Pass::Whole => "meet",
             Pass::Apply => "recall",
         };
         let mut out = format!("    __shared__ u32 met[{count}];\n    {meet}<{count}>(p.scratch, met);\n");
-        for (t, (k, e)) in self.of_tensor.iter().enumerate().filter(|(_, (k, _))| siblings.contains(k)) {
-            let _ = write!(out, "    {}", self.quantise(*k, *e, &format!("y{k}"), &format!("met + {t}")));
+        for Met { k, e, word } in self.of_tensor.iter().filter(|met| siblings.contains(&met.k)) {
+            let _ = write!(out, "    {}", self.quantise(*k, *e, &format!("y{k}"), &format!("met + {word}")));
         }
         let _ = writeln!(out, "    leave<{count}>(p.scratch);");
         out
@@ -351,20 +396,25 @@ impl Kernel<'_> {
     /// Blocks in order: those of the first job, then those of the second, and so on.
     fn entry(&self, pass: Pass, name: &str, jobs: &[Vec<usize>], blocks: Option<u32>) -> String {
         let (block, job) = (self.shape.block, pass.job());
+        let cluster = match self.shape.cluster(0) {
+            1 => String::new(),
+            n => format!("__cluster_dims__({n}, 1, 1) "),
+        };
         let bounds = blocks.map_or_else(|| block.to_string(), |least| format!("{block}, {least}"));
         // The rows that were read last may still be in the cache.
         let first = if pass == Pass::Apply { "gridDim.x - 1 - blockIdx.x" } else { "blockIdx.x" };
         let mut out = format!(
-            "extern \"C\" __global__ void __launch_bounds__({bounds}) {name}(const __grid_constant__ Params p) {{\n    begin();\n    i64 block = {first};\n"
+            "extern \"C\" __global__ void {cluster}__launch_bounds__({bounds}) {name}(const __grid_constant__ Params p) {{\n    begin();\n    i64 block = {first};\n"
         );
         if pass == Pass::Whole && !self.of_tensor.is_empty() {
             out += "    if (p.rows[0] == 0) {\n";
-            for (k, e) in &self.of_tensor {
+            for Met { k, e, .. } in &self.of_tensor {
                 let _ = writeln!(
                     out,
-                    "        scale_of_nothing<Quant{k}_{e}>({}, {});",
+                    "        scale_of_nothing<Quant{k}_{e}>({}, {}, {});",
                     self.out_pointer(OutPort::Scale(*k, *e)),
-                    self.in_pointer(InPort::Scale(*k, *e))
+                    self.in_pointer(InPort::Scale(*k, *e)),
+                    self.zero_pointer(*k, *e)
                 );
             }
             out += "        return;\n    }\n";

@@ -1,9 +1,6 @@
 //! Which fused norms have a kernel.
 
-use normfuse_ir::{
-    DType, FusedNorm, Granularity, Scheme,
-    scheme::{Origin, Packing},
-};
+use normfuse_ir::{DType, FusedNorm, Granularity, Scheme, scheme::Packing};
 
 use super::shape::VECTOR;
 
@@ -43,12 +40,10 @@ pub fn supports(norm: &FusedNorm) -> Result<(), String> {
 }
 
 fn quantiser(scheme: &Scheme, width: u64) -> Result<(), String> {
-    match (scheme.granularity, scheme.origin) {
-        (_, Origin::Range) => return Err("origin: no kernel computes a range".into()),
-        (Granularity::Group(g), _) if !(g.is_power_of_two() && (VECTOR..=VECTOR * WARP).contains(&u64::from(g))) => {
-            return Err(format!("granularity: the kernels take groups of 8, 16, 32, 64, 128 or 256, found {g}"));
-        }
-        _ => {}
+    if let Granularity::Group(g) = scheme.granularity
+        && !(g.is_power_of_two() && (VECTOR..=VECTOR * WARP).contains(&u64::from(g)))
+    {
+        return Err(format!("granularity: the kernels take groups of 8, 16, 32, 64, 128 or 256, found {g}"));
     }
     // Codes of four bits that are no packing's lie in one array, in which an odd row ends within a byte.
     if scheme.element.bits() == 4 && scheme.packing == Packing::None && width % 2 == 1 {

@@ -126,3 +126,17 @@ fn what_does_not_compile_says_why() {
     let said = compiler.compile("", "sm_1").unwrap_err().to_string();
     assert!(said.contains("sm_1"), "{said}");
 }
+
+/// Rows that several blocks share: with and without an add, of every quantiser that the program can name.
+#[test]
+fn rows_of_a_cluster_compile_without_spills() {
+    let Some(compiler) = or_skip(Compiler::load()) else { return };
+    for (i, name) in Op::names().iter().filter(|n| !Op::fixed(n) && !n.contains("tensor")).enumerate() {
+        let (width, rows) = [(20_480, 1), (32_768, 4096), (65_536, 4096)][i % 3];
+        let norm = Op::of(name, width).unwrap().norm;
+        let shape = LaunchShape::choose(&norm, rows, true).clustered(&norm, rows);
+        assert!(shape.cluster(0) > 1, "{name} {shape:?}");
+        let compiled = compile(compiler, &norm, &shape, if i % 4 == 0 { "sm_100a" } else { "sm_90" }).unwrap();
+        assert_eq!(compiled.spills(), Some(0), "{name} of {width}: {shape:?}\n{}", compiled.log);
+    }
+}

@@ -165,6 +165,39 @@ fn a_row_does_not_depend_on_its_batch_or_launch() {
     }
 }
 
+/// Rows that the blocks of a cluster share, of any width, in clusters of every size.
+#[test]
+fn rows_of_a_cluster_have_the_bits_of_the_cpu() {
+    let Some(device) = or_skip(Device::open(0)) else { return };
+    let Some(compiler) = or_skip(Compiler::load()) else { return };
+    let mut cases = Vec::new();
+    for (i, width) in [1000, 4096, 20_480, 65_536].into_iter().enumerate() {
+        let norms = variants::of_width(width);
+        for (j, (block, cluster)) in [(32, 2), (64, 4), (128, 8), (256, 8), (512, 4)].into_iter().enumerate() {
+            let threads = block * cluster;
+            if width.div_ceil(8) > u64::from(threads) * 12 {
+                continue;
+            }
+            let aligned = width % 8 == 0 && j % 3 > 0;
+            let shape = LaunchShape { block, jobs: vec![Threads { threads }], aligned, ahead: j % 2 == 0, bulk: false };
+            let some = norms.iter().skip(i + j).step_by(13).filter(|n| shape.can_cluster(n));
+            cases.extend(some.map(|norm| (norm.clone(), shape.clone())));
+        }
+    }
+    let bad: Vec<String> = cases
+        .par_iter()
+        .enumerate()
+        .filter_map(|(i, (norm, shape))| {
+            let kernel = FusedNormKernel::new(&device, compiler, norm, shape.clone()).unwrap();
+            let differs = [1, 9].map(|rows| difference(norm, &kernel, rows, (i + rows) as u64).unwrap());
+            differs.iter().any(Option::is_some).then(|| format!("{differs:?}\n{shape:?}\n{norm:?}"))
+        })
+        .collect();
+    eprintln!("{}: {} kernels of clusters, {} differ", device.name(), cases.len(), bad.len());
+    assert!(bad.is_empty(), "{}", bad[0]);
+    assert!(cases.len() > 100, "{}", cases.len());
+}
+
 #[test]
 fn no_rows_are_no_launch() {
     let Some(device) = or_skip(Device::open(0)) else { return };

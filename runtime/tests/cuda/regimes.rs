@@ -52,7 +52,10 @@ fn between_entries_the_nearest_by_ratio_counts() {
     // Threads follow the width, down to a warp and up to a block.
     assert_eq!(at(2048, 4096), (64, 128, false));
     assert_eq!(at(16_384, 1), (1024, 1024, true));
-    assert_eq!(at(65_536, 1), (1024, 1024, false));
+    // Wider ones are shared by blocks: by eight, or with many rows by as many as hold them.
+    assert_eq!(at(65_536, 1), (2048, 256, false));
+    assert_eq!(at(65_536, 4096), (1024, 256, false));
+    assert_eq!(at(24_576, 4096).1, 1024);
     assert_eq!(at(128, 1), (32, 32, true));
     assert_eq!(at(1, 4096), (32, 64, false));
     // An f32 row takes the registers of two.
@@ -160,7 +163,12 @@ fn the_measured_table_is_whole() {
             for rows in [0, 1, 100, 5000, 1 << 40] {
                 let shape = table.choose(&norm, rows, false);
                 let (block, threads) = (shape.block, shape.jobs.iter().map(|j| j.threads));
-                assert!(block <= 1024 && threads.clone().all(|t| t.is_power_of_two() && t >= 32 && block % t == 0));
+                assert!(
+                    block <= 1024
+                        && threads
+                            .clone()
+                            .all(|t| t.is_power_of_two() && t >= 32 && (block % t == 0 || t % block == 0))
+                );
                 let least = width.div_ceil(8).div_ceil(12).min(1024);
                 assert!(u64::from(shape.jobs[0].threads) >= least, "{width} {shape:?}");
             }

@@ -6,6 +6,7 @@ use normfuse_ir::{
     DType, ErrorKind, FusedNorm, Granularity, Tensor,
     body::bits_equal,
     fused::{Prologue, ResidualAdd, Sibling, Source},
+    scheme::Origin,
 };
 use normfuse_runtime::{
     cpu,
@@ -27,6 +28,12 @@ fn siblings(width: u64, source: Source) -> FusedNorm {
     FusedNorm { source, ..FusedNorm::of(vec![first, second]) }
 }
 
+/// Zero points and scales of the range of a tensor, beside its largest magnitude.
+fn ranges(width: u64) -> FusedNorm {
+    let range = schemes::in_use().into_iter().find(|s| s.origin == Origin::Range).unwrap();
+    variants::quantised(width, vec![range.clone(), schemes::linear(Granularity::Tensor), range])
+}
+
 fn added(norm: FusedNorm) -> FusedNorm {
     FusedNorm { prologue: Prologue::ResidualAdd(ResidualAdd::of(DType::BF16)), emit_sum: true, ..norm }
 }
@@ -41,6 +48,7 @@ fn the_scale_of_a_tensor_is_that_of_all_its_rows() {
         added(of_tensor(1024)),
         siblings(512, Source::Shared),
         siblings(512, Source::Separate),
+        ranges(640),
     ];
     let mut counts = Vec::new();
     for (i, norm) in norms.iter().enumerate() {

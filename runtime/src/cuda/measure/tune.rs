@@ -7,7 +7,7 @@ use super::{Bench, Op};
 use crate::cuda::{
     fused_norm::FusedNormKernel,
     regimes::{Before, Class, Entry, MOST_VECTORS, Needs, Regimes},
-    shape::{LaunchShape, MAX_THREADS, Threads, VECTOR},
+    shape::{LaunchShape, MAX_THREADS, Threads, VECTOR, WIDE},
 };
 
 /// Widths that the tuner measures unless it is told others: heads, latents, models.
@@ -58,6 +58,17 @@ pub fn shapes(op: &Op) -> Vec<LaunchShape> {
             }
         }
     }
+    if jobs == 1 && op.width() > WIDE {
+        for (block, cluster) in [256, 512, 1024].into_iter().flat_map(|block| [2, 4, 8].map(|cluster| (block, cluster)))
+        {
+            let jobs = vec![Threads { threads: block * cluster }];
+            let shape = LaunchShape { block, jobs, aligned: true, ahead: false, bulk: false };
+            let few = vectors.div_ceil(u64::from(block * cluster)) <= MOST_VECTORS;
+            if few && u64::from(block * cluster) < 2 * vectors && shape.can_cluster(&op.norm) {
+                all.push(shape);
+            }
+        }
+    }
     all
 }
 
@@ -94,7 +105,9 @@ impl Bench {
         for class in classes.iter().copied() {
             for width in widths {
                 let op = Op::of(&representative(class), *width)?;
-                let mut kernels = self.kernels(&op, shapes(&op))?;
+                // Clusters are worked out, not measured.
+                let shapes = shapes(&op).into_iter().filter(|shape| shape.cluster(0) == 1).collect();
+                let mut kernels = self.kernels(&op, shapes)?;
                 if !kernels.iter().all(FusedNormKernel::spills) {
                     kernels.retain(|kernel| !kernel.spills());
                 }

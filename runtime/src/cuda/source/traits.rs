@@ -88,7 +88,7 @@ pub(super) fn scheme_traits(name: &str, s: &Scheme) -> String {
          static constexpr Granularity GRANULARITY = {granularity};\n    static constexpr int GROUP_SIZE = {group};\n    \
          static constexpr Origin ORIGIN = {};\n    static constexpr Encode ENCODE = {encode};\n    \
          static constexpr Packing PACKING = {};\n    static constexpr Layout LAYOUT = {layout};\n    \
-         static constexpr bool DIVIDE = {}, TOLERANT = {}, POWER = {}, POSTED = {}, HAS_GIVEN = {}, HAS_SCALE = {}, ZERO = {};\n    \
+         static constexpr bool DIVIDE = {}, TOLERANT = {}, POWER = {}, POSTED = {}, HAS_GIVEN = {}, HAS_SCALE = {}, ZERO = {}, ZERO_OF_RANGE = {};\n    \
          static __device__ __forceinline__ float factor(float origin, float given) {{\n{}    }}\n    \
          static __device__ __forceinline__ float scale(float origin, float given, float factor) {{\n{scale}    }}\n    \
          static __device__ __forceinline__ float post(float origin) {{\n{}    }}\n}};\n",
@@ -96,7 +96,11 @@ pub(super) fn scheme_traits(name: &str, s: &Scheme) -> String {
         type_name(s.compute),
         type_name(s.given.unwrap_or(DType::F32)),
         type_name(s.scale.as_ref().map_or(DType::F32, |s| s.dtype)),
-        if s.origin == Origin::Given { "GIVEN" } else { "AMAX" },
+        match s.origin {
+            Origin::Given => "GIVEN",
+            Origin::Amax => "AMAX",
+            Origin::Range => "RANGE",
+        },
         if s.element.bits() == 4 && s.packing != Packing::Codes { "NIBBLES" } else { "BYTES" },
         s.apply == Apply::Divide,
         tolerant(&s.post),
@@ -105,6 +109,7 @@ pub(super) fn scheme_traits(name: &str, s: &Scheme) -> String {
         s.given.is_some(),
         s.scale.is_some(),
         s.zero_point == ZeroPoint::Given,
+        s.zero_point == ZeroPoint::Range,
         chain(&s.factor, s.compute, "origin"),
         chain(post(s), s.compute, "origin"),
     )
