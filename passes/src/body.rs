@@ -40,10 +40,7 @@ pub type Operand = (InPort, ValueId, Option<Shape>);
 /// True for an operand of the sibling, and if it is one of a quantiser, of the quantiser that a port belongs to.
 fn belongs(operand: InPort, port: OutPort) -> bool {
     let k = port.sibling();
-    let e = match port {
-        OutPort::Sum | OutPort::Normed(_) => None,
-        OutPort::Q(_, e) | OutPort::Scale(_, e) | OutPort::ZeroPoint(_, e) => Some(e),
-    };
+    let e = port.epilogue();
     match operand {
         InPort::X | InPort::Residual | InPort::Up => true,
         InPort::Rows(own) | InPort::Weight(own) => own == k,

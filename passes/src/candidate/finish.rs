@@ -87,7 +87,7 @@ impl Builder<'_> {
                 let (port, k) = match p {
                     OutPort::Sum => (Port::Sum, 0),
                     OutPort::Normed(k) => (Port::Normed(k), k),
-                    OutPort::Q(k, e) => (Port::Q(k, e), k),
+                    OutPort::Q(k, e) | OutPort::Dequantised(k, e) => (Port::Q(k, e), k),
                     OutPort::Scale(k, e) => (Port::Scale(k, e), k),
                     OutPort::ZeroPoint(k, e) => (Port::ZeroPoint(k, e), k),
                 };
@@ -116,7 +116,7 @@ impl Builder<'_> {
         let width = Dim::from(sibling.width as i64);
         match port {
             OutPort::Sum | OutPort::Normed(_) => rows_of(&shape, width),
-            OutPort::Q(_, e) | OutPort::Scale(_, e) | OutPort::ZeroPoint(_, e) => {
+            OutPort::Q(_, e) | OutPort::Scale(_, e) | OutPort::ZeroPoint(_, e) | OutPort::Dequantised(_, e) => {
                 quantised_shape(&sibling.epilogues[e], &shape, &width, port)
             }
         }
@@ -137,6 +137,7 @@ pub(super) fn quantised_shape(scheme: &Scheme, rows: &Shape, width: &Dim, port: 
             Some(n) => rows_of(rows, Dim::from(n as i64)),
             None => rows.clone(),
         },
+        OutPort::Dequantised(..) => rows_of(rows, width.clone()),
         OutPort::Scale(..) => fixed
             .and_then(|n| scheme.scales_per_row(n))
             .map_or_else(Shape::default, |n| rows_of(rows, Dim::from(n as i64))),
