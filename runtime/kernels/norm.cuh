@@ -238,6 +238,27 @@ template <class Q> __device__ __forceinline__ u32 two_codes(u32 pair) {
     return SECOND<Q> == 16 ? codes : __byte_perm(codes, 0, 0x4420);
 }
 
+// The number that a code stands for, before it meets its scale.
+template <class E> __device__ __forceinline__ float number_of(u32 code, int zero) {
+    if constexpr (Same<E, I8>::value) return (float)((int)(signed char)code - zero);
+    else if constexpr (Same<E, U8>::value) return (float)((int)(code & 0xff) - zero);
+    else return E::decode((u8)code);
+}
+// Those of two codes.
+template <class Q> __device__ __forceinline__ Two numbers_of(u32 pair, int za, int zb) {
+    typedef typename Q::Element E;
+    if constexpr (Same<E, E4M3FN>::value) return E::decode_pair(pair);
+    else return {number_of<E>(pair, za), number_of<E>(pair >> SECOND<Q>, zb)};
+}
+// What codes are multiplied with: a given scale, or one that was computed as a number of its dtype.
+template <class Q> __device__ __forceinline__ float unit_of(float scale, float given) {
+    typedef typename Q::Scale S;
+    if constexpr (!Q::NUMBERS) return 0.0f;
+    else if constexpr (Q::ORIGIN == GIVEN) return given;
+    else if constexpr (Same<S, E8M0>::value) return S::decode(S::encode(scale, true));
+    else return rnd<S>(scale);
+}
+
 // The scale in its dtype, at its place.
 template <class Q> __device__ __forceinline__ void write_scale(void* base, float scale, int group, int groups, const Place& at) {
     const i64 index = scale_index<Q::LAYOUT>(at.row, group, at.rows, groups);
@@ -260,6 +281,8 @@ template <class Q, class Y> struct Factor {
                                    Same<typename Q::Element, E2M1>::value && !Q::POSTED;
     Divisor by;
     int zero;
+    // What the codes are multiplied with, where they become numbers again.
+    float unit;
 
     __device__ __forceinline__ Factor() {}
     __device__ __forceinline__ Factor(float factor, int zero) : zero(zero) {
@@ -363,9 +386,38 @@ template <class Q> __device__ __forceinline__ int zero_at(const void* zero, int 
     else return static_cast<const u8*>(zero)[index];
 }
 
+// Where the row's codes go, and the numbers that they stand for.
+template <class Q> struct Written {
+    u8* codes;
+    typename Q::Number::Raw* numbers;
+
+    template <int N, bool ALIGNED>
+    __device__ __forceinline__ void write(int index, const u32 (&pairs)[VECTOR / 2], const float (&units)[VECTOR],
+                                          const int (&zeros)[VECTOR]) const {
+        if constexpr (Q::CODES) write_codes<Q, N, ALIGNED>(codes, index, pairs);
+        if constexpr (Q::NUMBERS) {
+            Vector<typename Q::Number> v;
+#pragma unroll
+            for (int i = 0; i < VECTOR; i += 2) {
+                const Two n = numbers_of<Q>(pairs[i / 2], zeros[i], zeros[i + 1]);
+                v.set_pair(i, {n.a * units[i], n.b * units[i + 1]});
+            }
+            ::write<typename Q::Number, N, ALIGNED>(numbers, index, v);
+        }
+    }
+    template <int N, bool ALIGNED, class F>
+    __device__ __forceinline__ void write(int index, const u32 (&pairs)[VECTOR / 2], const F& met) const {
+        float units[VECTOR];
+        int zeros[VECTOR];
+#pragma unroll
+        for (int i = 0; i < VECTOR; ++i) units[i] = met.unit, zeros[i] = met.zero;
+        write<N, ALIGNED>(index, pairs, units, zeros);
+    }
+};
+
 // Writes the codes of the row, whose vector j meets `of(j)`.
 template <class Q, class Y, class R, bool ALIGNED, class F>
-__device__ __forceinline__ void write_rows(u8* row, const Vector<Y> (&y)[R::USED], bool plain, F of, const Place& at) {
+__device__ __forceinline__ void write_rows(const Written<Q>& row, const Vector<Y> (&y)[R::USED], bool plain, F of, const Place& at) {
     u32 pairs[VECTOR / 2];
     if constexpr (Factor<Q, Y>::QUICK) {
         if (plain) {
@@ -373,7 +425,7 @@ __device__ __forceinline__ void write_rows(u8* row, const Vector<Y> (&y)[R::USED
             for (int j = 0; j < R::USED; ++j) {
                 const Factor<Q, Y> f = of(j);
                 f.template of<true>(pairs, y[j]);
-                if (at.active) write_codes<Q, R::N, ALIGNED>(row, at.thread + j * R::THREADS, pairs);
+                if (at.active) row.template write<R::N, ALIGNED>(at.thread + j * R::THREADS, pairs, f);
             }
             return;
         }
@@ -382,18 +434,20 @@ __device__ __forceinline__ void write_rows(u8* row, const Vector<Y> (&y)[R::USED
     for (int j = 0; j < R::USED; ++j) {
         const Factor<Q, Y> f = of(j);
         f.template of<false>(pairs, y[j]);
-        if (at.active) write_codes<Q, R::N, ALIGNED>(row, at.thread + j * R::THREADS, pairs);
+        if (at.active) row.template write<R::N, ALIGNED>(at.thread + j * R::THREADS, pairs, f);
     }
 }
 
 // Quantises the row. `shared` has R::WARPS words for the row.
 template <class Q, class Y, class R, bool ALIGNED, int PITCH = R::N>
 __device__ __forceinline__ void quantise(const Vector<Y> (&y)[R::USED], void* codes, void* scales, const void* given,
-                                         const void* zero, u32* shared, const Place& at) {
+                                         const void* zero, u32* shared, const Place& at, void* numbers = nullptr) {
     constexpr int PER_BYTE = Q::PACKING == NIBBLES ? 2 : 1;
-    u8* row = static_cast<u8*>(codes) + at.row * (PITCH / PER_BYTE);
+    typedef typename Q::Number::Raw Raw;
+    const Written<Q> row = {static_cast<u8*>(codes) + at.row * (PITCH / PER_BYTE), static_cast<Raw*>(numbers) + at.row * PITCH};
     if constexpr (PITCH > R::N) {
-        if (at.active) pad_row<u8, R::N, PITCH, PER_BYTE, R>(codes, at.row, at.thread);
+        if (Q::CODES && at.active) pad_row<u8, R::N, PITCH, PER_BYTE, R>(codes, at.row, at.thread);
+        if (Q::NUMBERS && at.active) pad_row<Raw, R::N, PITCH, 1, R>(numbers, at.row, at.thread);
     }
     const float one = Q::HAS_GIVEN && Q::GRANULARITY != CHANNEL ? given_at<Q>(given, 0) : 0.0f;
     const int zero_one = Q::GRANULARITY != CHANNEL ? zero_at<Q>(zero, 0) : 0;
@@ -402,21 +456,23 @@ __device__ __forceinline__ void quantise(const Vector<Y> (&y)[R::USED], void* co
 #pragma unroll
         for (int j = 0; j < R::USED; ++j) {
             const int index = at.thread + j * R::THREADS;
+            float units[VECTOR];
+            int zeros[VECTOR];
 #pragma unroll
             for (int i = 0; i < VECTOR; i += 2) {
                 Two v = rnd<typename Q::Compute>(y[j].pair(i));
-                int zeros[2];
                 float met[2] = {v.a, v.b};
 #pragma unroll
                 for (int k = 0; k < 2; ++k) {
                     const int channel = index * VECTOR + i + k < R::N ? index * VECTOR + i + k : 0;
                     const float g = given_at<Q>(given, channel), factor = Q::factor(g, g);
                     met[k] = Q::post(rnd<typename Q::Compute>(Q::DIVIDE ? met[k] / factor : met[k] * factor));
-                    zeros[k] = zero_at<Q>(zero, channel);
+                    zeros[i + k] = zero_at<Q>(zero, channel);
+                    units[i + k] = unit_of<Q>(0.0f, g);
                 }
-                pairs[i / 2] = two_codes<Q>({met[0], met[1]}, zeros[0], zeros[1]);
+                pairs[i / 2] = two_codes<Q>({met[0], met[1]}, zeros[i], zeros[i + 1]);
             }
-            if (at.active) write_codes<Q, R::N, ALIGNED>(row, index, pairs);
+            if (at.active) row.template write<R::N, ALIGNED>(index, pairs, units, zeros);
         }
     } else if constexpr (Q::GRANULARITY == GROUP && Q::ORIGIN == AMAX) {
         // The groups of a thread's vectors are spread over the threads that share them: each works out the scale of its own.
@@ -432,14 +488,15 @@ __device__ __forceinline__ void quantise(const Vector<Y> (&y)[R::USED], void* co
         for (int k = 0; k < S::HELD; ++k) {
             const float amax = __uint_as_float(largest[k]), factor = Q::factor(amax, one);
             own[k] = Factor<Q, Y>(factor, zero_one);
+            if constexpr (Q::NUMBERS) own[k].unit = unit_of<Q>(Q::scale(amax, one, factor), one);
             const int j = S::index(at.thread, k), group = (at.thread + j * R::THREADS) / LANES;
             // Past the end of the row there is nothing to divide.
             plain = plain && (own[k].plain(largest[k]) || j >= R::USED || group >= GROUPS);
-            if (at.active && at.thread % S::REPEAT == 0 && j < R::USED && group < GROUPS) {
+            if (Q::HAS_SCALE && at.active && at.thread % S::REPEAT == 0 && j < R::USED && group < GROUPS) {
                 write_scale<Q>(scales, Q::scale(amax, one, factor), group, GROUPS, at);
             }
         }
-        if constexpr (TILED<Q::LAYOUT>) {
+        if constexpr (Q::HAS_SCALE && TILED<Q::LAYOUT>) {
             if (at.active) pad_scales<Q::LAYOUT, R>(scales, GROUPS, at.row, at.rows, at.thread);
         }
         auto of = [&](int j) {
@@ -450,6 +507,7 @@ __device__ __forceinline__ void quantise(const Vector<Y> (&y)[R::USED], void* co
                 f.by.inverse = __shfl_sync(0xffffffff, f.by.inverse, from);
                 if constexpr (!Q::POWER) f.by.rest = __shfl_sync(0xffffffff, f.by.rest, from);
             }
+            if constexpr (Q::NUMBERS) f.unit = __shfl_sync(0xffffffff, f.unit, from);
             return f;
         };
         write_rows<Q, Y, R, ALIGNED>(row, y, __all_sync(0xffffffff, plain), of, at);
@@ -466,7 +524,8 @@ __device__ __forceinline__ void quantise(const Vector<Y> (&y)[R::USED], void* co
             origin = __uint_as_float(largest);
         }
         const float factor = Q::factor(origin, one);
-        const Factor<Q, Y> meets(factor, zero_one);
+        Factor<Q, Y> meets(factor, zero_one);
+        if constexpr (Q::NUMBERS) meets.unit = unit_of<Q>(Q::scale(origin, one, factor), one);
         if constexpr (Q::HAS_SCALE) {
             if (at.active && at.thread == 0) write_scale<Q>(scales, Q::scale(origin, one, factor), 0, 1, at);
         }

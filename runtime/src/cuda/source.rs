@@ -238,11 +238,14 @@ impl Kernel<'_> {
                 self.out_pointer(OutPort::Normed(k))
             );
         }
-        for e in 0..s.epilogues.len() {
+        for (e, scheme) in s.epilogues.iter().enumerate() {
+            let numbers = scheme
+                .dequantised
+                .map_or_else(String::new, |_| format!(", {}", self.out_pointer(OutPort::Dequantised(k, e))));
             let _ = write!(
                 out,
                 "        {{\n            __shared__ u32 extremes[{rows}][R::WARPS];\n            \
-                 quantise<Quant{k}_{e}, {y}, R, {aligned}{pitch}>(y, {}, {}, {}, {}, extremes[local], at);\n        }}\n",
+                 quantise<Quant{k}_{e}, {y}, R, {aligned}{pitch}>(y, {}, {}, {}, {}, extremes[local], at{numbers});\n        }}\n",
                 self.out_pointer(OutPort::Q(k, e)),
                 self.out_pointer(OutPort::Scale(k, e)),
                 self.in_pointer(InPort::Scale(k, e)),
@@ -357,6 +360,7 @@ fn scheme_traits(name: &str, s: &Scheme) -> String {
          static constexpr Origin ORIGIN = {};\n    static constexpr Encode ENCODE = {encode};\n    \
          static constexpr Packing PACKING = {};\n    static constexpr Layout LAYOUT = {layout};\n    \
          static constexpr bool DIVIDE = {}, TOLERANT = {}, POWER = {}, POSTED = {}, HAS_GIVEN = {}, HAS_SCALE = {}, ZERO = {};\n    \
+         typedef {} Number;\n    static constexpr bool CODES = {}, NUMBERS = {};\n    \
          static __device__ __forceinline__ float factor(float origin, float given) {{\n{}    }}\n    \
          static __device__ __forceinline__ float scale(float origin, float given, float factor) {{\n{scale}    }}\n    \
          static __device__ __forceinline__ float post(float origin) {{\n{}    }}\n}};\n",
@@ -371,8 +375,11 @@ fn scheme_traits(name: &str, s: &Scheme) -> String {
         power_of_two(&s.factor),
         !post(s).is_empty(),
         s.given.is_some(),
-        s.scale.is_some(),
+        s.has_scale_output(),
         s.zero_point == ZeroPoint::Given,
+        type_name(s.dequantised.map_or(DType::F32, |d| d.dtype)),
+        s.has_codes_output(),
+        s.dequantised.is_some(),
         chain(&s.factor, s.compute, "origin"),
         chain(post(s), s.compute, "origin"),
     )

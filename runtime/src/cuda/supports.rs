@@ -43,9 +43,6 @@ pub fn supports(norm: &FusedNorm) -> Result<(), String> {
 }
 
 fn quantiser(scheme: &Scheme, width: u64) -> Result<(), String> {
-    if scheme.dequantised.is_some() {
-        return Err("dequantised: no kernel makes numbers of codes".into());
-    }
     match (scheme.granularity, scheme.origin) {
         (Granularity::Tensor, Origin::Amax | Origin::Range) => {
             return Err("granularity: no kernel computes the scale of a whole tensor".into());
