@@ -11,7 +11,7 @@ use normfuse_ir::{
 use super::{
     Candidate,
     builder::{Builder, Port},
-    member::Member,
+    member::{Epilogue, Member},
 };
 use crate::region::typed;
 
@@ -19,18 +19,7 @@ impl Builder<'_> {
     fn sibling(&self, k: usize, read: &BTreeSet<Port>) -> Sibling {
         let m = &self.members[k];
         let dtype = |v: ValueId| typed(self.graph, v).map_or(m.norm.compute, |(d, _)| d);
-        let epilogues: Vec<Scheme> = m
-            .epilogues
-            .iter()
-            .enumerate()
-            .map(|(e, epilogue)| {
-                let mut scheme = epilogue.scheme.clone();
-                if !read.contains(&Port::Scale(k, e)) {
-                    scheme.scale = None;
-                }
-                scheme
-            })
-            .collect();
+        let epilogues: Vec<Scheme> = m.epilogues.iter().enumerate().map(|(e, own)| own.scheme((k, e), read)).collect();
         Sibling {
             width: m.norm.width,
             input: m.norm.input,
@@ -87,26 +76,27 @@ impl Builder<'_> {
                 let (port, k) = match p {
                     OutPort::Sum => (Port::Sum, 0),
                     OutPort::Normed(k) => (Port::Normed(k), k),
-                    OutPort::Q(k, e) | OutPort::Dequantised(k, e) => (Port::Q(k, e), k),
+                    OutPort::Q(k, e) => (Port::Q(k, e), k),
                     OutPort::Scale(k, e) => (Port::Scale(k, e), k),
                     OutPort::ZeroPoint(k, e) => (Port::ZeroPoint(k, e), k),
+                    OutPort::Dequantised(k, e) => (Port::Dequantised(k, e), k),
                 };
                 (p, self.inside.values_of(&ports, port), self.port_shape(&descriptor, p, k))
             })
             .collect();
         let rows = operands.iter().filter(|(p, _)| p.is_rows()).map(|(_, v)| *v).collect();
         let (replaced, core) = self.inside.replaced(self.core(ports.keys().copied()), &live, &ports, &rows);
-        let quants = self.members.iter().flat_map(|m| &m.epilogues).flat_map(|e| &e.quants);
         Candidate {
             descriptor: Descriptor::Norm(Arc::new(descriptor)),
             passed: None,
             operands,
-            given_at: quants.flat_map(|q| &q.given_at).copied().collect(),
+            given_at: self.members.iter().flat_map(|m| &m.epilogues).flat_map(Epilogue::given_at).collect(),
             ports: out,
             replaced,
             core,
             parts: self.members.iter().map(Member::part).collect(),
             left_out: Vec::new(),
+            kept: self.kept.clone(),
         }
     }
 
