@@ -9,8 +9,10 @@
 //! | `exp2(x)` | `2 ^ x`: it has no exp2 | yes, of whole exponents |
 //! | `1 + w`, of a weight in 16 bits | a weight in f32: the exporter has added the one | yes |
 //! | the reciprocal of a given scale | a given reciprocal: the exporter has divided | yes |
+//! | codes times that given scale | codes times a constant of its own, which nothing says to be the scale: the dequantiser stays an op | yes |
+//! | a weight's codes times their scale | a weight that the exporter has multiplied, so that a product with it is none of codes and scales | yes |
 //!
-//! `ROOTS` and `SPELLINGS` are that table. Whatever else differed would be a fault of a reader or of the pass. A quantiser that is repeated
+//! `ROOTS` and `SPELLINGS` are that table, and the last line is left out, by products that are as they are spelled (`whole_products`). Whatever else differed would be a fault of a reader or of the pass. A quantiser that is repeated
 //! for each reader, with equal buffers as scales, is one initializer and one node in ONNX: there it is recognised once, and
 //! here as often as it is there, with `merged_quants` saying how many became one.
 
@@ -36,7 +38,7 @@ enum Spelling {
     Steps(&'static [Step], &'static [Step]),
     /// `1 + w` in the dtype of the product, and the sum as a weight of that dtype.
     OnePlus,
-    /// A factor that is one over what is given, and one that is given.
+    /// A factor that is one over what is given, and one that is given, by which nothing is dequantised.
     OneOverGiven,
 }
 
@@ -73,6 +75,7 @@ fn scheme_in_onnx(scheme: &mut Scheme) {
                 if scheme.origin == Origin::Given && scheme.factor == [Step::Over(F32::new(1.0))] =>
             {
                 scheme.factor.clear();
+                scheme.dequantised = None;
             }
             Spelling::OnePlus | Spelling::OneOverGiven => {}
         }
@@ -101,7 +104,7 @@ fn norm_in_onnx(norm: &mut FusedNorm, root: Root) {
 fn sites(path: &Path) -> Result<Vec<String>, Box<dyn std::error::Error>> {
     let mut graph = normfuse::open(path)?;
     let (_, root) = ROOTS.into_iter().find(|(e, _)| path.extension().is_some_and(|x| x == *e)).expect("a known route");
-    let report = passes::run(&mut graph, &Options::default())?;
+    let report = passes::run(&mut graph, &Options { whole_products: true, ..Options::default() })?;
     let descriptor = |op: &String| {
         let (_, node) = graph.nodes().find(|(_, n)| n.name == *op).expect("the report names ops of the graph");
         match &node.op {

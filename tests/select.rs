@@ -170,6 +170,60 @@ fn a_hosts_own_prices_decide() {
 }
 
 #[test]
+fn dequantised_values_stay_outside_where_the_host_says_so() {
+    let numbers = |f: &FusedNorm| f.siblings.iter().flat_map(|s| &s.epilogues).any(|s| s.dequantised.is_some());
+    let priced = Options {
+        cost: Some(Arc::new(|work, tokens| match work.op {
+            Op::DequantizeLinear { .. } | Op::MatMul => 0.0,
+            Op::FusedNorm(f) if f.siblings[0].epilogues.iter().any(|s| s.dequantised.is_some()) => 1e9,
+            _ => Device::default().ns(work, tokens),
+        })),
+        ..Options::default()
+    };
+    let off = Options { disabled: [("dequantise".to_owned(), "me".to_owned())].into(), ..Options::default() };
+    for graph in ["../fuse/dequantised_static.nf", "../fuse/dequantised_codes_read.nf", "../gated/dequantised.nf"] {
+        let (taken, report) = fuse(graph, Options::default());
+        assert!(taken.len() == 1 && numbers(&taken[0]), "{graph}");
+        assert!(report.sites[0].dequantisers.iter().all(|d| d.precondition.is_none()), "{graph}");
+        for (options, precondition, hint) in [
+            (without("dequantised values", numbers), "supported", "no kernel for dequantised values"),
+            (priced.clone(), "cheaper", "by the table of costs"),
+            (off.clone(), "switched_on", "by me"),
+        ] {
+            let (left, report) = fuse(graph, options);
+            assert!(left.len() == 1 && !numbers(&left[0]) && left[0].siblings[0].epilogues.len() == 1, "{graph}");
+            let [d] = report.sites[0].dequantisers.as_slice() else { panic!("{:?}", report.sites) };
+            assert_eq!(d.precondition.as_deref(), Some(precondition), "{graph}");
+            assert!(d.hint.as_deref().is_some_and(|h| h.contains(hint)), "{graph}: {d:?}");
+            let rule = report.rules.iter().find(|r| r.name == "dequantise").unwrap();
+            assert_eq!(rule.matched, 0);
+        }
+    }
+}
+
+#[test]
+fn products_of_two_dequantised_values_are_for_the_host_to_decide() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/in/fuse/dequantised_static.nf");
+    let text = fs::read_to_string(path).unwrap().replace(
+        "input %p: f32[256, 32]",
+        "input %codes: i8[256, 32]\nconst %ps: f32[32] = fill(0.5)\n%p = dequantize_linear(%codes, %ps) {axis=1, block_size=0}",
+    );
+    let compiled = |options: Options| {
+        let mut graph = text::parse(&text, &mut |w| panic!("{} is in another file", w.name)).unwrap();
+        let report = passes::run(&mut graph, &Options { verify: true, ..options }).unwrap();
+        (graph.node_count(), report.sites[0].dequantisers[0].precondition.clone())
+    };
+    // The norm's op, two dequantisers and the product; or one dequantiser less.
+    assert_eq!(compiled(Options::default()), (4, Some("no_scaled_product".to_owned())));
+    assert_eq!(compiled(Options { whole_products: true, ..Options::default() }), (3, None));
+    let model = common::model("deepseek_v3_fp8.onnx");
+    let report = |flags: &[&str]| normfuse([&["compile", model.to_str().unwrap()], flags].concat()).code(0).stdout;
+    assert!(report(&[]).contains("2 in fused ops, 2 as they were (no_scaled_product)"));
+    let whole = report(&["--whole-products", "--verify", "--require", "norm_quant=4"]);
+    assert!(whole.contains("dequantisers  4 in fused ops\n"), "{whole}");
+}
+
+#[test]
 fn a_device_that_is_none_is_refused() {
     let device = Device { bytes_per_ns: 0.0, ..Device::default() };
     let error = passes::run(&mut parse("add_rms.nf"), &Options { device, ..Options::default() }).unwrap_err();

@@ -32,7 +32,7 @@ fn the_report_counts_the_fused_sites_of_each_rule() {
     assert_eq!(done.stderr, "");
     assert_eq!(report["switches"], json!([]));
     for (name, matched) in
-        [("rms_norm", 5), ("residual_add", 2), ("quant_group", 4), ("quant_token", 0), ("quant_static", 0)]
+        [("rms_norm", 5), ("residual_add", 2), ("quant_group", 4), ("quant_token", 0), ("dequantise", 2)]
     {
         assert_eq!(
             *rule(&report, name),
@@ -43,7 +43,7 @@ fn the_report_counts_the_fused_sites_of_each_rule() {
     let text = normfuse(["compile", s(&deepseek())]).code(0).stdout;
     assert!(
         text.contains(
-            "unmatched   gated_act, quant_static, quant_tensor, quant_token, quant_mx, quant_nvfp4 (on, and in no fused op)"
+            "unmatched     gated_act, quant_static, quant_tensor, quant_token, quant_mx, quant_nvfp4 (on, and in no fused op)"
         ),
         "{text}"
     );

@@ -65,12 +65,7 @@ impl Descriptor {
     pub fn out_ports(&self) -> Vec<OutPort> {
         match self {
             Self::Norm(f) => f.out_ports(),
-            Self::Quantize(s) => {
-                let mut ports = vec![OutPort::Q(0, 0)];
-                ports.extend(s.has_scale_output().then_some(OutPort::Scale(0, 0)));
-                ports.extend((s.zero_point == ZeroPoint::Range).then_some(OutPort::ZeroPoint(0, 0)));
-                ports
-            }
+            Self::Quantize(s) => s.out_ports(0, 0).collect(),
         }
     }
 

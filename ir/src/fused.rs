@@ -12,7 +12,7 @@
 //! 3. `n = cast[normed](n)`; with a weight, `w = cast[product](w)`, plus one in that dtype if `plus_one`, and
 //!    `n = cast[product](n) * w`, rounded to `product`.
 //! 4. `y = cast[output](n)`: the normed value. Each epilogue quantises `y` under its [`Scheme`].
-//! 5. `y` and the codes are handed out with zeros behind each row, up to [`Sibling::padded`].
+//! 5. `y`, the codes and the dequantised values are handed out with zeros behind each row, up to [`Sibling::padded`].
 //!
 //! `sum_tree` is the canonical row sum of `num::row_sum`.
 
@@ -171,8 +171,8 @@ pub struct Sibling {
     pub weight: Option<Weight>,
     /// Dtype of the normed value.
     pub output: DType,
-    /// Elements in a row of the normed value and of the codes as they are handed out, if those are more than the width: zeros,
-    /// and codes of 0, behind. Scales are of the row's own values.
+    /// Elements in a row of the normed value, of the codes and of the dequantised values as they are handed out, if those are more
+    /// than the width: zeros, and codes of 0, behind. Scales are of the row's own values.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub padded: Option<u64>,
     /// True if the normed value itself is an output.
@@ -214,7 +214,7 @@ impl Sibling {
         }
     }
 
-    /// Elements in a row of the normed value and of the codes as they are handed out.
+    /// Elements in a row of the normed value, of the codes and of the dequantised values as they are handed out.
     pub fn handed_out(&self) -> u64 {
         self.padded.unwrap_or(self.width)
     }
@@ -387,8 +387,8 @@ impl FusedNorm {
         }
     }
 
-    /// Results in their fixed order: the sum, then per sibling the normed value and, an epilogue at a time, q, scale and
-    /// zero point.
+    /// Results in their fixed order: the sum, then per sibling the normed value and, an epilogue at a time, q, scale, zero
+    /// point and dequantised value.
     pub fn out_ports(&self) -> Vec<OutPort> {
         let mut ports = Vec::new();
         if self.emit_sum {
@@ -399,13 +399,7 @@ impl FusedNorm {
                 ports.push(OutPort::Normed(k));
             }
             for (e, scheme) in sibling.epilogues.iter().enumerate() {
-                ports.push(OutPort::Q(k, e));
-                if scheme.has_scale_output() {
-                    ports.push(OutPort::Scale(k, e));
-                }
-                if scheme.zero_point == ZeroPoint::Range {
-                    ports.push(OutPort::ZeroPoint(k, e));
-                }
+                ports.extend(scheme.out_ports(k, e));
             }
         }
         ports
@@ -421,20 +415,18 @@ impl FusedNorm {
             (OutPort::Q(k, e), _) => scheme(k, e).map(Scheme::q_dtype),
             (OutPort::Scale(k, e), _) => scheme(k, e)?.scale_dtype(),
             (OutPort::ZeroPoint(k, e), _) => scheme(k, e).map(|_| DType::U8),
+            (OutPort::Dequantised(k, e), _) => scheme(k, e)?.dequantised.map(|d| d.dtype),
         }
     }
 
     /// Elements of a result that one row makes, of scales in a tiled layout the scales; `None` for one that the op does not have, or that is of the whole tensor.
     pub fn result_width(&self, port: OutPort) -> Option<u64> {
-        let (OutPort::Normed(k) | OutPort::Q(k, _) | OutPort::Scale(k, _) | OutPort::ZeroPoint(k, _)) = port else {
-            return self.siblings.first().map(|s| s.width);
-        };
-        let sibling = self.siblings.get(k)?;
+        let sibling = self.siblings.get(port.sibling())?;
         match port {
             OutPort::Q(_, e) => Some(sibling.epilogues.get(e)?.q_width(sibling.handed_out())),
             OutPort::Scale(_, e) => sibling.epilogues.get(e)?.scales_per_row(sibling.width),
             OutPort::ZeroPoint(..) => None,
-            OutPort::Normed(_) => Some(sibling.handed_out()),
+            OutPort::Normed(_) | OutPort::Dequantised(..) => Some(sibling.handed_out()),
             OutPort::Sum => Some(sibling.width),
         }
     }

@@ -517,7 +517,7 @@ pub enum Op {
     /// ONNX `DynamicQuantizeLinear`. Operand: x (f32). Outputs: q (u8), scale (f32), zero point (u8).
     DynamicQuantizeLinear,
     /// A recognised quantiser. Operands: v, then the given scale and zero point where the scheme has them. Outputs: q,
-    /// then the scales and the zero point where they are computed.
+    /// then the scales and the zero point where they are computed, and the dequantised value where the scheme has it.
     Quantize(Arc<Scheme>),
     /// The fused family; ports as the descriptor says.
     FusedNorm(Arc<FusedNorm>),
@@ -533,7 +533,7 @@ impl Op {
             Self::DynamicQuantizeLinear => 3,
             Self::Split { outputs, .. } => *outputs,
             Self::Attention(a) => a.outputs,
-            Self::Quantize(s) => 1 + usize::from(s.has_scale_output()) + usize::from(s.zero_point == ZeroPoint::Range),
+            Self::Quantize(s) => s.out_ports(0, 0).count(),
             Self::FusedNorm(f) => f.out_ports().len(),
             Self::Foreign(f) => f.outputs,
             _ => 1,
@@ -611,12 +611,7 @@ impl Op {
             Self::TopK { .. } => vec!["values".into(), "indices".into()],
             Self::SkipRmsNorm { .. } => vec!["y".into(), "sum".into()],
             Self::DynamicQuantizeLinear => vec!["y".into(), "y_scale".into(), "y_zero_point".into()],
-            Self::Quantize(s) => {
-                let mut names = vec!["q".to_owned()];
-                names.extend(s.has_scale_output().then(|| "scale".to_owned()));
-                names.extend((s.zero_point == ZeroPoint::Range).then(|| "zero_point".to_owned()));
-                names
-            }
+            Self::Quantize(s) => s.out_ports(0, 0).map(|p| p.word().to_owned()).collect(),
             Self::FusedNorm(f) => f.out_ports().iter().map(ToString::to_string).collect(),
             _ => match self.num_outputs() {
                 1 => vec!["y".into()],

@@ -9,11 +9,13 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    dequantised::Dequantised,
     layout::ScaleLayout,
     step::{Step, run},
 };
 use crate::DType;
 
+mod dequantised;
 mod layout;
 mod step;
 
@@ -163,7 +165,8 @@ pub struct ScaleOutput {
 /// 1. `f = factor(o)`;
 /// 2. `v = v / f` or `v * f`, as `apply` says;
 /// 3. `q = encode(post(v)) + zero point`;
-/// 4. the scale that is handed out, if one is: `cast(scale.steps(o))`.
+/// 4. the scale that is handed out, if one is: `cast(scale.steps(o))`;
+/// 5. the dequantised value, if it is handed out: `cast[dtype]((q - zero point) * scale)`, in f32.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Scheme {
     /// Element type of `q`.
@@ -197,6 +200,9 @@ pub struct Scheme {
     /// Order of the scales in memory.
     #[serde(default)]
     pub layout: ScaleLayout,
+    /// The quantised value as a number, if that is handed out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dequantised: Option<Dequantised>,
 }
 
 fn is_default<T: Default + PartialEq>(v: &T) -> bool {
@@ -232,6 +238,7 @@ impl Scheme {
             zero_point: ZeroPoint::None,
             scale: None,
             layout: ScaleLayout::RowMajor,
+            dequantised: None,
         }
     }
 
@@ -250,14 +257,9 @@ impl Scheme {
         self
     }
 
-    /// True if the op that quantises has a scale output.
-    pub const fn has_scale_output(&self) -> bool {
-        self.scale.is_some()
-    }
-
     /// Dtype of the scales that are handed out, if any are: words, where the layout packs them.
     pub fn scale_dtype(&self) -> Option<DType> {
-        self.scale.as_ref().map(|s| self.layout.dtype(s.dtype))
+        self.scale.as_ref().filter(|_| self.has_scale_output()).map(|s| self.layout.dtype(s.dtype))
     }
 
     /// Dtype of the quantised tensor.
@@ -332,7 +334,8 @@ impl Scheme {
         if self.compute != DType::F32 {
             write!(out, "; in {}", self.compute)?;
         }
-        self.layout.words().map_or(Ok(()), |words| write!(out, "; scales {words}"))
+        self.layout.words().map_or(Ok(()), |words| write!(out, "; scales {words}"))?;
+        self.dequantised_words().map_or(Ok(()), |words| write!(out, "; {words}"))
     }
 
     fn write_chain(&self, steps: &[Step], out: &mut impl fmt::Write) -> fmt::Result {
@@ -393,6 +396,7 @@ impl Scheme {
         if let Some(s) = &self.scale {
             self.layout.check(s.dtype, matches!(self.granularity, Granularity::Group(_)))?;
         }
+        self.check_dequantised()?;
         let by_row = matches!(self.granularity, Granularity::Token | Granularity::Group(_));
         match self.origin {
             Origin::Given if self.scale.is_some() => Err("scale: a given scale is not handed out".into()),
@@ -416,7 +420,7 @@ impl Scheme {
 
 impl fmt::Display for Scheme {
     /// A short name for reports: `f8e4m3fn/group128`, `f8e4m3fn/token`, `f8e4m3fn/tensor(static)`,
-    /// `f4e2m1/group32(u8)`.
+    /// `f4e2m1/group32(u8)`; with the dequantised value `f8e4m3fn/token+bf16`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/", self.element)?;
         match self.granularity {
@@ -430,6 +434,7 @@ impl fmt::Display for Scheme {
             Some(s) if s.dtype != DType::F32 => write!(f, "({})", s.dtype),
             _ if self.factor.iter().any(|s| matches!(s, Step::Exp2 | Step::Power(_))) => f.write_str("(pow2)"),
             _ => Ok(()),
-        }
+        }?;
+        self.dequantised.map_or(Ok(()), |d| write!(f, "+{}", d.dtype))
     }
 }

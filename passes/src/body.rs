@@ -40,10 +40,7 @@ pub type Operand = (InPort, ValueId, Option<Shape>);
 /// True for an operand of the sibling, and if it is one of a quantiser, of the quantiser that a port belongs to.
 fn belongs(operand: InPort, port: OutPort) -> bool {
     let k = port.sibling();
-    let e = match port {
-        OutPort::Sum | OutPort::Normed(_) => None,
-        OutPort::Q(_, e) | OutPort::Scale(_, e) | OutPort::ZeroPoint(_, e) => Some(e),
-    };
+    let e = port.epilogue();
     match operand {
         InPort::X | InPort::Residual | InPort::Up => true,
         InPort::Rows(own) | InPort::Weight(own) => own == k,
@@ -60,6 +57,8 @@ struct Slice<'g> {
     /// Constants that are given scales or zero points, and where they are read as such.
     given: BTreeSet<ValueId>,
     given_at: &'g BTreeSet<Use>,
+    /// Given operands of the port's own quantiser.
+    given_here: Vec<ValueId>,
     /// Constants of the body.
     numbers: BTreeMap<ValueId, ValueId>,
     /// What is known of the nodes before `inferred`.
@@ -83,6 +82,7 @@ pub fn slice(source: &Graph, operands: &[Operand], given_at: &BTreeSet<Use>, por
         symbols: BTreeMap::new(),
         given: given.map(|(_, v, _)| *v).collect(),
         given_at,
+        given_here: Vec::new(),
         numbers: BTreeMap::new(),
         facts: Facts::default(),
         inferred: 0,
@@ -104,6 +104,8 @@ pub fn slice(source: &Graph, operands: &[Operand], given_at: &BTreeSet<Use>, por
     let apart = distinct.len() < restored.len();
     s.map = restored.iter().map(|(_, value, input)| (*value, *input)).collect();
     for port in ports {
+        let here = operands.iter().filter(|(p, ..)| is_given(p) && belongs(*p, port.port));
+        s.given_here = here.map(|(_, v, _)| *v).collect();
         if apart {
             let own = restored.iter().filter(|(p, ..)| belongs(*p, port.port));
             s.map = restored.iter().chain(own).map(|(_, value, input)| (*value, *input)).collect();
@@ -204,6 +206,14 @@ impl Slice<'_> {
         Some(self.body.add_const(self.names.fresh("const"), tensor))
     }
 
+    /// The operand that a value is, which a quantiser reads here as given: constants of the same bytes are one.
+    fn own_given(&self, value: ValueId, at: Use) -> ValueId {
+        if !self.given_at.contains(&at) || self.map.contains_key(&value) {
+            return value;
+        }
+        self.given_here.iter().copied().find(|own| consts::same(self.source, *own, value)).unwrap_or(value)
+    }
+
     fn copy(&mut self, value: ValueId, rows: ValueId) -> Option<ValueId> {
         if let Some(v) = self.map.get(&value) {
             return Some(*v);
@@ -230,7 +240,7 @@ impl Slice<'_> {
         }
         let mut inputs = Vec::with_capacity(node.inputs.len());
         for (port, v) in node.inputs.iter().enumerate() {
-            inputs.push(match v {
+            inputs.push(match v.map(|v| self.own_given(v, (id, port))).as_ref() {
                 Some(v) if self.given.contains(v) && !self.given_at.contains(&(id, port)) => Some(self.constant(*v)?),
                 // One number stands for as many of it: the condition has the shape.
                 Some(v) if port == 1 && matches!(node.op, Op::Where) => {

@@ -63,6 +63,8 @@ pub struct Candidate {
     pub parts: Vec<Part>,
     /// Quantisers of the norms that stay outside, and why.
     pub left_out: Vec<(NodeId, Refusal)>,
+    /// Dequantisers of codes that the op makes that stay ops, by part, and why.
+    pub kept: Vec<(usize, Refusal)>,
 }
 
 /// What one norm brings into an op.
@@ -72,6 +74,8 @@ pub struct Part {
     pub anchor: NodeId,
     /// Anchors of its quantisers.
     pub quantisers: Vec<NodeId>,
+    /// What makes numbers of their codes again.
+    pub dequantisers: Vec<NodeId>,
     /// Its nodes and those of its quantisers.
     pub nodes: BTreeSet<NodeId>,
 }
@@ -124,13 +128,15 @@ pub struct Take {
     pub without: BTreeSet<NodeId>,
     /// The add before the norm.
     pub residual: bool,
+    /// What makes numbers of codes again.
+    pub dequantised: bool,
     /// Why less than everything.
     pub why: Option<Refusal>,
 }
 
 impl Default for Take {
     fn default() -> Self {
-        Self { without: BTreeSet::new(), residual: true, why: None }
+        Self { without: BTreeSet::new(), residual: true, dequantised: true, why: None }
     }
 }
 
@@ -167,6 +173,7 @@ pub fn build(
     let mut left_out = Vec::new();
     for k in 0..b.members.len() {
         b.choose_result(k, quants, take, &mut left_out, options);
+        b.choose_dequantisers(k, take, options);
     }
     b.collect();
     b.choose_sum();

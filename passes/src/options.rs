@@ -41,6 +41,9 @@ pub struct Options {
     pub device: Device,
     /// The host's own measurements, in place of the device's description.
     pub cost: Option<CostTable>,
+    /// Take dequantised values into norms' ops even where a product multiplies two of them. By default such a product keeps the
+    /// codes and scales of both sides, since a backend that multiplies those finds it by its operands.
+    pub whole_products: bool,
     /// Compare each distinct fused op with its body on hostile data, bit for bit.
     pub verify: bool,
     /// Say of each fused norm by which rewrites it is one ([`crate::Site::path`]). Takes many times as long as recognising it.
@@ -60,6 +63,7 @@ impl Default for Options {
             supports_quantize: Arc::new(|_| Ok(())),
             device: Device::default(),
             cost: None,
+            whole_products: false,
             verify: false,
             explain: false,
             opaque: None,
@@ -74,6 +78,7 @@ impl fmt::Debug for Options {
         f.debug_struct("Options")
             .field("disabled", &self.disabled)
             .field("device", &self.device)
+            .field("whole_products", &self.whole_products)
             .field("verify", &self.verify)
             .field("explain", &self.explain)
             .field("extra_rules", &rules)

@@ -21,9 +21,9 @@ use crate::{
     quant::{self, Miss, Quant},
     reach::Order,
     region::{self, Region},
-    report::{Kind, Outcome, Report, RuleUse, Site},
+    report::{self, Kind, Outcome, Report, RuleUse, Site},
     rewrite::{self, Moved},
-    rules::{self, Rule},
+    rules::{self, Rule, dequantise},
     select::{self, Choice, Unit},
     siblings,
     solve::Solution,
@@ -76,6 +76,20 @@ fn units<'f>(found: &'f Found, group: &[usize]) -> Vec<Unit<'f>> {
         Unit { norms: norms.to_vec(), members, quants }
     })
     .collect()
+}
+
+/// What became of the dequantisers of the codes that an op makes for an anchor.
+fn dequantisers(graph: &Graph, c: &Candidate, anchor: NodeId, applied: &rewrite::Applied) -> Vec<report::Dequantiser> {
+    let own = |k: usize| c.parts.get(k).is_some_and(|p| p.anchor == anchor);
+    let taken = c.parts.iter().filter(|p| p.anchor == anchor).flat_map(|p| &p.dequantisers);
+    let name = |id: &NodeId| applied.replaced.iter().find(|(n, _)| n == id).map(|(_, name)| name.clone());
+    let taken = taken.filter_map(name).map(|node| report::Dequantiser { node, precondition: None, hint: None });
+    let kept = c.kept.iter().filter(|(k, _)| own(*k)).filter_map(|(_, refusal)| {
+        let node = graph.try_node(refusal.node?)?.name.clone();
+        let (precondition, hint) = (Some(refusal.precondition.to_owned()), Some(refusal.hint.clone()));
+        Some(report::Dequantiser { node, precondition, hint })
+    });
+    taken.chain(kept).collect()
 }
 
 pub(crate) struct Pass<'o> {
@@ -389,6 +403,9 @@ impl<'o> Pass<'o> {
         if several {
             self.report.matched("sibling_norm");
         }
+        if descriptor.siblings.iter().flat_map(|s| &s.epilogues).any(|s| s.dequantised.is_some()) {
+            self.report.matched(dequantise::RULE.name);
+        }
         let (op, provenance, _) = graph.node_meta_mut(applied.node);
         let op = op.clone();
         let rules: BTreeSet<&String> = d.norms.iter().flat_map(|n| &found.norms[*n].rules).collect();
@@ -437,6 +454,7 @@ impl<'o> Pass<'o> {
                 bound,
                 schemes: schemes.iter().map(ToString::to_string).collect(),
                 arithmetic: schemes.iter().map(|s| s.arithmetic()).collect(),
+                dequantisers: dequantisers(graph, &d.candidate, part.anchor, applied),
                 rewrites: of_part().flat_map(|n| &n.rules).cloned().collect(),
                 path: of_part().flat_map(|n| &n.path).cloned().collect(),
                 ..self.blank(graph, part.anchor, kind, Outcome::Fused)
@@ -477,6 +495,7 @@ impl<'o> Pass<'o> {
             bound: 0,
             schemes: Vec::new(),
             arithmetic: Vec::new(),
+            dequantisers: Vec::new(),
             rewrites: Vec::new(),
             path: Vec::new(),
             precondition: None,

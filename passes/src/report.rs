@@ -81,6 +81,9 @@ pub struct Site {
     /// The arithmetic of each of them in words, step by step.
     #[serde(default)]
     pub arithmetic: Vec<String>,
+    /// Dequantisers of the codes that the op makes for this norm or quantiser.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dequantisers: Vec<Dequantiser>,
     /// The rewrites that recognised the norm, in the order in which they were applied to it.
     #[serde(default)]
     pub rewrites: Vec<String>,
@@ -93,6 +96,19 @@ pub struct Site {
     /// The node at which it failed.
     pub node: Option<String>,
     /// What would help, or what was found.
+    pub hint: Option<String>,
+}
+
+/// A node that makes numbers of the codes of a norm's op, and what became of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dequantiser {
+    /// Its name.
+    pub node: String,
+    /// The first precondition that failed; none where the op gives what it made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub precondition: Option<String>,
+    /// What was found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
 }
 

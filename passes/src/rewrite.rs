@@ -50,11 +50,12 @@ pub(crate) fn port_type(descriptor: &Descriptor, port: OutPort, shape: &Shape) -
             OutPort::Q(..) => Some(scheme.q_dtype()),
             OutPort::Scale(..) => scheme.scale.as_ref().map(|s| s.dtype),
             OutPort::ZeroPoint(..) => Some(DType::U8),
+            OutPort::Dequantised(..) => scheme.dequantised.map(|d| d.dtype),
             OutPort::Sum | OutPort::Normed(_) => None,
         },
     };
     let scheme = match port {
-        OutPort::Q(k, e) | OutPort::Scale(k, e) => descriptor.scheme(k, e).cloned().map(Arc::new),
+        OutPort::Q(k, e) | OutPort::Scale(k, e) => descriptor.scheme(k, e).map(|s| Arc::new(s.of_codes())),
         _ => None,
     };
     let strides =

@@ -15,6 +15,7 @@ use crate::{
     norms::Norm,
     quant::Quant,
     reach::Order,
+    rules::dequantise,
 };
 
 /// Most norms of which all partitions are priced; in larger groups norms join the first op that can take them.
@@ -157,17 +158,18 @@ impl Search<'_> {
         let units = || block.iter().map(|u| &self.units[*u]);
         let quants: Vec<NodeId> = units().flat_map(|u| &u.quants).map(|q| q.anchor).collect();
         let adds = units().flat_map(|u| &u.members).any(|n| n.add.is_some());
+        let numbers = units().flat_map(|u| &u.quants).any(|q| dequantise::is_read(self.graph, q));
         let masks: Vec<u32> =
             if quants.len() <= MAX_QUANTISERS { (0..1 << quants.len()).rev().collect() } else { vec![u32::MAX, 0] };
         // From all to none, so that of equals the larger is kept.
         for (i, mask) in masks.into_iter().enumerate() {
             let left = quants.iter().enumerate().filter(|(i, _)| *i < 32 && mask >> i & 1 == 0);
             let without: BTreeSet<NodeId> = left.map(|(_, n)| *n).collect();
-            for residual in [true, false] {
-                if (i == 0 && residual) || !(residual || adds) {
+            for (residual, dequantised) in [(true, true), (true, false), (false, true), (false, false)] {
+                if (i == 0 && residual && dequantised) || !(residual || adds) || !(dequantised || numbers) {
                     continue;
                 }
-                let take = Take { without: without.clone(), residual, why: why.clone() };
+                let take = Take { without: without.clone(), residual, dequantised, why: why.clone() };
                 let Some(found) = self.build(block, &take).ok().and_then(pays) else { continue };
                 if best.as_ref().is_none_or(|(saved, _)| found.0 > saved + 1e-9) {
                     best = Some(found);

@@ -1,7 +1,7 @@
 // Gated activations, activation(gate) * up, and rows that are quantised without a norm. See normfuse_ir::fused::Gated for the
 // semantics.
 #pragma once
-#include "norm.cuh"
+#include "quant.cuh"
 
 enum Function { SIGMOID, SILU, SIGMOID_PRODUCT, GELU, GELU_TANH };
 

@@ -1,6 +1,6 @@
 // Scales of whole tensors: where the blocks of a launch meet.
 #pragma once
-#include "norm.cuh"
+#include "quant.cuh"
 
 // Of `scratch`: how many blocks have arrived, how many have left, and what was found so far.
 constexpr int ARRIVED = 0, LEFT = 1, LARGEST = 2;

@@ -246,7 +246,10 @@ typedef Narrow<5, 2, 16, 0x7f, -1, 0x80, false> E5M2FNUZ_;
 typedef Narrow<2, 1, 1, 7, -1, -1, true> E2M1_;
 
 struct E4M3FNUZ : E4M3FNUZ_ {};
-struct E5M2 : E5M2_ {};
+struct E5M2 : E5M2_ {
+    // The upper half of an f16.
+    static __device__ __forceinline__ float decode(u8 code) { return load<F16>((u16)(code << 8)); }
+};
 struct E5M2FNUZ : E5M2FNUZ_ {};
 struct E2M1 : E2M1_ {
     // The code of a magnitude, of which these are the bits. Added to a power of two whose last bit is half of the magnitude's own
@@ -261,6 +264,10 @@ struct E2M1 : E2M1_ {
     static __device__ __forceinline__ u32 encode(float v, bool) {
         const u32 bits = __float_as_uint(v);
         return magnitude(bits & 0x7fffffffu) | (is_nan(v) ? 0 : bits >> 28 & 8);
+    }
+    // With the exponent of f16 the number is 2^14 times as large.
+    static __device__ __forceinline__ float decode(u8 code) {
+        return load<F16>((u16)((code & 8) << 12 | (code & 7) << 9)) * 16384.0f;
     }
 };
 // The codes of two bf16 of magnitudes that are no NaN, in the low bits of each half: `E2M1::magnitude` in bf16 arithmetic.
@@ -288,12 +295,13 @@ struct E4M3FN : E4M3FN_ {
         if (!saturate && fabsf(v) > 464.0f) pair |= 0x7f;
         return (u8)pair;
     }
-    // By f16, which has all of its values.
-    static __device__ __forceinline__ float decode(u8 c) {
-        u32 pair;
-        asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(pair) : "h"((u16)c));
-        return low_of<F16>(pair);
+    // Two codes in the low bytes, by f16, which has all of their values.
+    static __device__ __forceinline__ Two decode_pair(u32 codes) {
+        u32 halves;
+        asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"((u16)codes));
+        return {low_of<F16>(halves), high_of<F16>(halves)};
     }
+    static __device__ __forceinline__ float decode(u8 code) { return decode_pair(code).a; }
 };
 struct E8M0 {
     static __device__ u8 encode(float v, bool saturate) {

@@ -226,3 +226,17 @@ fn activations_of_tiny_and_huge_numbers_are_simple() {
         same(num::silu(x), x, x);
     }
 }
+
+/// Codes as numbers, by way of f16, which the hardware widens.
+#[test]
+fn codes_are_f16_but_for_an_exponent() {
+    let number = |bits: u32| half::f16::from_bits(bits as u16).to_f32();
+    for code in 0..=255u8 {
+        let (bits, five) = (u32::from(code), num::decode(DType::F8E5M2, code));
+        assert!(number(bits << 8).to_bits() == five.to_bits() || five.is_nan() && number(bits << 8).is_nan(), "{code}");
+        if code < 16 {
+            let four = number((bits & 8) << 12 | (bits & 7) << 9) * 16384.0;
+            assert_eq!(four.to_bits(), num::decode(DType::F4E2M1, code).to_bits(), "{code}");
+        }
+    }
+}

@@ -153,6 +153,10 @@ pub struct Compile {
     /// Description of the device that fusions are chosen for, as in devices/nvidia_h200.json [default: that one]
     #[arg(long, value_name = "FILE")]
     pub target: Option<PathBuf>,
+    /// Take dequantised values into fused ops where a product multiplies two of them, too: for backends that have no product of
+    /// codes and scales
+    #[arg(long)]
+    pub whole_products: bool,
     /// Compare every fused op with what it replaced, and the whole graphs where they run here, bit for bit
     #[arg(long)]
     pub verify: bool,

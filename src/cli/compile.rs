@@ -38,7 +38,11 @@ pub fn main(args: &args::Compile) -> Result<()> {
     let target = args.output.as_deref().map(|out| target(args, out, &source)).transpose()?;
     progress.step("fusing");
     let mut graph = source.clone();
-    let options = passes::Options { device: device(args.target.as_deref())?, ..switches::options(&switches) };
+    let options = passes::Options {
+        device: device(args.target.as_deref())?,
+        whole_products: args.whole_products,
+        ..switches::options(&switches)
+    };
     let mut report = passes::run_with(&mut graph, &options, &mut progress).map_err(Failure::of_graph(&args.model))?;
     weights::check(&source, &report.sites, bound.as_ref(), &args.weights)?;
     let mut failed = unmet(&args.require, &report);

@@ -69,6 +69,14 @@ fn explain(site: &Site) -> String {
     for (scheme, arithmetic) in site.schemes.iter().zip(&site.arithmetic) {
         let _ = writeln!(text, "  quantises to {scheme}: {arithmetic}");
     }
+    for d in &site.dequantisers {
+        let _ = match (&d.precondition, &d.hint) {
+            (Some(precondition), Some(hint)) => {
+                writeln!(text, "  {} dequantises and stays an op: {precondition} fails: {hint}", d.node)
+            }
+            _ => writeln!(text, "  {} dequantises, in the op", d.node),
+        };
+    }
     if !site.rewrites.is_empty() {
         let _ = writeln!(text, "  recognised by {}:", site.rewrites.join(", "));
     }

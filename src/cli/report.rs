@@ -1,11 +1,11 @@
 //! The report of a compilation, as text for people and as one JSON object for programs.
 
-use std::{fmt::Write, path::Path};
+use std::{collections::BTreeSet, fmt::Write, path::Path};
 
 use normfuse::{
     Format,
     formats::checkpoint::Bound,
-    passes::{Kind, Outcome, Report, RuleUse, Site, Summary, linears::Quantised, switches::Setting},
+    passes::{Dequantiser, Kind, Outcome, Report, RuleUse, Site, Summary, linears::Quantised, switches::Setting},
 };
 use serde::Serialize;
 
@@ -105,6 +105,7 @@ impl<'a> Document<'a> {
         if s.fused.gated_act > 0 {
             rows.push(row("gates", format!("{} fused with the quantisers that read them", s.fused.gated_act)));
         }
+        rows.extend(self.dequantisers());
         rows.extend(self.quantised.map(linear_row));
         rows.extend(self.weight_rows());
         if let Some(v) = self.verify {
@@ -164,6 +165,19 @@ impl<'a> Document<'a> {
         }
         rows.push(row("checkpoint", text));
         rows
+    }
+
+    /// What makes numbers of the codes of fused ops again, and why some of it stays.
+    fn dequantisers(&self) -> Option<Vec<String>> {
+        let all = || self.sites.iter().flat_map(|s| &s.dequantisers);
+        let (taken, kept) = all().partition::<Vec<&Dequantiser>, _>(|d| d.precondition.is_none());
+        let mut text = format!("{} in fused ops", taken.len());
+        if !kept.is_empty() {
+            let why: BTreeSet<&str> = kept.iter().filter_map(|d| d.precondition.as_deref()).collect();
+            let why: Vec<&str> = why.into_iter().collect();
+            let _ = write!(text, ", {} as they were ({})", kept.len(), why.join(", "));
+        }
+        (!taken.is_empty() || !kept.is_empty()).then(|| row("dequantisers", text))
     }
 
     /// How many there are and what became of them: the numbers add up.

@@ -46,6 +46,8 @@ pub struct Tally {
     pub gated: usize,
     /// Sites that did not fuse.
     pub rejected: usize,
+    /// Dequantisers of the codes of fused ops, in those ops and not.
+    pub dequantised: [usize; 2],
 }
 
 impl Tally {
@@ -57,6 +59,9 @@ impl Tally {
         self.quant += s.fused.quant;
         self.gated += s.fused.gated_act;
         self.rejected += s.rejected;
+        for d in report.sites.iter().flat_map(|s| &s.dequantisers) {
+            self.dequantised[usize::from(d.precondition.is_some())] += 1;
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! `PROPTEST_CASES` says how many cases each property tries and `PROPTEST_RNG_SEED` which; without them a run is short
 //! and always the same. A failure prints the smallest graph that was found, as text that can go under `tests/in`.
 
+mod dequantise;
 mod fp4;
 mod graphs;
 mod judge;
@@ -68,6 +69,7 @@ fn whatever_the_grammar_makes_keeps_its_bits() {
             && tally.norm > 0
             && tally.siblings > 0
             && tally.quant * tally.gated > 0
+            && tally.dequantised.iter().all(|n| *n > 0)
             && tally.rejected > 0,
         "{tally:?}"
     );
@@ -101,6 +103,7 @@ fn the_order_of_nodes_changes_nothing() {
             && tally.norm > 0
             && tally.siblings > 0
             && tally.quant * tally.gated > 0
+            && tally.dequantised.iter().all(|n| *n > 0)
             && tally.rejected > 0,
         "{tally:?}"
     );

@@ -5,7 +5,7 @@ use normfuse_ir::{
     op::{BinaryOp, Dialect, ReduceOp, UnaryOp},
 };
 
-use crate::{fp4, maker::Maker};
+use crate::{dequantise, fp4, maker::Maker};
 
 const F8: [DType; 4] = [DType::F8E4M3FN, DType::F8E4M3FN, DType::F8E5M2, DType::F8E4M3FNUZ];
 /// The smallest normal f32, which logarithms are kept away from 0 with.
@@ -71,6 +71,7 @@ fn given(m: &mut Maker, y: ValueId) {
     let scaled = apply(m, v, s);
     let element = element(m);
     let q = encode(m, scaled, element);
+    dequantise::numbers(m, q, element, s);
     m.output(q);
 }
 
@@ -259,7 +260,8 @@ fn linear(m: &mut Maker, y: ValueId) {
     } else {
         apply(m, v, s)
     };
-    finish(m, y, scaled, element);
+    let q = finish(m, y, scaled, element);
+    dequantise::numbers(m, q, element, s);
     hand_out(m, s, None);
 }
 
@@ -272,7 +274,7 @@ fn guarded(m: &mut Maker, s: ValueId) -> ValueId {
 }
 
 /// Codes, seen again in the shape of the value.
-fn finish(m: &mut Maker, y: ValueId, scaled: ValueId, element: DType) {
+fn finish(m: &mut Maker, y: ValueId, scaled: ValueId, element: DType) -> ValueId {
     let back = m.tape.below(3);
     let mut shape = m.shape(y).clone();
     let early = back == 1 && element != DType::F4E2M1;
@@ -283,7 +285,10 @@ fn finish(m: &mut Maker, y: ValueId, scaled: ValueId, element: DType) {
     }
     let q =
         if back == 0 && m.shape(q) != &shape && element != DType::F4E2M1 { m.like(q, &shape).unwrap_or(q) } else { q };
-    m.output(q);
+    if !m.tape.one_in(8) {
+        m.output(q);
+    }
+    q
 }
 
 /// The scale for others: as it is, without its axis, in another shape, as a byte, or not at all.
@@ -338,7 +343,8 @@ fn power_of_two(m: &mut Maker, y: ValueId) {
         m.unary(UnaryOp::Exp2, kept)
     };
     let scaled = apply(m, v, s);
-    finish(m, y, scaled, element);
+    let q = finish(m, y, scaled, element);
+    dequantise::numbers(m, q, element, s);
     let e = m.tape.pick(&[e, kept]);
     hand_out(m, s, Some(e));
 }
@@ -417,7 +423,10 @@ fn quantize_linear(m: &mut Maker, y: ValueId) {
     let precision = m.tape.pick(&[None, None, None, Some(DType::F16)]);
     let op = Op::QuantizeLinear { axis, block_size: block as u64, to, saturate, precision, dialect: Dialect::Onnx };
     let q = m.op(op, &operands);
-    m.output(q);
+    dequantise::linear(m, q, (axis, block as u64), &operands[1..]);
+    if !m.tape.one_in(4) {
+        m.output(q);
+    }
     if let Some(s) = handed.filter(|_| m.tape.one_in(2)) {
         m.output(s);
     }
@@ -426,7 +435,9 @@ fn quantize_linear(m: &mut Maker, y: ValueId) {
 fn dynamic_linear(m: &mut Maker, y: ValueId) {
     let y = m.copied(y);
     let v = m.cast_to(y, DType::F32);
-    for r in m.ops(Op::DynamicQuantizeLinear, &[v]) {
+    let all = m.ops(Op::DynamicQuantizeLinear, &[v]);
+    dequantise::linear(m, all[0], (1, 0), &all[1..]);
+    for r in all {
         if !m.tape.one_in(4) {
             m.output(r);
         }

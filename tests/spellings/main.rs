@@ -1,4 +1,5 @@
-//! Every legal spelling of RMSNorm is recognised with the right meaning, bit for bit, and no lookalike is: two tables.
+//! Every legal spelling of RMSNorm is recognised with the right meaning, bit for bit, and no lookalike is: two tables. A third
+//! has what dequantises codes of a norm's op, and must stay an op.
 //!
 //! With `SPELLINGS` naming a folder, each graph is written there, for `tests/onnx_checks.py` to look at.
 //!
@@ -6,6 +7,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod dequantise;
 mod legal;
 mod lookalike;
 mod onnx;
@@ -26,6 +28,16 @@ const PIECES: &[(&str, &str)] = &[
         "@quant",
         "%y32 = cast(%y) {to=f32}\n%m = mul(%y32, %inv)\n%mc = clip(%m, %fmin, %fmax)\n%q = cast(%mc) {to=f8e4m3fn}\noutput %q",
     ),
+    ("@norm", "@x32 @sq @ms @ve @rt @r @n @y"),
+    (
+        "@given",
+        "%y32 = cast(%y) {to=f32}\n%q = quantize_linear(%y32, %sc, %zp) {axis=1, block_size=0, to=i8, saturate=true}",
+    ),
+    (
+        "@groups",
+        "%y32 = cast(%y) {to=f32}\n%v = reshape(%y32, %by8)\n%a = abs(%v)\n%am = reduce_max(%a) {axes=[-1], keepdims=false}\n\
+         %gs = div(%am, %fmax)\n%q = quantize_linear(%y32, %gs) {axis=-1, block_size=8, to=f8e4m3fn, saturate=true}",
+    ),
 ];
 
 /// What a graph has unless it says otherwise.
@@ -41,6 +53,9 @@ const USUAL: &[(&str, &str)] = &[
     ("%inv", "const %inv: f32[] = 103.1367"),
     ("%fmax", "const %fmax: f32[] = 448.0"),
     ("%fmin", "const %fmin: f32[] = -448.0"),
+    ("%sc", "const %sc: f32[] = 0.03125"),
+    ("%zp", "const %zp: i8[] = 3"),
+    ("%by8", "const %by8: i64[4] = [0, 0, 3, 8]"),
 ];
 
 /// A row of a table.
@@ -86,9 +101,7 @@ impl Row {
     fn text(&self, dtype: DType) -> String {
         let mut body = String::new();
         for line in &self.lines {
-            let piece = |name| PIECES.iter().find(|(n, _)| *n == name).map(|(_, text)| *text).unwrap();
-            let lines = if line.starts_with('@') { line.split(' ').map(piece).collect() } else { vec![*line] };
-            body.extend(lines.iter().flat_map(|l| [l, "\n"]));
+            spell(line, &mut body);
         }
         if !body.contains("output ") {
             body.push_str("output %y\n");
@@ -101,6 +114,18 @@ impl Row {
         let usual: Vec<&str> = USUAL.iter().filter(|(v, _)| used(v) && !declared(v)).map(|(_, line)| *line).collect();
         let text = format!("graph \"norm\"\nopset \"\" 24\n{}\n{body}", usual.join("\n"));
         text.replace("T[", &format!("{dtype}[")).replace("=T}", &format!("={dtype}}}"))
+    }
+}
+
+/// A line, or the lines of the pieces that it names.
+fn spell(line: &str, text: &mut String) {
+    if !line.starts_with('@') {
+        text.extend([line, "\n"]);
+        return;
+    }
+    for name in line.split(' ') {
+        let piece = PIECES.iter().find(|(n, _)| *n == name).map(|(_, text)| *text).unwrap();
+        piece.lines().for_each(|line| spell(line, text));
     }
 }
 

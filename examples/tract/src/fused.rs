@@ -53,7 +53,7 @@ impl TypedOp for NormfuseNorm {
                 let dtype = match port {
                     OutPort::Sum => inputs[0].datum_type,
                     OutPort::Normed(k) => datum_type(self.0.siblings[k].output).context("a type that tract has")?,
-                    OutPort::Q(..) | OutPort::Scale(..) | OutPort::ZeroPoint(..) => {
+                    OutPort::Q(..) | OutPort::Scale(..) | OutPort::ZeroPoint(..) | OutPort::Dequantised(..) => {
                         bail!("no quantisers here: `supports` refuses them")
                     }
                 };

@@ -191,14 +191,14 @@ pub fn fused_norm(op: &FusedNorm, inputs: &[Option<&Tensor>]) -> Result<Vec<Tens
             let given = scheme.given.map(|d| ports.typed(InPort::Scale(k, e), d)).transpose()?;
             let zero =
                 (scheme.zero_point == ZeroPoint::Given).then(|| ports.get(InPort::ZeroPoint(k, e))).transpose()?;
-            let mut out = quantize(scheme, &y, given, zero)?.into_iter();
-            if let Some(q) = out.next() {
-                results.insert(OutPort::Q(k, e), padded(q, sibling, |n| scheme.q_width(n))?);
+            for (port, t) in scheme.out_ports(k, e).zip(quantize(scheme, &y, given, zero)?) {
+                let t = match port {
+                    OutPort::Q(..) => padded(t, sibling, |n| scheme.q_width(n))?,
+                    OutPort::Dequantised(..) => padded(t, sibling, |n| n)?,
+                    _ => t,
+                };
+                results.insert(port, t);
             }
-            if scheme.has_scale_output() {
-                results.extend(out.next().map(|s| (OutPort::Scale(k, e), s)));
-            }
-            results.extend(out.next().map(|z| (OutPort::ZeroPoint(k, e), z)));
         }
         results.insert(OutPort::Normed(k), padded(y, sibling, |n| n)?);
     }

@@ -189,11 +189,20 @@ fn extremes(group: &[f32]) -> (f32, f32, f32) {
     (amax, group.iter().copied().fold(0.0, num::min), group.iter().copied().fold(0.0, num::max))
 }
 
-/// What one group shares: its factor, the scale that is handed out, and the zero point.
+/// What one group shares: its factor, the scale that is handed out, the zero point, and the scale as codes meet it.
 struct Shared {
     factor: f32,
     scale: f32,
     zero: i128,
+    unit: f32,
+}
+
+/// A scale in its dtype, as a number.
+fn unit(dtype: DType, scale: f32) -> f32 {
+    match dtype {
+        d if d.is_arithmetic_float() => num::round_to(d, scale),
+        d => num::decode(d, num::cast_f32_to(d, scale, true)),
+    }
 }
 
 fn shared(scheme: &Scheme, group: &[f32], given: f32, zero: i128) -> Shared {
@@ -211,7 +220,9 @@ fn shared(scheme: &Scheme, group: &[f32], given: f32, zero: i128) -> Shared {
         ZeroPoint::Given => zero,
         ZeroPoint::Range => to_int((0.0 - low / factor).clamp(0.0, 255.0), 0, DType::U8),
     };
-    Shared { factor, scale: scheme.scale.as_ref().map_or(factor, |s| of(&s.steps)), zero }
+    let scale = scheme.scale.as_ref().map_or(factor, |s| of(&s.steps));
+    let unit = scheme.scale.as_ref().map_or(given, |s| unit(s.dtype, scale));
+    Shared { factor, scale, zero, unit }
 }
 
 /// One value as the element's code.
@@ -235,6 +246,16 @@ fn quantise_value(scheme: &Scheme, v: f32, by: &Shared) -> u8 {
             num::cast_f32_to(float, magnitude, true) | if v < 0.0 { 8 } else { 0 }
         }
     }
+}
+
+/// A code as the number that it stands for.
+fn dequantise_code(scheme: &Scheme, code: u8, by: &Shared) -> f32 {
+    let v = match scheme.element {
+        DType::I8 => (i128::from(code as i8) - by.zero) as f32,
+        DType::U8 => (i128::from(code) - by.zero) as f32,
+        float => num::decode(float, code),
+    };
+    v * by.unit
 }
 
 /// Scales of rows of `per_row` as the tensor of a tiled layout.
@@ -280,7 +301,7 @@ fn q_tensor(scheme: &Scheme, shape: &[usize], codes: Vec<u8>) -> Result<Tensor> 
     }
 }
 
-/// Quantises `v` under a scheme: `q`, then the scales and the zero point where they are computed.
+/// Quantises `v` under a scheme: the results of [`Scheme::out_ports`].
 ///
 /// Scales are a row-major tensor of the rows' leading sizes and the scales of a row (a scalar for the whole tensor),
 /// whatever the scheme's layout: layout is where the bytes go in a device's memory, not what they are. A tiled layout has
@@ -330,11 +351,16 @@ pub fn quantize(scheme: &Scheme, v: &Tensor, given: Option<&Tensor>, zero: Optio
     let of = |i: usize| (given[i % given.len()], zeros[i % zeros.len()]);
 
     let mut codes = Vec::with_capacity(values.len());
+    let mut numbers = Vec::new();
     let mut all = Vec::new();
     for (i, group) in values.chunks(group.max(1)).enumerate() {
         let (given, zero) = of(i);
         let by = shared(scheme, group, given, zero);
+        let from = codes.len();
         codes.extend(group.iter().map(|&v| quantise_value(scheme, v, &by)));
+        if scheme.dequantised.is_some() {
+            numbers.extend(codes[from..].iter().map(|&code| dequantise_code(scheme, code, &by)));
+        }
         all.push(by);
     }
     if !matches!(scheme.granularity, Granularity::Channel) {
@@ -342,8 +368,11 @@ pub fn quantize(scheme: &Scheme, v: &Tensor, given: Option<&Tensor>, zero: Optio
         let (given, zero) = of(0);
         all.resize_with(product(&scale_shape), || shared(scheme, &[], given, zero));
     }
-    let mut results = vec![q_tensor(scheme, shape, codes)?];
-    if let Some(s) = &scheme.scale {
+    let mut results = Vec::new();
+    if scheme.has_codes_output() {
+        results.push(q_tensor(scheme, shape, codes)?);
+    }
+    if let Some(s) = scheme.scale.as_ref().filter(|_| scheme.has_scale_output()) {
         let scales: Vec<f32> = all.iter().map(|s| s.scale).collect();
         let scales = scales_tensor(s.dtype, &scale_shape, &scales)?;
         results.push(if scheme.layout.is_tiled() { tiled(scheme, &scales)? } else { scales });
@@ -351,6 +380,9 @@ pub fn quantize(scheme: &Scheme, v: &Tensor, given: Option<&Tensor>, zero: Optio
     if scheme.zero_point == ZeroPoint::Range {
         let zeros: Vec<i128> = all.iter().map(|s| s.zero).collect();
         results.push(from_ints(DType::U8, &scale_shape, &zeros)?);
+    }
+    if let Some(d) = scheme.dequantised {
+        results.push(from_floats(d.dtype, shape, &numbers)?);
     }
     Ok(results)
 }

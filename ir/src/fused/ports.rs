@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::{Scheme, scheme::ZeroPoint};
+
 /// An operand of a fused norm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -39,6 +41,8 @@ pub enum OutPort {
     Scale(usize, usize),
     /// Computed zero point of a sibling's epilogue: a scalar.
     ZeroPoint(usize, usize),
+    /// Dequantised values of a sibling's epilogue: shape of its rows.
+    Dequantised(usize, usize),
 }
 
 impl InPort {
@@ -61,19 +65,52 @@ impl OutPort {
     pub const fn sibling(self) -> usize {
         match self {
             Self::Sum => 0,
-            Self::Normed(k) | Self::Q(k, _) | Self::Scale(k, _) | Self::ZeroPoint(k, _) => k,
+            Self::Normed(k) | Self::Q(k, _) | Self::Scale(k, _) | Self::ZeroPoint(k, _) | Self::Dequantised(k, _) => k,
         }
+    }
+
+    /// The epilogue that makes it, if one does.
+    pub const fn epilogue(self) -> Option<usize> {
+        match self {
+            Self::Sum | Self::Normed(_) => None,
+            Self::Q(_, e) | Self::Scale(_, e) | Self::ZeroPoint(_, e) | Self::Dequantised(_, e) => Some(e),
+        }
+    }
+
+    /// The name without numbers, as an op of one quantiser has it: `q`.
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            Self::Sum => "sum",
+            Self::Normed(_) => "y",
+            Self::Q(..) => "q",
+            Self::Scale(..) => "scale",
+            Self::ZeroPoint(..) => "zero_point",
+            Self::Dequantised(..) => "dequantised",
+        }
+    }
+}
+
+impl Scheme {
+    /// Results of a quantiser that is epilogue `e` of sibling `k`, in their fixed order: those of q, scale, zero point and
+    /// dequantised value that are handed out.
+    pub fn out_ports(&self, k: usize, e: usize) -> impl Iterator<Item = OutPort> + use<> {
+        let ports = [
+            self.has_codes_output().then_some(OutPort::Q(k, e)),
+            self.has_scale_output().then_some(OutPort::Scale(k, e)),
+            (self.zero_point == ZeroPoint::Range).then_some(OutPort::ZeroPoint(k, e)),
+            self.dequantised.map(|_| OutPort::Dequantised(k, e)),
+        ];
+        ports.into_iter().flatten()
     }
 }
 
 impl fmt::Display for OutPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Sum => f.write_str("sum"),
-            Self::Normed(k) => write!(f, "y{k}"),
-            Self::Q(k, e) => write!(f, "q{k}_{e}"),
-            Self::Scale(k, e) => write!(f, "scale{k}_{e}"),
-            Self::ZeroPoint(k, e) => write!(f, "zero_point{k}_{e}"),
+        f.write_str(self.word())?;
+        match (self, self.epilogue()) {
+            (Self::Sum, _) => Ok(()),
+            (_, None) => write!(f, "{}", self.sibling()),
+            (_, Some(e)) => write!(f, "{}_{e}", self.sibling()),
         }
     }
 }

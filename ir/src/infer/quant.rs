@@ -76,28 +76,33 @@ fn scales(rows: &[Dim], scheme: &Scheme) -> (Vec<Dim>, Option<Vec<Dim>>) {
     (shape, strides)
 }
 
-/// The types of a quantiser's q and, where they are computed, of its scales and its zero point.
-fn quantised(rows: Option<&[Dim]>, scheme: &Arc<Scheme>) -> Vec<Type> {
+/// The types of a quantiser's results: of rows, and of rows as wide as codes and values are handed out.
+fn quantised(rows: Option<&[Dim]>, wider: Option<&[Dim]>, scheme: &Arc<Scheme>) -> Vec<Type> {
+    // What codes and scales are does not depend on what is made of them.
+    let own = if scheme.dequantised.is_some() { Arc::new(scheme.of_codes()) } else { Arc::clone(scheme) };
     let typed = |dtype, shape: Option<Vec<Dim>>, strides| Type {
         dtype: Some(dtype),
         shape: shape.map(Shape),
         strides,
-        scheme: Some(scheme.clone()),
+        scheme: Some(own.clone()),
         ..Type::default()
     };
-    let mut shape = rows.map(<[Dim]>::to_vec);
-    if let (Packing::Nibbles, Some(last)) = (scheme.packing, shape.as_mut().and_then(|s| s.last_mut())) {
-        *last = last.floor_div(&Dim::from(2));
-    }
-    let mut types = vec![typed(scheme.q_dtype(), shape, None)];
-    if let Some(scale) = &scheme.scale {
-        let (shape, strides) = rows.map(|r| scales(r, scheme)).unzip();
-        types.push(typed(scheme.layout.dtype(scale.dtype), shape, strides.flatten()));
-    }
-    if scheme.zero_point == ZeroPoint::Range {
-        types.push(Type::tensor(DType::U8, Vec::new()));
-    }
-    types
+    let of_port = |port| match port {
+        OutPort::Q(..) => {
+            let mut shape = wider.map(<[Dim]>::to_vec);
+            if let (Packing::Nibbles, Some(last)) = (scheme.packing, shape.as_mut().and_then(|s| s.last_mut())) {
+                *last = last.floor_div(&Dim::from(2));
+            }
+            typed(scheme.q_dtype(), shape, None)
+        }
+        OutPort::Scale(..) => {
+            let (shape, strides) = rows.map(|r| scales(r, scheme)).unzip();
+            typed(scheme.scale_dtype().unwrap_or(DType::F32), shape, strides.flatten())
+        }
+        OutPort::Dequantised(..) => tensor(scheme.dequantised.map(|d| d.dtype), wider.map(<[Dim]>::to_vec)),
+        OutPort::ZeroPoint(..) | OutPort::Sum | OutPort::Normed(_) => Type::tensor(DType::U8, Vec::new()),
+    };
+    scheme.out_ports(0, 0).map(of_port).collect()
 }
 
 pub(super) fn quantize(args: &Args<'_>, scheme: &Arc<Scheme>) -> Result<Vec<Type>> {
@@ -127,7 +132,7 @@ pub(super) fn quantize(args: &Args<'_>, scheme: &Arc<Scheme>) -> Result<Vec<Type
             given_shape(args, port, scheme, rows.last())?;
         }
     }
-    Ok(quantised(rows, scheme))
+    Ok(quantised(rows, rows, scheme))
 }
 
 /// A given operand has one element, or one a channel.
@@ -216,10 +221,9 @@ pub(super) fn fused_norm(args: &Args<'_>, f: &FusedNorm) -> Result<Vec<Type>> {
         if s.emit_normed {
             types.push(tensor(Some(s.output), rows.as_deref().map(|rows| handed_out(rows, s.handed_out()))));
         }
+        let wider = rows.as_deref().map(|rows| handed_out(rows, s.handed_out()));
         for scheme in &s.epilogues {
-            let mut own = quantised(rows.as_deref(), &Arc::new(scheme.clone()));
-            own[0].shape = rows.as_deref().map(|rows| Shape(handed_out(rows, scheme.q_width(s.handed_out()))));
-            types.extend(own);
+            types.extend(quantised(rows.as_deref(), wider.as_deref(), &Arc::new(scheme.clone())));
         }
     }
     Ok(types)

@@ -9,11 +9,13 @@ use normfuse_ir::{
 };
 
 use super::{
-    Candidate, Part, Refusal, asks_for_row_sizes,
-    builder::{Port, one_quantiser, scheme_on_rows},
+    Candidate, Part, Refusal, Take, asks_for_row_sizes,
+    builder::{Port, dequantisers, one_quantiser, scheme_on_rows},
     finish::quantised_shape,
     inside::{Inside, Ports},
-    layout, value_name,
+    layout,
+    member::Epilogue,
+    value_name,
 };
 use crate::{
     Options,
@@ -63,6 +65,11 @@ pub struct One<'a> {
 }
 
 impl One<'_> {
+    /// Size of a row, if it is fixed.
+    fn width(&self) -> Option<u64> {
+        self.rows.last()?.as_const().and_then(|n| u64::try_from(n).ok())
+    }
+
     /// The rule that governs it.
     pub fn rule(&self) -> &'static str {
         rules::scheme_rule(&self.scheme)
@@ -152,18 +159,16 @@ fn row_of_readers(graph: &Graph, q: &Quant) -> Option<i64> {
 }
 
 /// The descriptor of a quantiser, alone or behind a gated activation, whose value is a result where that is read.
-fn descriptor(one: &One<'_>, gate: Option<&Gate>, read: &BTreeSet<Port>) -> Option<Descriptor> {
-    let scale = one.scheme.scale.clone().filter(|_| read.contains(&Port::Scale(0, 0)));
-    let scheme = Scheme { scale, ..one.scheme.clone() };
+fn descriptor(one: &One<'_>, scheme: Scheme, gate: Option<&Gate>, read: &BTreeSet<Port>) -> Option<Descriptor> {
     let Some(gate) = gate else { return Some(Descriptor::Quantize(scheme.into())) };
-    let width = one.rows.last()?.as_const().and_then(|n| u64::try_from(n).ok())?;
+    let width = one.width()?;
     let mut norm = FusedNorm::gated(gate.gated, width, vec![scheme]);
     norm.siblings[0].emit_normed = read.contains(&Port::Normed(0));
     Some(Descriptor::Norm(norm.into()))
 }
 
-/// The candidate of one quantiser, and of the gated activation that it reads, if one is given; nodes that are `gone` go with
-/// an op that is decided already.
+/// The candidate of one quantiser, and of the gated activation that it reads, if one is given: that may take in what makes
+/// numbers of the codes. Nodes that are `gone` go with an op that is decided already.
 ///
 /// # Errors
 /// The first precondition that fails.
@@ -171,6 +176,7 @@ pub fn alone(
     graph: &Graph,
     order: &Order,
     (one, gate): (&One<'_>, Option<&Gate>),
+    take: &Take,
     gone: &Gone,
     options: &Options,
 ) -> Result<Candidate, Refusal> {
@@ -179,7 +185,11 @@ pub fn alone(
     let refuse = |precondition, node: Option<NodeId>, hint: String| {
         Err(Refusal { rule, precondition, node: node.or(Some(first.anchor)), hint })
     };
-    let own = one.quants.iter().flat_map(|q| &q.nodes).chain(gate.iter().flat_map(|g| &g.nodes));
+    let width = one.width().filter(|_| gate.is_some());
+    let numbers = width.map(|w| dequantisers((graph, order), &one.quants, (&one.scheme, w), take, options));
+    let (dequantisers, kept) = numbers.unwrap_or_default();
+    let epilogue = Epilogue { scheme: one.scheme.clone(), quants: one.quants.clone(), dequantisers };
+    let own = epilogue.nodes().chain(gate.iter().flat_map(|g| &g.nodes));
     let inside = Inside::new(graph, order, own.copied().collect());
     let mut ports: Ports = gate.iter().map(|_| (first.v, Port::Normed(0))).collect();
     for q in &one.quants {
@@ -190,6 +200,9 @@ pub fn alone(
                 ports.entry(v).or_insert(port);
             }
         }
+    }
+    for v in epilogue.dequantisers.iter().flat_map(|d| inside.with_views(d.value)) {
+        ports.entry(v).or_insert(Port::Dequantised(0, 0));
     }
     let idle = |u: NodeId| gone.has(u) || asks_for_row_sizes(graph, u, first.v);
     let (live, read) = inside.liveness(&ports, |v| gone.operands.contains(&v), idle);
@@ -203,7 +216,7 @@ pub fn alone(
         let name = value_name(graph, graph.node(node).outputs[0]);
         return refuse("no_escape", Some(node), format!("`{name}` {}", inside.outside_reader(node, &live)));
     }
-    let Some(descriptor) = descriptor(one, gate, &read) else {
+    let Some(descriptor) = descriptor(one, epilogue.scheme((0, 0), &read), gate, &read) else {
         return refuse("width", None, format!("rows of {} have no fixed size", one.rows));
     };
     let operand = |port: &InPort| match port {
@@ -232,6 +245,7 @@ pub fn alone(
     let stands_for = |port| match port {
         OutPort::Scale(..) => Port::Scale(0, 0),
         OutPort::ZeroPoint(..) => Port::ZeroPoint(0, 0),
+        OutPort::Dequantised(..) => Port::Dequantised(0, 0),
         OutPort::Normed(_) => Port::Normed(0),
         _ => Port::Q(0, 0),
     };
@@ -240,7 +254,7 @@ pub fn alone(
         ports: out.collect(),
         operands,
         passed: typed(graph, first.v).is_none_or(|(_, own)| *own != one.rows).then(|| one.rows.clone()),
-        given_at: one.quants.iter().flat_map(|q| &q.given_at).copied().collect(),
+        given_at: epilogue.given_at().collect(),
         replaced,
         core,
         parts: one
@@ -250,11 +264,14 @@ pub fn alone(
             .map(|(i, q)| {
                 // What the places share is told of with the first.
                 let gate = gate.iter().filter(|_| i == 0).flat_map(|g| &g.nodes);
-                let nodes = q.nodes.iter().chain(gate).copied().collect();
-                Part { anchor: q.anchor, quantisers: vec![q.anchor], nodes }
+                let numbers = epilogue.dequantisers.iter().filter(|_| i == 0).flat_map(|d| &d.nodes);
+                let nodes = q.nodes.iter().chain(gate).chain(numbers).copied().collect();
+                let dequantisers = epilogue.dequantisers.iter().filter(|_| i == 0).map(|d| d.node).collect();
+                Part { anchor: q.anchor, quantisers: vec![q.anchor], dequantisers, nodes }
             })
             .collect(),
         left_out: Vec::new(),
+        kept: kept.into_iter().map(|r| (0, r)).collect(),
         descriptor,
     };
     match layout::settle(graph, &mut candidate, options) {

@@ -16,7 +16,10 @@ use crate::{
     quant::{Quant, seen_as_group},
     reach::Order,
     region::typed,
-    rules,
+    rules::{
+        self,
+        dequantise::{self, Dequantiser},
+    },
     views::is_view,
 };
 
@@ -28,6 +31,16 @@ pub(super) enum Port {
     Q(usize, usize),
     Scale(usize, usize),
     ZeroPoint(usize, usize),
+    Dequantised(usize, usize),
+}
+
+impl Port {
+    fn epilogue(self) -> Option<(usize, usize)> {
+        match self {
+            Self::Sum | Self::Normed(_) => None,
+            Self::Q(k, e) | Self::Scale(k, e) | Self::ZeroPoint(k, e) | Self::Dequantised(k, e) => Some((k, e)),
+        }
+    }
 }
 
 pub(super) struct Builder<'a> {
@@ -38,6 +51,8 @@ pub(super) struct Builder<'a> {
     pub(super) inside: Inside<'a>,
     /// Nodes of these that depend on an anchor.
     downstream: BTreeSet<NodeId>,
+    /// Dequantisers of codes that stay ops, by member, and why.
+    pub(super) kept: Vec<(usize, Refusal)>,
 }
 
 impl<'a> Builder<'a> {
@@ -47,7 +62,7 @@ impl<'a> Builder<'a> {
             members.push(Member::new(graph, order, norm)?);
         }
         let inside = Inside::new(graph, order, BTreeSet::new());
-        Ok(Self { graph, members, inside, order, downstream: BTreeSet::new() })
+        Ok(Self { graph, members, inside, order, downstream: BTreeSet::new(), kept: Vec::new() })
     }
 
     /// True if all read the same rows.
@@ -85,9 +100,7 @@ impl<'a> Builder<'a> {
         let mut inside: BTreeSet<NodeId> = BTreeSet::new();
         for m in &self.members {
             inside.extend(&m.norm.nodes);
-            for q in m.epilogues.iter().flat_map(|e| &e.quants) {
-                inside.extend(&q.nodes);
-            }
+            inside.extend(m.epilogues.iter().flat_map(Epilogue::nodes));
         }
         self.inside = Inside::new(self.graph, self.order, inside);
         let anchors = self.members.iter().map(|m| m.norm.anchor).collect();
@@ -152,11 +165,22 @@ impl<'a> Builder<'a> {
                     same.scheme.scale = same.scheme.scale.take().or(scheme.scale);
                     same.quants.push(q);
                 }
-                None => epilogues.push(Epilogue { scheme, quants: vec![q] }),
+                None => epilogues.push(Epilogue { scheme, quants: vec![q], dequantisers: Vec::new() }),
             }
         }
         self.members[k].result = result;
         self.members[k].epilogues = epilogues;
+    }
+
+    /// Which dequantisers of the codes of a norm's quantisers go into the op.
+    pub(super) fn choose_dequantisers(&mut self, k: usize, take: &Take, options: &Options) {
+        let width = self.members[k].norm.width;
+        for epilogue in &mut self.members[k].epilogues {
+            let source = (self.graph, self.order);
+            let (taken, kept) = dequantisers(source, &epilogue.quants, (&epilogue.scheme, width), take, options);
+            epilogue.dequantisers = taken;
+            self.kept.extend(kept.into_iter().map(|r| (k, r)));
+        }
     }
 
     /// Every value that a port stands for.
@@ -177,6 +201,8 @@ impl<'a> Builder<'a> {
                 put(&mut of(|q| Some(q.q)).flat_map(|v| self.inside.with_views(v)), Port::Q(k, e));
                 put(&mut of(|q| q.scale).flat_map(|v| self.inside.with_views(v)), Port::Scale(k, e));
                 put(&mut of(|q| q.zero_out), Port::ZeroPoint(k, e));
+                let numbers = epilogue.dequantisers.iter().map(|d| d.value);
+                put(&mut numbers.flat_map(|v| self.inside.with_views(v)), Port::Dequantised(k, e));
             }
         }
         ports
@@ -225,7 +251,10 @@ impl<'a> Builder<'a> {
                 return Some((n, k, None));
             }
             for e in 0..m.epilogues.len() {
-                let core = self.core(of(&|p| p == Port::Q(k, e) || p == Port::Scale(k, e)));
+                let own = |p| {
+                    matches!(p, Port::Q(..) | Port::Scale(..) | Port::Dequantised(..)) && p.epilogue() == Some((k, e))
+                };
+                let core = self.core(of(&own));
                 if let Some(n) = hidden(&core, true) {
                     return Some((n, k, Some(e)));
                 }
@@ -233,6 +262,27 @@ impl<'a> Builder<'a> {
         }
         None
     }
+}
+
+/// The dequantisers of the codes of quantisers that are one, on rows of a width: those that an op of them takes in, and those
+/// that stay, each with the reason.
+pub(super) fn dequantisers(
+    (graph, order): (&Graph, &Order),
+    quants: &[&Quant],
+    of: (&Scheme, u64),
+    take: &Take,
+    options: &Options,
+) -> (Vec<Dequantiser>, Vec<Refusal>) {
+    let (found, mut kept) = dequantise::find((graph, order), quants, of, options.whole_products);
+    let rule = dequantise::RULE.name;
+    let (precondition, hint) = match (options.why_off(rule), take.dequantised, &take.why) {
+        (None, true, _) => return (found, kept),
+        (Some(why), ..) => ("switched_on", switched_off(why)),
+        (None, false, Some(why)) => (why.precondition, why.hint.clone()),
+        (None, false, None) => ("cheaper", "by the table of costs it is cheaper outside".to_owned()),
+    };
+    kept.extend(found.iter().map(|d| Refusal { rule, precondition, node: Some(d.node), hint: hint.clone() }));
+    (Vec::new(), kept)
 }
 
 /// A quantiser's scheme in terms of rows of a width; `None` if its groups do not divide them. Rows of no fixed width have

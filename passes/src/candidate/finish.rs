@@ -11,7 +11,7 @@ use normfuse_ir::{
 use super::{
     Candidate,
     builder::{Builder, Port},
-    member::Member,
+    member::{Epilogue, Member},
 };
 use crate::region::typed;
 
@@ -19,18 +19,7 @@ impl Builder<'_> {
     fn sibling(&self, k: usize, read: &BTreeSet<Port>) -> Sibling {
         let m = &self.members[k];
         let dtype = |v: ValueId| typed(self.graph, v).map_or(m.norm.compute, |(d, _)| d);
-        let epilogues: Vec<Scheme> = m
-            .epilogues
-            .iter()
-            .enumerate()
-            .map(|(e, epilogue)| {
-                let mut scheme = epilogue.scheme.clone();
-                if !read.contains(&Port::Scale(k, e)) {
-                    scheme.scale = None;
-                }
-                scheme
-            })
-            .collect();
+        let epilogues: Vec<Scheme> = m.epilogues.iter().enumerate().map(|(e, own)| own.scheme((k, e), read)).collect();
         Sibling {
             width: m.norm.width,
             input: m.norm.input,
@@ -90,23 +79,24 @@ impl Builder<'_> {
                     OutPort::Q(k, e) => (Port::Q(k, e), k),
                     OutPort::Scale(k, e) => (Port::Scale(k, e), k),
                     OutPort::ZeroPoint(k, e) => (Port::ZeroPoint(k, e), k),
+                    OutPort::Dequantised(k, e) => (Port::Dequantised(k, e), k),
                 };
                 (p, self.inside.values_of(&ports, port), self.port_shape(&descriptor, p, k))
             })
             .collect();
         let rows = operands.iter().filter(|(p, _)| p.is_rows()).map(|(_, v)| *v).collect();
         let (replaced, core) = self.inside.replaced(self.core(ports.keys().copied()), &live, &ports, &rows);
-        let quants = self.members.iter().flat_map(|m| &m.epilogues).flat_map(|e| &e.quants);
         Candidate {
             descriptor: Descriptor::Norm(Arc::new(descriptor)),
             passed: None,
             operands,
-            given_at: quants.flat_map(|q| &q.given_at).copied().collect(),
+            given_at: self.members.iter().flat_map(|m| &m.epilogues).flat_map(Epilogue::given_at).collect(),
             ports: out,
             replaced,
             core,
             parts: self.members.iter().map(Member::part).collect(),
             left_out: Vec::new(),
+            kept: self.kept.clone(),
         }
     }
 
@@ -116,7 +106,7 @@ impl Builder<'_> {
         let width = Dim::from(sibling.width as i64);
         match port {
             OutPort::Sum | OutPort::Normed(_) => rows_of(&shape, width),
-            OutPort::Q(_, e) | OutPort::Scale(_, e) | OutPort::ZeroPoint(_, e) => {
+            OutPort::Q(_, e) | OutPort::Scale(_, e) | OutPort::ZeroPoint(_, e) | OutPort::Dequantised(_, e) => {
                 quantised_shape(&sibling.epilogues[e], &shape, &width, port)
             }
         }
@@ -137,6 +127,7 @@ pub(super) fn quantised_shape(scheme: &Scheme, rows: &Shape, width: &Dim, port: 
             Some(n) => rows_of(rows, Dim::from(n as i64)),
             None => rows.clone(),
         },
+        OutPort::Dequantised(..) => rows_of(rows, width.clone()),
         OutPort::Scale(..) => fixed
             .and_then(|n| scheme.scales_per_row(n))
             .map_or_else(Shape::default, |n| rows_of(rows, Dim::from(n as i64))),

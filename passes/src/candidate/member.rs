@@ -1,14 +1,51 @@
 //! One norm on its way into an op.
 
-use normfuse_ir::{Dim, Graph, NodeId, Op, Scheme, Shape, ValueId, op::BinaryOp};
+use std::collections::BTreeSet;
 
-use super::{Part, Refusal, value_name};
-use crate::{diagnose, norms::Norm, quant::Quant, reach::Order, region::typed};
+use normfuse_ir::{Dim, Graph, NodeId, Op, Scheme, Shape, ValueId, op::BinaryOp, scheme::Dequantised};
+
+use super::{Part, Refusal, builder::Port, value_name};
+use crate::{
+    diagnose,
+    norms::Norm,
+    quant::{Quant, Use},
+    reach::Order,
+    region::typed,
+    rules::dequantise::Dequantiser,
+};
 
 /// Quantisers that are one: equal schemes of one value, repeated for each consumer.
 pub(super) struct Epilogue<'a> {
     pub(super) scheme: Scheme,
     pub(super) quants: Vec<&'a Quant>,
+    /// What makes numbers of the codes again, all of one type.
+    pub(super) dequantisers: Vec<Dequantiser>,
+}
+
+impl Epilogue<'_> {
+    /// From the quantised value to codes, scales and numbers.
+    pub(super) fn nodes(&self) -> impl Iterator<Item = &NodeId> {
+        self.quants.iter().flat_map(|q| &q.nodes).chain(self.dequantisers.iter().flat_map(|d| &d.nodes))
+    }
+
+    /// Where scales and zero points are read that are given.
+    pub(super) fn given_at(&self) -> impl Iterator<Item = Use> {
+        let quants = self.quants.iter().flat_map(|q| &q.given_at);
+        quants.chain(self.dequantisers.iter().flat_map(|d| &d.given_at)).copied()
+    }
+
+    /// The scheme, with the results that somebody reads.
+    pub(super) fn scheme(&self, (k, e): (usize, usize), read: &BTreeSet<Port>) -> Scheme {
+        let mut scheme = self.scheme.clone();
+        let numbers = self.dequantisers.first().filter(|_| read.contains(&Port::Dequantised(k, e)));
+        let scales = read.contains(&Port::Scale(k, e));
+        scheme.dequantised =
+            numbers.map(|d| Dequantised { dtype: d.dtype, codes: read.contains(&Port::Q(k, e)), scales });
+        if !scales && numbers.is_none() {
+            scheme.scale = None;
+        }
+        scheme
+    }
 }
 
 /// One norm on its way into an op.
@@ -85,7 +122,8 @@ impl<'a> Member<'a> {
         Part {
             anchor: self.norm.anchor,
             quantisers: quants().map(|q| q.anchor).collect(),
-            nodes: self.norm.nodes.iter().chain(quants().flat_map(|q| &q.nodes)).copied().collect(),
+            dequantisers: self.epilogues.iter().flat_map(|e| &e.dequantisers).map(|d| d.node).collect(),
+            nodes: self.norm.nodes.iter().chain(self.epilogues.iter().flat_map(Epilogue::nodes)).copied().collect(),
         }
     }
 }

@@ -8,13 +8,13 @@ use normfuse_ir::{Descriptor, Graph, NodeId, Op, ValueId};
 use super::{Found, Pass, Patch};
 use crate::{
     bodies::Bodies,
-    candidate::{self, Candidate, Gone, Refusal},
+    candidate::{self, Candidate, Gone, Refusal, Take},
     cost::Price,
     quant::Quant,
     region::producer_op,
-    report::{Kind, Outcome, Site},
+    report::{Dequantiser, Kind, Outcome, Site},
     rewrite::{self, Moved},
-    rules::{self, gated_act},
+    rules::{self, dequantise, gated_act},
     views::is_view,
 };
 
@@ -36,6 +36,7 @@ pub(super) struct Made {
     rule: &'static str,
     scheme: String,
     arithmetic: String,
+    dequantisers: Vec<Dequantiser>,
 }
 
 /// Most nodes between a norm and a quantiser of which people say that the one feeds the other.
@@ -111,10 +112,7 @@ impl Pass<'_> {
             // Another quantiser's op has it, and gives the product.
             Ok(Some(gate)) if gate.nodes.iter().any(|n| gone.has(*n)) => None,
             Ok(Some(_)) if self.options.why_off(rule).is_some() => Some(Err(self.switched_off(rule, first.anchor))),
-            Ok(Some(gate)) => Some(
-                candidate::alone(graph, &self.order, (one, Some(&gate)), gone, self.options)
-                    .and_then(|c| self.pays(graph, c)),
-            ),
+            Ok(Some(gate)) => Some(self.gated(graph, (one, &gate), gone).and_then(|c| self.pays(graph, c))),
             Err(refusal) => Some(Err(refusal)),
         };
         if let Some(Err(refusal)) = &gated {
@@ -123,7 +121,31 @@ impl Pass<'_> {
         }
         match gated {
             Some(Ok(candidate)) => Ok(candidate),
-            _ => candidate::alone(graph, &self.order, (one, None), gone, self.options),
+            _ => candidate::alone(graph, &self.order, (one, None), &Take::default(), gone, self.options),
+        }
+    }
+
+    /// The candidate of a quantiser with the gated activation before it, and with what makes numbers of the codes where there is
+    /// a kernel for that and it pays.
+    fn gated(
+        &self,
+        graph: &Graph,
+        (one, gate): (&candidate::One<'_>, &gated_act::Gate),
+        gone: &Gone,
+    ) -> Result<Candidate, Refusal> {
+        let build = |take: &Take| candidate::alone(graph, &self.order, (one, Some(gate)), take, gone, self.options);
+        let without = |why| build(&Take { dequantised: false, why, ..Take::default() });
+        let cost = self.options.cost.as_ref();
+        match build(&Take::default()) {
+            Ok(whole) if cost.is_some() && whole.parts.iter().any(|p| !p.dequantisers.is_empty()) => {
+                let price = Price::new(graph, whole.replaced.iter().copied().collect(), &self.options.device, cost);
+                let cheaper = without(None).ok().filter(|less| price.saving(less) > price.saving(&whole) + 1e-9);
+                Ok(cheaper.unwrap_or(whole))
+            }
+            Err(why) if why.precondition == "supported" && one.quants.iter().any(|q| dequantise::is_read(graph, q)) => {
+                without(Some(why))
+            }
+            other => other,
         }
     }
 
@@ -168,6 +190,9 @@ impl Pass<'_> {
                     if gated {
                         self.report.matched(rules::scheme_rule(scheme));
                     }
+                    if scheme.dequantised.is_some() {
+                        self.report.matched(dequantise::RULE.name);
+                    }
                     let mut told = BTreeSet::new();
                     for part in &candidate.parts {
                         let own = applied.replaced.iter().filter(|(id, _)| part.nodes.contains(id) && told.insert(*id));
@@ -178,6 +203,7 @@ impl Pass<'_> {
                             rule: candidate.rule(),
                             scheme: scheme.to_string(),
                             arithmetic: scheme.arithmetic(),
+                            dequantisers: super::dequantisers(graph, &candidate, part.anchor, &applied),
                         };
                         made.insert(part.anchor, made_of);
                     }
@@ -216,6 +242,7 @@ impl Pass<'_> {
                         replaced: made.replaced,
                         schemes: vec![made.scheme],
                         arithmetic: vec![made.arithmetic],
+                        dequantisers: made.dequantisers,
                         ..refused.unwrap_or_else(fused)
                     }
                 }

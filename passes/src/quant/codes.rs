@@ -263,7 +263,7 @@ fn forward_from(raws: &[Raw], compute: DType) -> Vec<Step> {
 
 /// How many values meet one factor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Reach {
+pub enum Reach {
     /// All of them.
     All,
     /// Those of a channel: a constant vector along the last axis.
@@ -273,11 +273,11 @@ enum Reach {
 }
 
 /// The value, the factor and where it is read, how they meet, and how many values meet one factor.
-type Application = (ValueId, (ValueId, Use), Apply, Reach);
+pub type Application = (ValueId, (ValueId, Use), Apply, Reach);
 
 /// A product or quotient of a whole value with a factor that is smaller: one element, or one each last axis. A constant
 /// vector by which a value is divided is a scale a channel; one that it is multiplied by is a weight.
-fn application(graph: &Graph, id: NodeId) -> Option<Application> {
+pub fn application(graph: &Graph, id: NodeId) -> Option<Application> {
     let node = graph.node(id);
     let out = typed(graph, *node.outputs.first()?)?.1.clone();
     let (x, y) = (node.input(0)?, node.input(1)?);
@@ -378,6 +378,6 @@ fn linear(
 }
 
 /// True for a constant of zeros only.
-fn is_zero(graph: &Graph, value: ValueId) -> bool {
+pub fn is_zero(graph: &Graph, value: ValueId) -> bool {
     graph.value(value).as_const().is_some_and(|t| t.len() <= 1 << 16 && t.bytes().iter().all(|b| *b == 0))
 }

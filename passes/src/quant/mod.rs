@@ -24,6 +24,7 @@ use normfuse_ir::{
 pub use chain::Use;
 use chain::{Base, Chain, strip};
 use codes::Codes;
+pub use codes::{Reach, application, is_zero};
 
 use crate::{
     candidate::Refusal,
@@ -264,7 +265,7 @@ fn tap(graph: &Graph, order: &Order, q: &mut Quant, chain: &Chain, held: DType) 
 }
 
 /// The views that results are seen through: they are said anew behind the fused op.
-fn views_behind(graph: &Graph, of: impl Iterator<Item = ValueId>, nodes: &mut BTreeSet<NodeId>) {
+pub fn views_behind(graph: &Graph, of: impl Iterator<Item = ValueId>, nodes: &mut BTreeSet<NodeId>) {
     let mut queue: Vec<ValueId> = of.collect();
     while let Some(v) = queue.pop() {
         for (user, port) in graph.users(v) {

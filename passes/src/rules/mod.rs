@@ -10,6 +10,7 @@
 //! - preconditions are conditions on facts (dtype, constant, one element), written with the helpers below.
 
 pub mod algebra;
+pub mod dequantise;
 pub mod gated_act;
 pub mod quant_dynamic;
 pub mod quant_mx;
@@ -57,7 +58,7 @@ fn none() -> Rewrites {
 }
 
 /// Every switchable rule, in the order of this list in reports. The order has no influence on what is found.
-pub const ALL: [&Rule; 10] = [
+pub const ALL: [&Rule; 11] = [
     &rms_norm::RULE,
     &residual_add::RULE,
     &sibling_norm::RULE,
@@ -68,6 +69,7 @@ pub const ALL: [&Rule; 10] = [
     &quant_dynamic::GROUP,
     &quant_mx::RULE,
     &quant_mx::NVFP4,
+    &dequantise::RULE,
 ];
 
 /// The rule that governs a quantiser.

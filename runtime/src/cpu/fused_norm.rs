@@ -226,9 +226,13 @@ impl Results {
                     let scale = norm.siblings[k].epilogues[e].scale.as_ref();
                     (k, scale.map_or(DType::F32, |s| s.dtype), Some(e))
                 }
+                OutPort::Dequantised(k, e) => {
+                    let dequantised = norm.siblings[k].epilogues[e].dequantised;
+                    (k, dequantised.map_or(DType::F32, |d| d.dtype), None)
+                }
                 OutPort::ZeroPoint(..) => continue,
             };
-            if let OutPort::Q(k, e) | OutPort::Scale(k, e) = port
+            if let Some(e) = port.epilogue()
                 && scheme::of_whole_tensor(&norm.siblings[k].epilogues[e])
             {
                 continue;
@@ -267,18 +271,14 @@ impl Results {
         for (k, s) in norm.siblings.iter().enumerate() {
             for (e, scheme) in s.epilogues.iter().enumerate().filter(|(_, s)| scheme::of_whole_tensor(s)) {
                 let Some(y) = made.get(&OutPort::Normed(k)) else { continue };
-                let mut results = quantise::whole_tensor(scheme, y, &operands.given[k][e])?.into_iter();
-                made.extend(results.next().map(|q| (OutPort::Q(k, e), q)));
-                if scheme.has_scale_output() {
-                    made.extend(results.next().map(|s| (OutPort::Scale(k, e), s)));
-                }
-                made.extend(results.next().map(|z| (OutPort::ZeroPoint(k, e), z)));
+                let results = quantise::whole_tensor(scheme, y, &operands.given[k][e])?;
+                made.extend(scheme.out_ports(k, e).zip(results));
             }
         }
         let missing = || Error::new(ErrorKind::Structure, "a result was not made");
         let handed_out = |port: &OutPort| {
             let made = made.remove(port).ok_or_else(missing)?;
-            let wider = matches!(port, OutPort::Normed(_) | OutPort::Q(..));
+            let wider = matches!(port, OutPort::Normed(_) | OutPort::Q(..) | OutPort::Dequantised(..));
             match norm.result_width(*port).filter(|_| wider && norm.siblings[port.sibling()].padded.is_some()) {
                 Some(width) => padded(made, width as usize),
                 None => Ok(made),
@@ -326,9 +326,7 @@ fn run_rows(norm: &FusedNorm, operands: &Operands<'_>, siblings: &[usize], rows:
     for output in outputs {
         let ours = match output.port {
             OutPort::Sum => true,
-            OutPort::Normed(k) | OutPort::Q(k, _) | OutPort::Scale(k, _) | OutPort::ZeroPoint(k, _) => {
-                siblings.contains(&k)
-            }
+            _ => siblings.contains(&output.port.sibling()),
         };
         if ours {
             for (block, bytes) in blocks.iter_mut().zip(output.bytes.chunks_mut(per_block * output.row)) {
@@ -364,9 +362,16 @@ fn run_block(
             write(&mut block, OutPort::Normed(k), r, &n);
             for (e, scheme) in sibling.epilogues.iter().enumerate().filter(|(_, s)| !scheme::of_whole_tensor(s)) {
                 let mut scales = scheme.has_scale_output().then(|| vec![0.0; scales_per_row(sibling, scheme)]);
-                if let Some((_, codes)) = slot(&mut block, OutPort::Q(k, e)) {
-                    let codes = &mut codes[r * width..][..width];
-                    scheme::quantise_row(scheme, &operands.given[k][e], &n, codes, scales.as_deref_mut());
+                let mut numbers = scheme.dequantised.map(|_| vec![0.0; width]);
+                let mut hidden = vec![0; if scheme.has_codes_output() { 0 } else { width }];
+                let codes = match slot(&mut block, OutPort::Q(k, e)) {
+                    Some((_, codes)) => &mut codes[r * width..][..width],
+                    None => &mut hidden,
+                };
+                let (scales_of_row, numbers_of_row) = (scales.as_deref_mut(), numbers.as_deref_mut());
+                scheme::quantise_row(scheme, &operands.given[k][e], &n, codes, scales_of_row, numbers_of_row);
+                if let Some(numbers) = numbers {
+                    write(&mut block, OutPort::Dequantised(k, e), r, &numbers);
                 }
                 if let (Some(scales), Some((dtype, bytes))) = (scales, slot(&mut block, OutPort::Scale(k, e))) {
                     let row = scales.len() * scheme::scale_bytes(dtype);

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::{
     broadcast::{CHUNK, Walk, map, map3},
     buf::{Float, tensor, view, zeros},
-    convert::{decode_table, to_f32},
+    convert::{decode_table, store, to_f32},
     fused_norm,
     math::{with_int, with_narrow},
     rows::axis_of,
@@ -198,7 +198,7 @@ pub(super) fn q_tensor(scheme: &Scheme, shape: &[usize], codes: Vec<u8>) -> Resu
     Tensor::from_bytes(scheme.q_dtype(), shape, bytes)
 }
 
-/// Quantises under one scale for all values: q, the scale and the zero point where they are computed.
+/// Quantises under one scale for all values: the results of [`Scheme::out_ports`].
 pub(super) fn whole_tensor(scheme: &Scheme, v: &Tensor, given: &Given) -> Result<Vec<Tensor>> {
     let values = to_f32(v)?;
     let parts: Vec<Extremes> = values.par_chunks(CHUNK).map(|c| Extremes::of(scheme, c)).collect();
@@ -210,8 +210,21 @@ pub(super) fn whole_tensor(scheme: &Scheme, v: &Tensor, given: &Given) -> Result
         .par_chunks(CHUNK)
         .zip(codes.par_chunks_mut(CHUNK))
         .for_each(|(values, codes)| scheme::quantise_group(scheme, shared, values, codes));
-    let mut results = vec![q_tensor(scheme, v.shape(), codes)?];
-    if let Some(scale) = &scheme.scale {
+    let mut results = Vec::new();
+    let dequantised = scheme.dequantised.map(|d| {
+        let mut bytes = zeros(v.len() * d.dtype.bits() / 8)?;
+        let chunks = bytes.par_chunks_mut(CHUNK * d.dtype.bits() / 8).zip(codes.par_chunks(CHUNK));
+        chunks.for_each(|(bytes, codes)| {
+            let mut numbers = vec![0.0; codes.len()];
+            scheme::dequantise_group(scheme, shared, codes, &mut numbers);
+            store(d.dtype, &numbers, bytes);
+        });
+        Tensor::from_bytes(d.dtype, v.shape().to_vec(), bytes)
+    });
+    if scheme.has_codes_output() {
+        results.push(q_tensor(scheme, v.shape(), codes)?);
+    }
+    if let Some(scale) = scheme.scale.as_ref().filter(|_| scheme.has_scale_output()) {
         let mut bytes = vec![0; scheme::scale_bytes(scale.dtype)];
         scheme::store_scales(scale.dtype, &[shared.scale], &mut bytes);
         results.push(Tensor::from_bytes(scale.dtype, Vec::new(), bytes)?);
@@ -219,10 +232,14 @@ pub(super) fn whole_tensor(scheme: &Scheme, v: &Tensor, given: &Given) -> Result
     if scheme.zero_point == ZeroPoint::Range {
         results.push(tensor(DType::U8, &[], vec![shared.zero as u8])?);
     }
+    if let Some(dequantised) = dequantised {
+        results.push(dequantised?);
+    }
     Ok(results)
 }
 
-/// The `Quantize` op; `None` for what the reference evaluator does: schemes and operands that do not fit, empty tensors.
+/// The `Quantize` op; `None` for what the reference evaluator does: schemes and operands that do not fit, empty tensors,
+/// dequantised values of rows.
 pub(super) fn quantize(
     scheme: &Scheme,
     v: &Tensor,
@@ -246,20 +263,20 @@ pub(super) fn quantize(
         return whole_tensor(scheme, v, &operands).map(Some);
     }
     let per_row = scheme.scales_per_row(width as u64);
-    if matches!(scheme.granularity, Granularity::Group(_)) && per_row.is_none() {
+    if scheme.dequantised.is_some() || (matches!(scheme.granularity, Granularity::Group(_)) && per_row.is_none()) {
         return Ok(None);
     }
     let values = to_f32(v)?;
     let mut codes: Vec<u8> = zeros(v.len())?;
     let rows = values.par_chunks(width).zip(codes.par_chunks_mut(width));
     let (Some(scale), Some(per_row)) = (&scheme.scale, per_row) else {
-        rows.for_each(|(row, codes)| scheme::quantise_row(scheme, &operands, row, codes, None));
+        rows.for_each(|(row, codes)| scheme::quantise_row(scheme, &operands, row, codes, None, None));
         return Ok(Some(vec![q_tensor(scheme, v.shape(), codes)?]));
     };
     let per_row = per_row as usize;
     let mut scales: Vec<f32> = zeros(v.len() / width * per_row)?;
     rows.zip(scales.par_chunks_mut(per_row))
-        .for_each(|((row, codes), scales)| scheme::quantise_row(scheme, &operands, row, codes, Some(scales)));
+        .for_each(|((row, codes), scales)| scheme::quantise_row(scheme, &operands, row, codes, Some(scales), None));
     let mut shape = v.shape().to_vec();
     if let Some(last) = shape.last_mut() {
         *last = per_row;

@@ -99,6 +99,8 @@ pub(super) struct Shared {
     pub(super) scale: f32,
     /// The zero point.
     pub(super) zero: i32,
+    /// The scale as codes meet it: as a number of its dtype, or as it was given.
+    unit: f32,
 }
 
 impl Shared {
@@ -121,18 +123,24 @@ impl Shared {
             ZeroPoint::Given => zero,
             ZeroPoint::Range => (0.0 - of.low / factor).clamp(0.0, 255.0).round_ties_even() as i32,
         };
-        Self { factor, scale, zero }
+        let unit = match scheme.scale.as_ref().map(|s| s.dtype) {
+            None => given,
+            Some(DType::F8E8M0) => num::decode(DType::F8E8M0, num::cast_f32_to(DType::F8E8M0, scale, true)),
+            Some(dtype) => num::round_to(dtype, scale),
+        };
+        Self { factor, scale, zero, unit }
     }
 }
 
-/// Quantises a row: a code a value into `codes` (a byte each, the 4-bit type too), and a scale a group into `scales`
-/// where they are computed. Not for schemes [`of_whole_tensor`].
+/// Quantises a row: a code a value into `codes` (a byte each, the 4-bit type too), a scale a group into `scales` where they
+/// are computed, and into `numbers` what the codes stand for, not yet rounded. Not for schemes [`of_whole_tensor`].
 pub(super) fn quantise_row(
     scheme: &Scheme,
     given: &Given,
     row: &[f32],
     codes: &mut [u8],
     mut scales: Option<&mut [f32]>,
+    mut numbers: Option<&mut [f32]>,
 ) {
     let group = group_size(scheme, row.len()).max(1);
     for (g, (values, codes)) in row.chunks(group).zip(codes.chunks_mut(group)).enumerate() {
@@ -141,6 +149,19 @@ pub(super) fn quantise_row(
             *slot = shared.scale;
         }
         quantise_group(scheme, shared, values, codes);
+        if let Some(numbers) = numbers.as_deref_mut() {
+            dequantise_group(scheme, shared, codes, &mut numbers[g * group..][..codes.len()]);
+        }
+    }
+}
+
+/// What the codes that share a scale stand for, not yet rounded.
+pub(super) fn dequantise_group(scheme: &Scheme, by: Shared, codes: &[u8], numbers: &mut [f32]) {
+    let all = numbers.iter_mut().zip(codes);
+    match scheme.element {
+        DType::I8 => all.for_each(|(n, q)| *n = (i32::from(*q as i8) - by.zero) as f32 * by.unit),
+        DType::U8 => all.for_each(|(n, q)| *n = (i32::from(*q) - by.zero) as f32 * by.unit),
+        float => all.for_each(|(n, q)| *n = num::decode(float, *q) * by.unit),
     }
 }
 

@@ -225,7 +225,7 @@ fn output(
     };
     let elements = layout.held(many, a_row);
     let region = sized(region, elements, bits, &format!("{many} rows of {a_row}"))?;
-    let is_row = matches!(port, OutPort::Sum | OutPort::Normed(_) | OutPort::Q(..));
+    let is_row = matches!(port, OutPort::Sum | OutPort::Normed(_) | OutPort::Q(..) | OutPort::Dequantised(..));
     place(region, bits, aligned && is_row && norm.siblings[k].width.is_multiple_of(VECTOR))?;
     Ok((region, is_row.then(|| a_row * bits / 8)))
 }

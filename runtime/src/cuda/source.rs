@@ -1,4 +1,4 @@
-//! CUDA C++ for one descriptor: which pieces of `kernels/norm.cuh`, in which order, on which operands.
+//! CUDA C++ for one descriptor: which pieces of `kernels/`, in which order, on which operands.
 //!
 //! The text depends on the descriptor, the launch shape and nothing else, so that a compiled kernel can be found again.
 
@@ -22,11 +22,12 @@ pub const ENTRY: &str = "fused_norm";
 pub const PASSES: [&str; 2] = ["fused_norm_measure", "fused_norm_apply"];
 
 /// The files that the text includes, by the names that it includes them by.
-pub const HEADERS: [(&str, &str); 6] = [
+pub const HEADERS: [(&str, &str); 7] = [
     ("num.cuh", include_str!("../../kernels/num.cuh")),
     ("row.cuh", include_str!("../../kernels/row.cuh")),
     ("layout.cuh", include_str!("../../kernels/layout.cuh")),
     ("norm.cuh", include_str!("../../kernels/norm.cuh")),
+    ("quant.cuh", include_str!("../../kernels/quant.cuh")),
     ("gate.cuh", include_str!("../../kernels/gate.cuh")),
     ("meet.cuh", include_str!("../../kernels/meet.cuh")),
 ];
@@ -356,8 +357,12 @@ impl Kernel<'_> {
     /// Quantises a sibling's values, with words of shared memory to find the scale in.
     fn quantise(&self, k: usize, e: usize, value: &str, shared: &str) -> String {
         let s = &self.norm.siblings[k];
+        let numbers = match s.epilogues[e].dequantised {
+            Some(_) => format!(", {}", self.out_pointer(OutPort::Dequantised(k, e))),
+            None => String::new(),
+        };
         format!(
-            "quantise<Quant{k}_{e}, {}, R, {}{}>({value}, {}, {}, {}, {}, {shared}, at);\n",
+            "quantise<Quant{k}_{e}, {}, R, {}{}>({value}, {}, {}, {}, {}, {shared}, at{numbers});\n",
             type_name(s.output),
             self.shape.aligned,
             s.padded.map_or_else(String::new, |n| format!(", {n}")),

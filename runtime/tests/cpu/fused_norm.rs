@@ -107,6 +107,20 @@ fn every_scheme() {
 }
 
 #[test]
+fn every_scheme_whose_codes_become_numbers_again() {
+    for (n, scheme) in schemes::dequantised().into_iter().enumerate() {
+        let mut s = Sibling::plain(96, [DType::BF16, DType::F32, DType::F16][n % 3]);
+        s.emit_normed = n % 4 == 0;
+        s.padded = (n % 3 == 0).then_some(104);
+        s.epilogues = vec![scheme];
+        for (seed, kind) in KINDS.into_iter().enumerate() {
+            check_norm(&FusedNorm::of(vec![s.clone()]), &[5], kind, seed as u64);
+            check_norm(&FusedNorm::of(vec![s.clone()]), &[0], kind, seed as u64);
+        }
+    }
+}
+
+#[test]
 fn odd_rows_of_four_bit_values_share_bytes() {
     let mut s = Sibling::plain(9, DType::F32);
     s.epilogues = vec![Scheme { element: DType::F4E2M1, ..schemes::linear(Granularity::Token) }];

@@ -2,7 +2,7 @@
 
 use normfuse_ir::{
     DType, Granularity, Scheme, Tensor,
-    scheme::{Apply, Encode, F32, Origin, Packing, ScaleOutput, Step, ZeroPoint},
+    scheme::{Apply, Dequantised, Encode, F32, Origin, Packing, ScaleOutput, Step, ZeroPoint},
 };
 
 use crate::check::Noise;
@@ -98,6 +98,28 @@ pub fn in_use() -> Vec<Scheme> {
     ]
 }
 
+/// Those of them, and of other elements, whose codes become numbers again: every combination of what is handed out with
+/// them, and every type, in turn.
+pub fn dequantised() -> Vec<Scheme> {
+    let number = [DType::BF16, DType::F32, DType::F16];
+    let mut all = Vec::new();
+    for scheme in in_use() {
+        for element in ELEMENTS {
+            let n = all.len();
+            let scales = scheme.scale.is_some() && n / 2 % 2 == 0;
+            let dequantised = Some(Dequantised { dtype: number[n % 3], codes: n % 2 == 0, scales });
+            // Two codes in a byte are still codes of one value each.
+            let encode = if element.bits() == 4 { scheme.encode } else { Encode::Saturate };
+            let packing = if element.bits() == 4 { scheme.packing } else { Packing::None };
+            let made = Scheme { element, encode, packing, dequantised, ..scheme.clone() };
+            if made.check().is_ok() {
+                all.push(made);
+            }
+        }
+    }
+    all
+}
+
 /// Any scheme that its own check lets pass, over rows of which 16 is a group.
 pub fn random(noise: &mut Noise) -> Scheme {
     const NUMBERS: [f32; 8] = [448.0, 1e-10, 6.0, 1.0, -0.0, 0.3, -127.0, 2.0];
@@ -154,6 +176,11 @@ pub fn random(noise: &mut Noise) -> Scheme {
             encode: [Encode::Cast, Encode::Saturate, Encode::Compare][pick(3)],
             zero_point: [ZeroPoint::None, ZeroPoint::Given, ZeroPoint::Range][pick(3)],
             scale: (pick(3) > 0).then_some(ScaleOutput { steps: out, dtype: scale_dtype }),
+            dequantised: (pick(2) == 0).then(|| Dequantised {
+                dtype: arithmetic[1 + pick(3)],
+                codes: pick(2) == 0,
+                scales: pick(2) == 0,
+            }),
             ..linear(Granularity::Token)
         };
         if scheme.check().is_ok() {

@@ -144,6 +144,23 @@ fn padded(width: u64) -> Vec<FusedNorm> {
     norms.chain(plain).collect()
 }
 
+/// Codes that become numbers again, with and without codes and scales beside them, behind norms and gates, padded and not.
+fn dequantised(width: u64) -> Vec<FusedNorm> {
+    let silu = Gated::of(Activation::Silu, DType::BF16);
+    let all = schemes::dequantised().into_iter().enumerate().map(|(i, scheme)| {
+        let mut norm = match i % 4 {
+            0 => FusedNorm::gated(silu, width, vec![scheme]),
+            _ => quantised(width, vec![scheme]),
+        };
+        norm.siblings[0].padded = (i % 5 == 0).then(|| (width + 1).next_multiple_of(8));
+        if i % 4 != 0 {
+            norm.siblings[0].output = NARROW[i % 3];
+        }
+        norm
+    });
+    all.collect()
+}
+
 /// The same with its value as a result.
 fn emitted(mut norm: FusedNorm) -> FusedNorm {
     norm.siblings[0].emit_normed = true;
@@ -157,7 +174,7 @@ pub fn norms(width: u64) -> Vec<FusedNorm> {
 
 /// What else of a width has a kernel, likewise.
 pub fn others(width: u64) -> Vec<FusedNorm> {
-    with_kernel([tiles(width), gated(width), padded(width)].concat())
+    with_kernel([tiles(width), gated(width), padded(width), dequantised(width)].concat())
 }
 
 fn with_kernel(mut all: Vec<FusedNorm>) -> Vec<FusedNorm> {

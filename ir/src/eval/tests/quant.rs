@@ -3,13 +3,14 @@
 use super::{eval, f, floats, int_values, u16s};
 use crate::{
     DType, Granularity, Op, Scheme, Tensor,
+    body::bits_equal,
     eval::{
         cast, dequantize_linear, dynamic_quantize_linear,
         numbers::{from_floats, from_ints},
         quantize, quantize_linear,
     },
     num,
-    scheme::{Apply, Encode, F32, Packing, ScaleLayout, ScaleOutput, Step, ZeroPoint},
+    scheme::{Apply, Dequantised, Encode, F32, Packing, ScaleLayout, ScaleOutput, Step, ZeroPoint},
 };
 
 fn bytes(dtype: DType, shape: &[usize], v: &[u8]) -> Tensor {
@@ -115,6 +116,56 @@ fn values_meet_given_scales() {
 }
 
 #[test]
+fn codes_become_numbers_again_as_dequantize_linear_makes_them() {
+    let v: Vec<f32> =
+        (0..48).map(|i| [0.3, -7.0, 1e-9, 448.0, -0.0, 3.3e4, f32::NAN, 0.07][i % 8] * (1 + i) as f32).collect();
+    let v = f(&[3, 16], &v);
+    let byte = |s: Scheme| Scheme { scale: s.scale.map(|s| ScaleOutput { dtype: DType::F8E8M0, ..s }), ..s };
+    let half = |s: Scheme| Scheme { scale: s.scale.map(|s| ScaleOutput { dtype: DType::F16, ..s }), ..s };
+    let fixed = |element| Scheme { element, post: vec![Step::Round], ..Scheme::fixed(element, Apply::Divide) };
+    let of = |s: &Scheme| match s.granularity {
+        Granularity::Group(g) => (-1, u64::from(g)),
+        Granularity::Token => (1, 16),
+        _ => (-1, 0),
+    };
+    let cases = [
+        scheme(Granularity::Tensor),
+        scheme(Granularity::Token),
+        scheme(Granularity::Group(4)),
+        half(scheme(Granularity::Token)),
+        byte(scheme(Granularity::Group(8))),
+        Scheme { element: DType::F4E2M1, ..scheme(Granularity::Group(8)) },
+        fixed(DType::F8E5M2),
+        Scheme { zero_point: ZeroPoint::Given, ..fixed(DType::I8) },
+        Scheme { zero_point: ZeroPoint::Given, granularity: Granularity::Channel, ..fixed(DType::U8) },
+    ];
+    for s in cases {
+        let n = if s.granularity == Granularity::Channel { 16 } else { 1 };
+        let given = f(&[n], &(0..n).map(|i| 0.37 * (1 + i) as f32).collect::<Vec<_>>());
+        let zero = bytes(s.element, &[n], &(0..n).map(|i| (3 + i * 17) as u8).collect::<Vec<_>>());
+        let (given, zero) = (s.given.map(|_| &given), (s.zero_point == ZeroPoint::Given).then_some(&zero));
+        let apart = quantize(&s, &v, given, zero).unwrap();
+        let scale = if s.has_scale_output() { Some(&apart[1]) } else { given };
+        for dtype in [DType::F32, DType::BF16, DType::F16] {
+            let want = dequantize_linear(&apart[0], scale.unwrap(), zero, of(&s), Some(dtype)).unwrap();
+            for (codes, scales) in [(true, true), (true, false), (false, true), (false, false)] {
+                let scales = scales && s.scale.is_some();
+                let all = Scheme { dequantised: Some(Dequantised { dtype, codes, scales }), ..s.clone() };
+                let mut found = quantize(&all, &v, given, zero).unwrap();
+                assert_eq!(found.len(), 1 + usize::from(codes) + usize::from(scales));
+                assert!(bits_equal(&want, &found.pop().unwrap()).is_none(), "{all:?}");
+                let beside = [codes.then(|| &apart[0]), scales.then(|| &apart[1])].into_iter().flatten();
+                assert!(beside.zip(&found).all(|(want, found)| bits_equal(want, found).is_none()), "{all:?}");
+            }
+        }
+    }
+    let only = Scheme { dequantised: Some(Dequantised::only(DType::BF16)), ..scheme(Granularity::Token) };
+    assert_eq!(only.to_string(), "f8e4m3fn/token+bf16");
+    assert!(only.arithmetic().ends_with("dequantised = cast bf16 of q * scale, q and scale not handed out"));
+    assert_eq!(only.of_codes(), Scheme { scale: None, ..scheme(Granularity::Token) });
+}
+
+#[test]
 fn codes_by_comparison_and_their_packing() {
     let one = f(&[], &[1.0]);
     let v = [-0.0, -0.1, 0.25, 0.26, -0.75, 1.25, 1.75, 2.5, 3.5, 5.0, 9.0, f32::NAN];
@@ -176,6 +227,15 @@ fn what_a_scheme_cannot_be_is_said() {
     assert!(says(tiles(Granularity::Group(4), DType::F32)).starts_with("layout: tiles are of scales of a byte"));
     assert!(says(tiles(Granularity::Group(4), DType::F8E4M3FN)).starts_with("layout"));
     assert!(says(tiles(Granularity::Token, DType::U8)).starts_with("layout: tiles are of scales of groups"));
+    let numbers = |d: Dequantised, s: Scheme| says(Scheme { dequantised: Some(d), ..s });
+    let only = Dequantised::only(DType::BF16);
+    assert!(
+        numbers(Dequantised::only(DType::F64), token()).starts_with("dequantised.dtype: expected f32, f16 or bf16")
+    );
+    assert!(numbers(only, Scheme { scale: None, ..token() }).starts_with("dequantised: codes meet a computed scale"));
+    assert!(numbers(Dequantised { scales: true, ..only }, fixed()).starts_with("dequantised.scales: a given scale"));
+    assert!(numbers(only, tiles(Granularity::Group(4), DType::F8E8M0)).starts_with("layout: no scales are handed out"));
+    assert!(numbers(only, tiles(Granularity::Group(4), DType::U8)).starts_with("dequantised: expected scales of f32"));
     assert!(
         tiles(Granularity::Group(4), DType::U8)
             .arithmetic()

@@ -110,6 +110,35 @@ fn residual_add_with_two_quantisers() {
 }
 
 #[test]
+fn dequantised_values_have_the_shape_of_the_rows() {
+    let x = "input %x: bf16[batch, seq, 256]";
+    let numbers = |dtype: &str, rest: &str| {
+        format!(
+            "{{element=f8e4m3fn, granularity=token, compute=f32, origin=amax, factor=[], apply=divide, post=[], encode=saturate, scale={{steps=[], dtype=f32}}, layout=row_major, dequantised={{dtype={dtype}, {rest}}}}}"
+        )
+    };
+    let both = numbers("bf16", "codes=true, scales=true");
+    let none = numbers("f16", "codes=false, scales=false");
+    assert_eq!(
+        types(x, &format!("%q, %s, %d = quantize(%x) {both}")),
+        ["f8e4m3fn[batch, seq, 256] f8e4m3fn/token", "f32[batch, seq, 1] f8e4m3fn/token", "bf16[batch, seq, 256]"]
+    );
+    assert_eq!(types(x, &format!("%d = quantize(%x) {none}")), ["f16[batch, seq, 256]"]);
+    let one = sibling(256, "null", false, &format!("{none}, {both}")).replace("emit_normed", "padded=320, emit_normed");
+    let line =
+        format!("%a, %q, %s, %b = fused_norm(%x) {{prologue=none, source=shared, emit_sum=false, siblings=[{one}]}}");
+    assert_eq!(
+        types(x, &line),
+        [
+            "f16[batch, seq, 320]",
+            "f8e4m3fn[batch, seq, 320] f8e4m3fn/token",
+            "f32[batch, seq, 1] f8e4m3fn/token",
+            "bf16[batch, seq, 320]"
+        ]
+    );
+}
+
+#[test]
 fn siblings_of_separate_rows() {
     let inputs = "input %a: bf16[b, s, 1536]\ninput %k: bf16[b, s, 512]\ninput %w: bf16[512]";
     let line = format!(

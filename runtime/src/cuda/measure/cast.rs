@@ -50,7 +50,7 @@ impl Cast {
 
 fn text(threads: u32, vectors: u32) -> String {
     format!(
-        r#"#include "norm.cuh"
+        r#"#include "quant.cuh"
 struct Params {{ const uint4* in; uint2* out; i64 count; }};
 extern "C" __global__ void __launch_bounds__({threads}) fused_norm(const __grid_constant__ Params p) {{
     begin();
@@ -72,4 +72,18 @@ extern "C" __global__ void __launch_bounds__({threads}) fused_norm(const __grid_
 }}
 "#
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Without a GPU; where NVRTC is missing, nothing can be said.
+    #[test]
+    fn casts_compile() {
+        match Compiler::load() {
+            Ok(compiler) => assert!(!compiler.compile(&text(128, 4), "sm_90").unwrap().cubin.is_empty()),
+            Err(e) => eprintln!("skipped: {e}"),
+        }
+    }
 }

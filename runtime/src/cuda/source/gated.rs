@@ -10,7 +10,7 @@ use super::traits::type_name;
 /// The file of pieces that a kernel needs.
 pub(super) fn header(norm: &FusedNorm) -> &'static str {
     let gated = matches!(norm.prologue, Prologue::Gated(_));
-    if gated || norm.siblings.iter().any(|s| s.root.is_none()) { "gate.cuh" } else { "norm.cuh" }
+    if gated || norm.siblings.iter().any(|s| s.root.is_none()) { "gate.cuh" } else { "quant.cuh" }
 }
 
 /// What tells a gate from another one.

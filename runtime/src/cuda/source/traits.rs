@@ -89,6 +89,7 @@ pub(super) fn scheme_traits(name: &str, s: &Scheme) -> String {
          static constexpr Origin ORIGIN = {};\n    static constexpr Encode ENCODE = {encode};\n    \
          static constexpr Packing PACKING = {};\n    static constexpr Layout LAYOUT = {layout};\n    \
          static constexpr bool DIVIDE = {}, TOLERANT = {}, POWER = {}, POSTED = {}, HAS_GIVEN = {}, HAS_SCALE = {}, ZERO = {}, ZERO_OF_RANGE = {};\n    \
+         typedef {} Number;\n    static constexpr bool CODES = {}, NUMBERS = {};\n    \
          static __device__ __forceinline__ float factor(float origin, float given) {{\n{}    }}\n    \
          static __device__ __forceinline__ float scale(float origin, float given, float factor) {{\n{scale}    }}\n    \
          static __device__ __forceinline__ float post(float origin) {{\n{}    }}\n}};\n",
@@ -107,9 +108,12 @@ pub(super) fn scheme_traits(name: &str, s: &Scheme) -> String {
         power_of_two(&s.factor),
         !post(s).is_empty(),
         s.given.is_some(),
-        s.scale.is_some(),
+        s.has_scale_output(),
         s.zero_point == ZeroPoint::Given,
         s.zero_point == ZeroPoint::Range,
+        type_name(s.dequantised.map_or(DType::F32, |d| d.dtype)),
+        s.has_codes_output(),
+        s.dequantised.is_some(),
         chain(&s.factor, s.compute, "origin"),
         chain(post(s), s.compute, "origin"),
     )
