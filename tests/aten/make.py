@@ -244,6 +244,43 @@ class Named(nn.Module):
         return {"logits": x + 1, "cache": [x * 2, (x * 3, x - 1)], "x": x * 4}
 
 
+class Bounds(nn.Module):
+    """Bounds that are tensors, and powers of a number; a NaN is 1000 in the results."""
+
+    def forward(self, x, y, i, j):
+        h, r, hardtanh = x.bfloat16(), y[0, 0], nn.functional.hardtanh
+        bounds = (torch.clamp(x, y, y + 1), torch.clamp(x, min=r), torch.clamp(x, max=y[0]), torch.clamp(h, r, r + 2),
+                  torch.clamp(h, min=y), torch.clamp(i, y[0]), torch.clamp(i, j - 2, j), torch.clamp_min(x, r),
+                  torch.clamp_max(h, r.bfloat16()), torch.ops.aten.clamp_max.Tensor(i, j), torch.max(x, y), torch.min(x, y),
+                  torch.max(h, y), torch.min(i, y), torch.max(i, j.int()), torch.max(x, r), hardtanh(x), hardtanh(h, -448.3, 448),
+                  hardtanh(x.clone(), -0.5, 2, inplace=True), torch.clone(x).clamp_(y - 3, y))
+        whole = i.float()
+        powers = (2**whole, 2.0**whole.bfloat16(), 3**i.abs(), 0.5**i, torch.pow(2, i.abs()), torch.pow(1, x), 10.1**h.round().clamp(1, 2),
+                  torch.pow(2.0, whole.clone().half()), torch.pow(-2, whole))
+        return tuple(torch.where(torch.isnan(v), 1000.0, v) if v.is_floating_point() else v for v in floats(*bounds, *powers))
+
+
+class Spelled(nn.Module):
+    """Norms and their quantisers, two schemes in every spelling: numbers or tensors as bounds, powers of two as powers of a number."""
+
+    def forward(self, x):
+        floor, least, most = torch.tensor(1e-10), torch.tensor(-448.0), torch.tensor(448.0)
+        floors = [lambda a: a.clamp(min=1e-10), lambda a: torch.clamp(a, floor), lambda a: torch.clamp_min(a, floor),
+                  lambda a: torch.max(a, floor), lambda a: torch.maximum(floor, a)]
+        bounds = [lambda v: v.clamp(-448, 448), lambda v: torch.clamp(v, least, most), lambda v: torch.min(torch.max(v, least), most),
+                  lambda v: nn.functional.hardtanh(v, -448, 448), lambda v: torch.clamp_max(torch.clamp_min(v, least), most)]
+        powers = [lambda e: 2**e, lambda e: torch.pow(2.0, e)]
+        results = []
+        for i, (f, b, p) in enumerate([(f, bounds[0], None) for f in floors] + [(floors[0], b, None) for b in bounds[1:]] +
+                                      [(floors[0], bounds[0], p) for p in powers]):
+            h = x[i].float()
+            n = (h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + 1e-6)).bfloat16().float()
+            s = f(n.abs().amax(-1, keepdim=True)) / 448
+            s = p(torch.ceil(torch.log2(s))) if p else s
+            results += [b(n / s).to(torch.float8_e4m3fn), s]
+        return results
+
+
 class Left(nn.Module):
     """Calls that stay foreign: what they compute is a matter of the backend, or no op of the IR's."""
 
@@ -289,6 +326,7 @@ def main():
                            dtype=torch.float64)
     n = Dim("n", min=2, max=64)
     ids = torch.tensor([2, 0, -1])
+    nan = float("nan")
     cases = {
         "complex_rope": (ComplexRope(), dict(x=powers(1, 3, 2, 8), angles=angles(5, 4),
                                              ids=torch.tensor([[4, 0, 2]])), ({1: n}, None, {1: n})),
@@ -318,9 +356,12 @@ def main():
                                     u=torch.tensor([0, 1, 7, 200, 255], dtype=torch.uint8),
                                     x=torch.tensor([[0.0, -0.0, float("nan")], [-2, float("inf"), 3]]), a=whole(8, 16),
                                     w=whole(6, 16), b=torch.randn(6) * 50), ({}, {}, {}, {0: n}, {}, {})),
+        "bounds": (Bounds(), dict(x=torch.tensor([[1.5, -3.0, nan, 0.25], [600, -500, 2.75, 7]]),
+                                  y=torch.tensor([[0.5, 2.0, 1.0, nan], [3, -2.5, 1, 8]]), i=torch.tensor([[-3, 5, 0, 7], [1, 2, -2, 4]]),
+                                  j=torch.tensor([2, 3, -1, 9])), None),
         "named": (Named(), dict(x=torch.randn(2)), None),
     }
-    made = sys.argv[1:] or [*cases, "mask", "left"]
+    made = sys.argv[1:] or [*cases, "mask", "left", "spelled"]
     for name, (model, inputs, shapes) in cases.items():
         if name not in made:
             continue
@@ -343,6 +384,10 @@ def main():
     for name, (model, inputs) in foreign.items():
         if name in made:
             save(torch.export.export(model, inputs), f"{name}.pt2")
+    if "spelled" in made:
+        program = torch.export.export(Spelled(), (torch.randn(11, 4, 64).bfloat16(),))
+        save(program, "spelled.pt2")
+        save(program.run_decompositions(), "spelled.decomposed.pt2")
 
 
 if __name__ == "__main__":
