@@ -191,6 +191,11 @@ fn bounds_may_be_tensors_and_bases_numbers() {
     as_torch("bounds");
 }
 
+#[test]
+fn whole_numbers_are_counted_as_such_in_any_type() {
+    as_torch("ranges");
+}
+
 /// Bounds that are numbers or tensors, powers of two as powers of a number: all that mean the same are one.
 #[test]
 fn quantisers_have_one_scheme_however_torch_spells_them() {

@@ -281,6 +281,23 @@ class Spelled(nn.Module):
         return results
 
 
+class Ranges(nn.Module):
+    """Whole numbers in any type: counted as such, and rounded once. Torch's CPU rounds the start of every few elements, too."""
+
+    BOUNDS = [((257, 300), torch.bfloat16), ((0, 600, 2), torch.bfloat16), ((1, 3000, 7), torch.float16), ((2049, 2100), torch.float16),
+              ((16777217, 16777330), torch.float32), ((0, 60000000, 7000001), torch.float32), ((300, 257, -3), torch.bfloat16),
+              ((2**53 + 1, 2**53 + 9, 2), torch.float64), ((3, 9, 2), torch.uint8), ((5, -6, -2), torch.int8), ((1, 5), torch.int16)]
+
+    def ranges(self, arange, x):
+        return floats(*(arange(bounds, dtype) for bounds, dtype in self.BOUNDS), arange((x.shape[0] + 255,), torch.bfloat16))
+
+    def forward(self, x):
+        return *self.ranges(lambda bounds, dtype: torch.arange(*bounds, dtype=dtype), x), torch.eye(4) * x[0, 0]
+
+    def want(self, x):
+        return *self.ranges(lambda bounds, dtype: torch.arange(*bounds).to(dtype), x), torch.eye(4) * x[0, 0]
+
+
 class Left(nn.Module):
     """Calls that stay foreign: what they compute is a matter of the backend, or no op of the IR's."""
 
@@ -359,6 +376,7 @@ def main():
         "bounds": (Bounds(), dict(x=torch.tensor([[1.5, -3.0, nan, 0.25], [600, -500, 2.75, 7]]),
                                   y=torch.tensor([[0.5, 2.0, 1.0, nan], [3, -2.5, 1, 8]]), i=torch.tensor([[-3, 5, 0, 7], [1, 2, -2, 4]]),
                                   j=torch.tensor([2, 3, -1, 9])), None),
+        "ranges": (Ranges(), dict(x=torch.randn(4, 4)), ({0: n},)),
         "named": (Named(), dict(x=torch.randn(2)), None),
     }
     made = sys.argv[1:] or [*cases, "mask", "left", "spelled"]
