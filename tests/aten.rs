@@ -196,6 +196,16 @@ fn whole_numbers_are_counted_as_such_in_any_type() {
     as_torch("ranges");
 }
 
+#[test]
+fn new_memory_takes_elements_at_some_places() {
+    as_torch("experts");
+}
+
+#[test]
+fn all_names_of_some_memory_change_together() {
+    as_torch("aliases");
+}
+
 /// Bounds that are numbers or tensors, powers of two as powers of a number: all that mean the same are one.
 #[test]
 fn quantisers_have_one_scheme_however_torch_spells_them() {

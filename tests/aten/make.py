@@ -298,6 +298,38 @@ class Ranges(nn.Module):
         return *self.ranges(lambda bounds, dtype: torch.arange(*bounds).to(dtype), x), torch.eye(4) * x[0, 0]
 
 
+class Experts(nn.Module):
+    """An order turned round, as experts of transformers do, and places of an axis that is not the first."""
+
+    def forward(self, x, ids, pos, k):
+        inverse = torch.empty_like(ids)
+        inverse[ids] = torch.arange(ids.shape[0])
+        places = torch.empty_like(ids)
+        places.scatter_(0, ids, torch.arange(ids.shape[0]) * 2)
+        cache = x.new_zeros(2, 3, 8, 4)
+        cache[:, :, pos] = k
+        other = cache.clone()
+        other[:, pos, 1] = 5.0
+        other[:, :, pos, pos] = k[..., 0]
+        other[1, :, pos] = 7.0
+        return x[inverse], inverse, places, cache, other
+
+
+class Aliases(nn.Module):
+    """Writes that are read under an older name, and one into what may be a view of what nobody reads again."""
+
+    def forward(self, x, b):
+        a = x.clone()
+        c = a.mul_(2)
+        c[:, 0] = 0
+        d = torch.relu(x).add_(1)
+        e = d
+        d[0].mul_(3)
+        f = (x @ x.t()).reshape(-1, 3)
+        f.add_(b)
+        return a, c, d, e, f
+
+
 class Left(nn.Module):
     """Calls that stay foreign: what they compute is a matter of the backend, or no op of the IR's."""
 
@@ -377,6 +409,9 @@ def main():
                                   y=torch.tensor([[0.5, 2.0, 1.0, nan], [3, -2.5, 1, 8]]), i=torch.tensor([[-3, 5, 0, 7], [1, 2, -2, 4]]),
                                   j=torch.tensor([2, 3, -1, 9])), None),
         "ranges": (Ranges(), dict(x=torch.randn(4, 4)), ({0: n},)),
+        "experts": (Experts(), dict(x=torch.randn(4, 2), ids=torch.tensor([2, 0, 3, 1]), pos=torch.tensor([2, 0]),
+                                    k=torch.randn(2, 3, 2, 4)), None),
+        "aliases": (Aliases(), dict(x=whole(3, 4), b=whole(3)), None),
         "named": (Named(), dict(x=torch.randn(2)), None),
     }
     made = sys.argv[1:] or [*cases, "mask", "left", "spelled"]

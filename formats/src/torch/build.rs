@@ -39,8 +39,9 @@ pub struct Builder<'p> {
     pub version: TorchVersion,
     /// There is a cast whose meaning depends on the version, which is not known.
     pub version_assumed: bool,
-    /// Tensors that some node or output reads.
-    pub used: HashSet<&'p str>,
+    /// Where tensors are read last, and where we are: places of nodes in order, results behind them all.
+    pub last_read: HashMap<&'p str, usize>,
+    pub place: usize,
     facts: Facts,
     metas: &'p BTreeMap<String, TensorMeta>,
     sym_ints: &'p BTreeMap<String, SymInt>,
@@ -73,7 +74,8 @@ impl<'p> Builder<'p> {
             memory: Memory::default(),
             version,
             version_assumed: false,
-            used: HashSet::new(),
+            last_read: HashMap::new(),
+            place: 0,
             facts: Facts::default(),
             metas,
             sym_ints,

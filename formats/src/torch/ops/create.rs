@@ -62,6 +62,19 @@ fn filled(c: &mut Call<'_, '_>, s: Scalar) -> Result<ValueId, Reject> {
     fill(c, one, &sizes)
 }
 
+/// A tensor's contents before a write into some places of it. Memory that nothing was written into may hold anything, and
+/// so zeros.
+pub fn contents(c: &mut Call<'_, '_>, name: &str) -> Result<ValueId, Reject> {
+    let of = c.name(name)?;
+    if !c.b.memory.is_untouched(of) {
+        return c.tensor(name);
+    }
+    let Some(dtype) = c.b.declared(of)?.dtype else { return foreign("the type of its new memory is not known") };
+    let sizes = c.b.meta_sizes(of)?;
+    let zero = c.b.scalar(Scalar::Int(0), dtype)?;
+    fill(c, zero, &sizes)
+}
+
 /// A constant of rank 0, as often as the sizes say.
 fn fill(c: &mut Call<'_, '_>, one: ValueId, sizes: &[Arc<Expr>]) -> Result<ValueId, Reject> {
     let Some(element) = c.b.graph.value(one).as_const().cloned() else { return foreign("no constant") };
