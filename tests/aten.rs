@@ -197,6 +197,12 @@ fn whole_numbers_are_counted_as_such_in_any_type() {
 }
 
 #[test]
+fn floats_made_of_integers_have_the_default_type_of_the_export() {
+    as_torch("promoted_bf16");
+    as_torch("promoted_f64");
+}
+
+#[test]
 fn new_memory_takes_elements_at_some_places() {
     as_torch("experts");
 }

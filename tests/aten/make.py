@@ -298,6 +298,18 @@ class Ranges(nn.Module):
         return *self.ranges(lambda bounds, dtype: torch.arange(*bounds).to(dtype), x), torch.eye(4) * x[0, 0]
 
 
+class Promoted(nn.Module):
+    """Floats that are made of integers are of torch's default type at export."""
+
+    def __init__(self, default):
+        super().__init__()
+        self.default = default
+
+    def forward(self, i, b):
+        return floats(i / 3, i * 0.1, torch.sqrt(i.abs()), torch.where(b, i, 0.3), i / i.max(), b * 1.5, i**2.0, i.abs() ** 0.5,
+                      torch.rsqrt(i * i + 1) * 0 + 1, torch.exp2(i), i.float() / 3, i * 0.1 > 0.25)
+
+
 class Experts(nn.Module):
     """An order turned round, as experts of transformers do, and places of an axis that is not the first."""
 
@@ -409,6 +421,8 @@ def main():
                                   y=torch.tensor([[0.5, 2.0, 1.0, nan], [3, -2.5, 1, 8]]), i=torch.tensor([[-3, 5, 0, 7], [1, 2, -2, 4]]),
                                   j=torch.tensor([2, 3, -1, 9])), None),
         "ranges": (Ranges(), dict(x=torch.randn(4, 4)), ({0: n},)),
+        "promoted_bf16": (Promoted(torch.bfloat16), dict(i=torch.tensor([-4, 9, 1, 3]), b=torch.tensor([True, False, True, False])), None),
+        "promoted_f64": (Promoted(torch.float64), dict(i=torch.tensor([-4, 9, 1, 3]), b=torch.tensor([True, False, True, False])), None),
         "experts": (Experts(), dict(x=torch.randn(4, 2), ids=torch.tensor([2, 0, 3, 1]), pos=torch.tensor([2, 0]),
                                     k=torch.randn(2, 3, 2, 4)), None),
         "aliases": (Aliases(), dict(x=whole(3, 4), b=whole(3)), None),
@@ -419,6 +433,7 @@ def main():
         if name not in made:
             continue
         model.eval()
+        torch.set_default_dtype(getattr(model, "default", torch.float32))
         results = getattr(model, "want", model)(*inputs.values())
         want = [w.detach() for w in torch.utils._pytree.tree_leaves(results)]
         fixed = dict(mask=None, use_cache=False, names="q", count=3) if name == "constants" else {}
@@ -431,6 +446,7 @@ def main():
         arrays = {f"in.{k}": v.numpy() for k, v in inputs.items()}
         digits = len(str(len(want) - 1))
         np.savez(HERE / f"{name}.npz", **arrays, **{f"out.{i:0{digits}}": w.numpy() for i, w in enumerate(want)})
+        torch.set_default_dtype(torch.float32)
         print(name, sorted({str(c.target) for c in program.graph.nodes if c.op == "call_function"}))
     # Calls that stay foreign; a size that depends on data is one of them.
     foreign = {"mask": (Mask(), (torch.randn(2), torch.tensor([True, False]))), "left": (Left(), (torch.randn(3, 4),))}

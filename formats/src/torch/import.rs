@@ -217,6 +217,7 @@ impl<'p> Importer<'p, '_> {
             return self.reads_what_is_there(node);
         }
         self.b.begin(node.label(), node.metadata.metadata(&node.target));
+        self.b.results_in(&results(node));
         let mut call = Call::new(&mut self.b, node);
         match ops::map(&mut call) {
             Ok(outcome) => self.enter(node, outcome),
