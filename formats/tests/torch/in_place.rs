@@ -184,12 +184,18 @@ fn a_tensor_that_changes_under_another_name_is_not_read() {
 
 #[test]
 fn ops_in_place_that_nobody_knows_are_refused_by_name() {
-    let e = Program::new(&[("x", F32, "2")])
+    let mut p = Program::new(&[("x", F32, "2")])
         .then("aten.abs.default", &[("self", t("x"))], "y", F32, "2")
         .then("aten.erfinv_.default", &[("self", t("y"))], "z", F32, "2")
-        .output("z")
-        .refused();
-    assert!(e.contains("node `z`") && e.contains("torch.ops.aten.erfinv_.default"), "{e}");
+        .output("z");
+    // Who has decomposed the program already is not told to.
+    for (verifier, hint) in
+        [("TRAINING", "export the model with run_decompositions()"), ("ATEN", "write it out of place")]
+    {
+        p.json["verifiers"] = json!([verifier]);
+        let e = p.refused();
+        assert!(e.contains("node `z`") && e.contains("torch.ops.aten.erfinv_.default") && e.contains(hint), "{e}");
+    }
 }
 
 #[test]
