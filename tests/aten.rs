@@ -2,12 +2,16 @@
 //! they are and after `run_decompositions()`, on the reference evaluator and on the CPU, and once more out of the files
 //! that they are written to.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use normfuse::{
     Format, cpu,
     formats::{onnx::WriteOptions, tensors},
     ir::{DType, Graph, Op, Tensor, eval},
+    passes,
 };
 
 fn file(name: &str) -> PathBuf {
@@ -180,6 +184,52 @@ fn altered(name: &str, from: &str, to: &str) -> Graph {
     let path = folder.path().join(name);
     std::fs::write(&path, bytes).unwrap();
     normfuse::open(&path).unwrap_or_else(|e| panic!("{e}"))
+}
+
+#[test]
+fn bounds_may_be_tensors_and_bases_numbers() {
+    as_torch("bounds");
+}
+
+#[test]
+fn whole_numbers_are_counted_as_such_in_any_type() {
+    as_torch("ranges");
+}
+
+#[test]
+fn floats_made_of_integers_have_the_default_type_of_the_export() {
+    as_torch("promoted_bf16");
+    as_torch("promoted_f64");
+}
+
+#[test]
+fn new_memory_takes_elements_at_some_places() {
+    as_torch("experts");
+}
+
+#[test]
+fn all_names_of_some_memory_change_together() {
+    as_torch("aliases");
+}
+
+/// Bounds that are numbers or tensors, powers of two as powers of a number: all that mean the same are one.
+#[test]
+fn quantisers_have_one_scheme_however_torch_spells_them() {
+    for ending in ["pt2", "decomposed.pt2"] {
+        let mut graph = normfuse::open(&file(&format!("spelled.{ending}"))).unwrap();
+        let options = passes::Options { verify: true, ..passes::Options::default() };
+        let s = passes::run(&mut graph, &options).unwrap().summary;
+        assert_eq!((s.norms, s.quants, s.fused.norm_quant, s.rejected), (11, 11, 11, 0), "{ending}");
+        let plain = "scale f32 = amax, max 1e-10, / 448.0; q = v / scale, max -448.0, min 448.0, cast f8e4m3fn";
+        let power = plain.replace("/ 448.0;", "/ 448.0, log2, ceil, 2.0 ^ it;");
+        let mut found = BTreeMap::new();
+        for (_, node) in graph.nodes() {
+            if let Op::FusedNorm(norm) = &node.op {
+                *found.entry(norm.siblings[0].epilogues[0].arithmetic()).or_insert(0) += 1;
+            }
+        }
+        assert_eq!(found, BTreeMap::from([(plain.to_owned(), 9), (power, 2)]), "{ending}");
+    }
 }
 
 /// Before torch 2.13 what rounds to more than 448 became NaN; a program without a version is taken for such a one.

@@ -160,6 +160,8 @@ impl Fingerprint {
 #[derive(Debug)]
 pub struct DataFolder {
     root: PathBuf,
+    /// Links may lead out of the folder.
+    linked: bool,
     open: BTreeMap<String, Arc<MappedFile>>,
 }
 
@@ -174,7 +176,16 @@ impl DataFolder {
             _ => Path::new("."),
         };
         let root = parent.canonicalize().map_err(|e| FormatError::from(e).in_file(parent))?;
-        Ok(Self { root, open: BTreeMap::new() })
+        Ok(Self { root, linked: false, open: BTreeMap::new() })
+    }
+
+    /// The folder of a checkpoint, whose files may be links to anywhere: whoever downloads models keeps files apart from
+    /// their names. Names are refused as for a model.
+    ///
+    /// # Errors
+    /// As [`DataFolder::of_model`].
+    pub fn of_checkpoint(index: &Path) -> Result<Self> {
+        Ok(Self { linked: true, ..Self::of_model(index)? })
     }
 
     /// The folder's canonical path.
@@ -210,16 +221,19 @@ impl DataFolder {
     /// Maps the file `name`, once however often it is asked for.
     ///
     /// # Errors
-    /// As [`DataFolder::path_of`]; also if the file is missing or a symbolic link leads out of the folder.
+    /// As [`DataFolder::path_of`]; also if the file is missing or a symbolic link leads out of a model's folder.
     pub fn file(&mut self, name: &str) -> Result<Arc<MappedFile>> {
         if let Some(file) = self.open.get(name) {
             return Ok(file.clone());
         }
         let path = self.path_of(name)?;
-        let real = path.canonicalize().map_err(|e| {
-            FormatError::from(e).in_file(&path).hint("the model's weights are in this file; put it beside the model")
-        })?;
-        if !real.starts_with(&self.root) {
+        let missing = if self.linked {
+            "the index names this file for some of its tensors; put it beside the index"
+        } else {
+            "the model's weights are in this file; put it beside the model"
+        };
+        let real = path.canonicalize().map_err(|e| FormatError::from(e).in_file(&path).hint(missing))?;
+        if !self.linked && !real.starts_with(&self.root) {
             return Err(FormatError::mismatch("a file inside the model's folder", "a link that leads out of it")
                 .in_file(&path)
                 .hint("replace the link by the file"));
@@ -286,6 +300,19 @@ mod tests {
         std::os::unix::fs::symlink(dir.path().join("m/w.data"), dir.path().join("m/in")).unwrap();
         assert!(f.file("out").unwrap_err().to_string().contains("a link that leads out"));
         assert_eq!(f.file("in").unwrap().bytes(), [1, 2, 3, 4]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_of_a_checkpoint_are_followed_and_names_are_not() {
+        let (dir, _) = folder();
+        let index = dir.path().join("m/model.safetensors.index.json");
+        std::os::unix::fs::symlink("../secret", dir.path().join("m/part")).unwrap();
+        let mut f = DataFolder::of_checkpoint(&index).unwrap();
+        assert_eq!(f.file("part").unwrap().bytes(), b"s");
+        for name in ["../secret", "/etc/passwd", "sub/../../secret"] {
+            assert!(f.file(name).unwrap_err().to_string().contains("inside the model's folder"), "{name}");
+        }
     }
 
     #[test]

@@ -119,6 +119,7 @@ output %head
 pub fn config(bytes: &[u8]) {
     let Ok(config) = QuantConfig::read(&put("config.json", bytes)) else { return };
     let scheme = |module: &str, class: Option<&str>| config.scheme_of(module, class);
+    let spared = |module: &str, class: Option<&str>| config.spares(module, class);
     let mut graph = text::parse(LAYERS, &mut |_| unreachable!("no weights")).expect("a graph");
     for data in [false, true] {
         if data {
@@ -128,7 +129,8 @@ pub fn config(bytes: &[u8]) {
             graph.set_consts(weights);
         }
         let mut quantised = graph.clone();
-        if linears::quantise(&mut quantised, Source { scheme: &scheme, stored: None }).is_ok() {
+        let source = Source { scheme: &scheme, spared: &spared, stored: None };
+        if linears::quantise(&mut quantised, source).is_ok() {
             infer::infer(&mut quantised).unwrap_or_else(|e| panic!("a quantised layer has no types: {e}"));
             quantised.verify().unwrap_or_else(|e| panic!("a quantised layer is not legal: {e}"));
             again(&quantised);

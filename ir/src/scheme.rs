@@ -150,6 +150,9 @@ pub enum ZeroPoint {
 }
 
 /// The scale as the op gives it.
+///
+/// The cast to the dtype saturates, and to f8e8m0 rounds up. Where the source's does not, as torch's, the last step is that
+/// cast ([`Step::Cast`]): its result is a value of the dtype already.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ScaleOutput {
     /// From the origin to the scale.

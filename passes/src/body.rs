@@ -9,6 +9,7 @@ use normfuse_ir::{
     Dim, Graph, NodeId, Op, Shape, Tensor, Type, ValueId,
     fused::{InPort, OutPort},
     infer::Facts,
+    op::BinaryOp,
 };
 
 use crate::{
@@ -197,9 +198,9 @@ impl Slice<'_> {
         Some(id)
     }
 
-    /// The number that all elements of a computed value are, where its sizes may be out of reach.
+    /// The number that all elements of a value are, where its sizes may be out of reach.
     fn fill(&mut self, value: ValueId) -> Option<ValueId> {
-        if self.source.value(value).as_const().is_some() {
+        if typed(self.source, value)?.1.is_single() && self.source.value(value).as_const().is_some() {
             return None;
         }
         let tensor = self.uniform(value)?;
@@ -212,6 +213,17 @@ impl Slice<'_> {
             return value;
         }
         self.given_here.iter().copied().find(|own| consts::same(self.source, *own, value)).unwrap_or(value)
+    }
+
+    /// True for an operand beside another one that has the result's shape, of several elements: it may be one number.
+    fn is_filled(&self, id: NodeId, port: usize) -> bool {
+        let node = self.source.node(id);
+        let shape = |v: Option<ValueId>| v.and_then(|v| typed(self.source, v)).map(|(_, s)| s);
+        let (own, other) = (shape(node.input(port)), shape(node.input(1 - port.min(1))));
+        matches!(node.op, Op::Binary(BinaryOp::Add | BinaryOp::Max | BinaryOp::Min))
+            && own.is_some_and(|s| !s.is_single())
+            && other.is_some()
+            && other == shape(node.outputs.first().copied())
     }
 
     fn copy(&mut self, value: ValueId, rows: ValueId) -> Option<ValueId> {
@@ -244,6 +256,9 @@ impl Slice<'_> {
                 Some(v) if self.given.contains(v) && !self.given_at.contains(&(id, port)) => Some(self.constant(*v)?),
                 // One number stands for as many of it: the condition has the shape.
                 Some(v) if port == 1 && matches!(node.op, Op::Where) => {
+                    Some(self.fill(*v).or_else(|| self.copy(*v, rows))?)
+                }
+                Some(v) if !self.map.contains_key(v) && self.is_filled(id, port) => {
                     Some(self.fill(*v).or_else(|| self.copy(*v, rows))?)
                 }
                 Some(v) => Some(self.copy(*v, rows)?),

@@ -87,7 +87,7 @@ fn unstack(
     let Some(checkpoint) = checkpoint else { return Ok(Vec::new()) };
     let scheme = |module: &str, class: Option<&str>| config?.scheme_of(own(prefix, module), class);
     let find = |name: &str| stored(checkpoint, own(prefix, name));
-    let done = linears::unstack(graph, Source { scheme: &scheme, stored: Some(&find) })?;
+    let done = linears::unstack(graph, Source { scheme: &scheme, spared: &|_, _| false, stored: Some(&find) })?;
     parameters::replace(graph, &done.parameters)?;
     if !done.parameters.is_empty() {
         let made: usize = done.parameters.iter().map(|(_, names)| names.len()).sum();
@@ -127,7 +127,14 @@ fn quantise(
     };
     let find = |name: &str| stored(checkpoint?, own(prefix, name));
     let stored: Option<&dyn Fn(&str) -> _> = if checkpoint.is_some() { Some(&find) } else { None };
-    let done = linears::quantise(graph, Source { scheme: &scheme, stored })?;
+    let spared = |module: &str, class: Option<&str>| config.spares(own(prefix, module), class);
+    let done = linears::quantise(graph, Source { scheme: &scheme, spared: &spared, stored })?;
+    if done.schemes.is_empty() {
+        graph.info.notes.push(
+            "nothing is quantised: every linear layer that the config is for is among those that it leaves as they are"
+                .into(),
+        );
+    }
     parameters::replace(graph, &done.parameters)?;
     let idle = config.idle(&layers.into_inner());
     if !idle.is_empty() {

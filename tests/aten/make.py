@@ -244,6 +244,104 @@ class Named(nn.Module):
         return {"logits": x + 1, "cache": [x * 2, (x * 3, x - 1)], "x": x * 4}
 
 
+class Bounds(nn.Module):
+    """Bounds that are tensors, and powers of a number; a NaN is 1000 in the results."""
+
+    def forward(self, x, y, i, j):
+        h, r, hardtanh = x.bfloat16(), y[0, 0], nn.functional.hardtanh
+        bounds = (torch.clamp(x, y, y + 1), torch.clamp(x, min=r), torch.clamp(x, max=y[0]), torch.clamp(h, r, r + 2),
+                  torch.clamp(h, min=y), torch.clamp(i, y[0]), torch.clamp(i, j - 2, j), torch.clamp_min(x, r),
+                  torch.clamp_max(h, r.bfloat16()), torch.ops.aten.clamp_max.Tensor(i, j), torch.max(x, y), torch.min(x, y),
+                  torch.max(h, y), torch.min(i, y), torch.max(i, j.int()), torch.max(x, r), hardtanh(x), hardtanh(h, -448.3, 448),
+                  hardtanh(x.clone(), -0.5, 2, inplace=True), torch.clone(x).clamp_(y - 3, y))
+        whole = i.float()
+        powers = (2**whole, 2.0**whole.bfloat16(), 3**i.abs(), 0.5**i, torch.pow(2, i.abs()), torch.pow(1, x), 10.1**h.round().clamp(1, 2),
+                  torch.pow(2.0, whole.clone().half()), torch.pow(-2, whole))
+        return tuple(torch.where(torch.isnan(v), 1000.0, v) if v.is_floating_point() else v for v in floats(*bounds, *powers))
+
+
+class Spelled(nn.Module):
+    """Norms and their quantisers, two schemes in every spelling: numbers or tensors as bounds, powers of two as powers of a number."""
+
+    def forward(self, x):
+        floor, least, most = torch.tensor(1e-10), torch.tensor(-448.0), torch.tensor(448.0)
+        floors = [lambda a: a.clamp(min=1e-10), lambda a: torch.clamp(a, floor), lambda a: torch.clamp_min(a, floor),
+                  lambda a: torch.max(a, floor), lambda a: torch.maximum(floor, a)]
+        bounds = [lambda v: v.clamp(-448, 448), lambda v: torch.clamp(v, least, most), lambda v: torch.min(torch.max(v, least), most),
+                  lambda v: nn.functional.hardtanh(v, -448, 448), lambda v: torch.clamp_max(torch.clamp_min(v, least), most)]
+        powers = [lambda e: 2**e, lambda e: torch.pow(2.0, e)]
+        results = []
+        for i, (f, b, p) in enumerate([(f, bounds[0], None) for f in floors] + [(floors[0], b, None) for b in bounds[1:]] +
+                                      [(floors[0], bounds[0], p) for p in powers]):
+            h = x[i].float()
+            n = (h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + 1e-6)).bfloat16().float()
+            s = f(n.abs().amax(-1, keepdim=True)) / 448
+            s = p(torch.ceil(torch.log2(s))) if p else s
+            results += [b(n / s).to(torch.float8_e4m3fn), s]
+        return results
+
+
+class Ranges(nn.Module):
+    """Whole numbers in any type: counted as such, and rounded once. Torch's CPU rounds the start of every few elements, too."""
+
+    BOUNDS = [((257, 300), torch.bfloat16), ((0, 600, 2), torch.bfloat16), ((1, 3000, 7), torch.float16), ((2049, 2100), torch.float16),
+              ((16777217, 16777330), torch.float32), ((0, 60000000, 7000001), torch.float32), ((300, 257, -3), torch.bfloat16),
+              ((2**53 + 1, 2**53 + 9, 2), torch.float64), ((3, 9, 2), torch.uint8), ((5, -6, -2), torch.int8), ((1, 5), torch.int16)]
+
+    def ranges(self, arange, x):
+        return floats(*(arange(bounds, dtype) for bounds, dtype in self.BOUNDS), arange((x.shape[0] + 255,), torch.bfloat16))
+
+    def forward(self, x):
+        return *self.ranges(lambda bounds, dtype: torch.arange(*bounds, dtype=dtype), x), torch.eye(4) * x[0, 0]
+
+    def want(self, x):
+        return *self.ranges(lambda bounds, dtype: torch.arange(*bounds).to(dtype), x), torch.eye(4) * x[0, 0]
+
+
+class Promoted(nn.Module):
+    """Floats that are made of integers are of torch's default type at export."""
+
+    def __init__(self, default):
+        super().__init__()
+        self.default = default
+
+    def forward(self, i, b):
+        return floats(i / 3, i * 0.1, torch.sqrt(i.abs()), torch.where(b, i, 0.3), i / i.max(), b * 1.5, i**2.0, i.abs() ** 0.5,
+                      torch.rsqrt(i * i + 1) * 0 + 1, torch.exp2(i), i.float() / 3, i * 0.1 > 0.25)
+
+
+class Experts(nn.Module):
+    """An order turned round, as experts of transformers do, and places of an axis that is not the first."""
+
+    def forward(self, x, ids, pos, k):
+        inverse = torch.empty_like(ids)
+        inverse[ids] = torch.arange(ids.shape[0])
+        places = torch.empty_like(ids)
+        places.scatter_(0, ids, torch.arange(ids.shape[0]) * 2)
+        cache = x.new_zeros(2, 3, 8, 4)
+        cache[:, :, pos] = k
+        other = cache.clone()
+        other[:, pos, 1] = 5.0
+        other[:, :, pos, pos] = k[..., 0]
+        other[1, :, pos] = 7.0
+        return x[inverse], inverse, places, cache, other
+
+
+class Aliases(nn.Module):
+    """Writes that are read under an older name, and one into what may be a view of what nobody reads again."""
+
+    def forward(self, x, b):
+        a = x.clone()
+        c = a.mul_(2)
+        c[:, 0] = 0
+        d = torch.relu(x).add_(1)
+        e = d
+        d[0].mul_(3)
+        f = (x @ x.t()).reshape(-1, 3)
+        f.add_(b)
+        return a, c, d, e, f
+
+
 class Left(nn.Module):
     """Calls that stay foreign: what they compute is a matter of the backend, or no op of the IR's."""
 
@@ -289,6 +387,7 @@ def main():
                            dtype=torch.float64)
     n = Dim("n", min=2, max=64)
     ids = torch.tensor([2, 0, -1])
+    nan = float("nan")
     cases = {
         "complex_rope": (ComplexRope(), dict(x=powers(1, 3, 2, 8), angles=angles(5, 4),
                                              ids=torch.tensor([[4, 0, 2]])), ({1: n}, None, {1: n})),
@@ -318,13 +417,23 @@ def main():
                                     u=torch.tensor([0, 1, 7, 200, 255], dtype=torch.uint8),
                                     x=torch.tensor([[0.0, -0.0, float("nan")], [-2, float("inf"), 3]]), a=whole(8, 16),
                                     w=whole(6, 16), b=torch.randn(6) * 50), ({}, {}, {}, {0: n}, {}, {})),
+        "bounds": (Bounds(), dict(x=torch.tensor([[1.5, -3.0, nan, 0.25], [600, -500, 2.75, 7]]),
+                                  y=torch.tensor([[0.5, 2.0, 1.0, nan], [3, -2.5, 1, 8]]), i=torch.tensor([[-3, 5, 0, 7], [1, 2, -2, 4]]),
+                                  j=torch.tensor([2, 3, -1, 9])), None),
+        "ranges": (Ranges(), dict(x=torch.randn(4, 4)), ({0: n},)),
+        "promoted_bf16": (Promoted(torch.bfloat16), dict(i=torch.tensor([-4, 9, 1, 3]), b=torch.tensor([True, False, True, False])), None),
+        "promoted_f64": (Promoted(torch.float64), dict(i=torch.tensor([-4, 9, 1, 3]), b=torch.tensor([True, False, True, False])), None),
+        "experts": (Experts(), dict(x=torch.randn(4, 2), ids=torch.tensor([2, 0, 3, 1]), pos=torch.tensor([2, 0]),
+                                    k=torch.randn(2, 3, 2, 4)), None),
+        "aliases": (Aliases(), dict(x=whole(3, 4), b=whole(3)), None),
         "named": (Named(), dict(x=torch.randn(2)), None),
     }
-    made = sys.argv[1:] or [*cases, "mask", "left"]
+    made = sys.argv[1:] or [*cases, "mask", "left", "spelled"]
     for name, (model, inputs, shapes) in cases.items():
         if name not in made:
             continue
         model.eval()
+        torch.set_default_dtype(getattr(model, "default", torch.float32))
         results = getattr(model, "want", model)(*inputs.values())
         want = [w.detach() for w in torch.utils._pytree.tree_leaves(results)]
         fixed = dict(mask=None, use_cache=False, names="q", count=3) if name == "constants" else {}
@@ -337,12 +446,17 @@ def main():
         arrays = {f"in.{k}": v.numpy() for k, v in inputs.items()}
         digits = len(str(len(want) - 1))
         np.savez(HERE / f"{name}.npz", **arrays, **{f"out.{i:0{digits}}": w.numpy() for i, w in enumerate(want)})
+        torch.set_default_dtype(torch.float32)
         print(name, sorted({str(c.target) for c in program.graph.nodes if c.op == "call_function"}))
     # Calls that stay foreign; a size that depends on data is one of them.
     foreign = {"mask": (Mask(), (torch.randn(2), torch.tensor([True, False]))), "left": (Left(), (torch.randn(3, 4),))}
     for name, (model, inputs) in foreign.items():
         if name in made:
             save(torch.export.export(model, inputs), f"{name}.pt2")
+    if "spelled" in made:
+        program = torch.export.export(Spelled(), (torch.randn(11, 4, 64).bfloat16(),))
+        save(program, "spelled.pt2")
+        save(program.run_decompositions(), "spelled.decomposed.pt2")
 
 
 if __name__ == "__main__":

@@ -291,6 +291,12 @@ fn finish(m: &mut Maker, y: ValueId, scaled: ValueId, element: DType) -> ValueId
     q
 }
 
+/// A scale as a float of 8 bits, rounded and bounded as ONNX does or as torch does.
+fn byte(m: &mut Maker, s: ValueId, to: DType) -> ValueId {
+    let saturate = m.tape.one_in(2);
+    m.op(Op::Cast { to, saturate }, &[s])
+}
+
 /// The scale for others: as it is, without its axis, in another shape, as a byte, or not at all.
 fn hand_out(m: &mut Maker, s: ValueId, exponent: Option<ValueId>) {
     for _ in 0..[1, 1, 1, 0, 2][m.tape.below(5)] {
@@ -299,7 +305,11 @@ fn hand_out(m: &mut Maker, s: ValueId, exponent: Option<ValueId>) {
                 let e = m.with(BinaryOp::Add, e, 127.0);
                 m.cast(e, DType::U8)
             }
-            (1, Some(_)) => m.cast(s, DType::F8E8M0),
+            (1, Some(_)) => byte(m, s, DType::F8E8M0),
+            (3, _) => {
+                let to = m.tape.pick(&[DType::F8E8M0, DType::F8E4M3FN]);
+                byte(m, s, to)
+            }
             (2, None) => m.cast_to(s, DType::BF16),
             _ => s,
         };

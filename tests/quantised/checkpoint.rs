@@ -145,6 +145,19 @@ fn layers_that_the_config_leaves_are_as_the_program_has_them() {
     refused(&done, &["of another type", "5 extra", "expected bf16, found f8e4m3fn[256, 128]"]);
 }
 
+/// As GPT-OSS's, which is for experts alone.
+#[test]
+fn a_config_that_leaves_every_layer_quantises_nothing_and_says_so() {
+    let mut config: Value = serde_json::from_slice(&fs::read(file("config.json")).unwrap()).unwrap();
+    config["quantization_config"]["modules_to_not_convert"] = json!(["layers", "lm_head"]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("config.json");
+    fs::write(&path, config.to_string()).unwrap();
+    let done = normfuse(["compile", s(&file("model.pt2")), "--quant-config", s(&path), "--weights-prefix", "model."]);
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    assert!(done.stdout.contains("nothing is quantised: every linear layer"), "{}", done.stdout);
+}
+
 #[test]
 fn a_config_that_is_not_known_is_an_error() {
     let known: Value = serde_json::from_slice(&fs::read(file("config.json")).unwrap()).unwrap();
@@ -160,7 +173,6 @@ fn a_config_that_is_not_known_is_an_error() {
         &with("weight_block_size", json!([128, 96])),
         &["model.pt2", "q_a_proj", "multiple of 96 values, found 128"],
     );
-    refused(&with("modules_to_not_convert", json!(["layers"])), &["linear layers", "none that is named"]);
     refused(&compile(|_| {}, Some(&json!({"hidden_size": 128}))), &["config.json", "quantization_config"]);
     let (model, config) = (file("model.pt2"), file("config.json"));
     let done = normfuse(["compile", s(&model), "--quant-config", s(&config), "-o", s(&config), "--emit", "onnx"]);

@@ -84,7 +84,7 @@ fn numbered(shape: &[usize], seed: u32, centre: f32, spread: f32) -> Tensor {
 fn quantise(graph: &mut Graph, config: &Value) -> normfuse::ir::Result<Quantised> {
     let config = QuantConfig::parse(config.to_string().as_bytes()).unwrap();
     let scheme = |module: &str, class: Option<&str>| config.scheme_of(module, class);
-    linears::quantise(graph, Source { scheme: &scheme, stored: None })
+    linears::quantise(graph, Source { scheme: &scheme, spared: &|m, c| config.spares(m, c), stored: None })
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "what is made in the call reads better")]

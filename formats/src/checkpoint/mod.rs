@@ -65,14 +65,23 @@ impl Checkpoint {
         let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
         if extension.eq_ignore_ascii_case("safetensors") {
             let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
-            checkpoint.add(&MappedFile::open(path)?, &name, None)?;
+            let mut faults = Vec::new();
+            checkpoint.add(&MappedFile::open(path)?, &name, None, &mut faults)?;
+            together(faults)?;
         } else if extension.eq_ignore_ascii_case("json") {
             let index = index::read(path)?;
-            let mut folder = DataFolder::of_model(path)?;
+            let mut folder = DataFolder::of_checkpoint(path)?;
+            let mut faults = Vec::new();
             for (shard, names) in &index {
-                let file = folder.file(shard).map_err(|e| e.at_port(format!("part `{shard}`")))?;
-                checkpoint.add(&file, shard, Some(names)).map_err(|e| e.in_file(file.path()))?;
+                match folder.file(shard) {
+                    Ok(file) => {
+                        let added = checkpoint.add(&file, shard, Some(names), &mut faults);
+                        added.map_err(|e| e.in_file(file.path()))?;
+                    }
+                    Err(e) => faults.push(e.at_port(format!("part `{shard}`"))),
+                }
             }
+            together(faults)?;
         } else {
             let found =
                 if extension.is_empty() { "no extension".into() } else { format!("the extension `{extension}`") };
@@ -81,8 +90,15 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
-    /// Takes in the tensors of one file; `listed` are those that the index has for it.
-    fn add(&mut self, file: &Arc<MappedFile>, name: &str, listed: Option<&Vec<String>>) -> Result<()> {
+    /// Takes in the tensors of one file; `listed` are those that the index has for it. Where they disagree is one of the faults.
+    fn add(
+        &mut self,
+        file: &Arc<MappedFile>,
+        name: &str,
+        listed: Option<&Vec<String>>,
+        faults: &mut Vec<FormatError>,
+    ) -> Result<()> {
+        const HINT: &str = "index and files are not of one checkpoint";
         let name: Arc<str> = name.into();
         let mut listed =
             listed.map(|names| names.iter().map(String::as_str).collect::<std::collections::BTreeSet<_>>());
@@ -90,7 +106,8 @@ impl Checkpoint {
             let tensor = entry.name;
             if listed.as_mut().is_some_and(|l| !l.remove(tensor.as_str())) {
                 let e = FormatError::mismatch("a tensor that the index has for this file", "one that it has not");
-                return Err(at_tensor(e, &tensor).hint("index and files are not of one checkpoint"));
+                faults.push(at_tensor(e, &tensor).hint(HINT).in_file(file.path()));
+                continue;
             }
             let data = Arc::new(file.region(entry.offset, entry.len)?);
             let region = Region { file: name.clone(), offset: entry.offset, len: entry.len, data };
@@ -100,17 +117,15 @@ impl Checkpoint {
                 Entry::Occupied(taken) => {
                     let other = taken.get().region.file.to_string();
                     let e = FormatError::mismatch("each tensor in one file", format!("it in `{other}`, too"));
-                    return Err(at_tensor(e, taken.key()));
+                    faults.push(at_tensor(e, taken.key()).in_file(file.path()));
                 }
             }
         }
-        match listed.iter().flatten().next() {
-            Some(missing) => {
-                let e = FormatError::mismatch("a tensor that the index has for this file", "none of that name");
-                Err(at_tensor(e, missing).hint("index and files are not of one checkpoint"))
-            }
-            None => Ok(()),
+        for missing in listed.iter().flatten() {
+            let e = FormatError::mismatch("a tensor that the index has for this file", "none of that name");
+            faults.push(at_tensor(e, missing).hint(HINT).in_file(file.path()));
         }
+        Ok(())
     }
 
     /// The file that was opened: the index of a checkpoint in parts.
@@ -126,6 +141,19 @@ impl Checkpoint {
     /// All tensors in the order of their names.
     pub fn tensors(&self) -> impl Iterator<Item = (&str, &Stored)> + '_ {
         self.tensors.iter().map(|(name, stored)| (name.as_str(), stored))
+    }
+}
+
+/// Nothing, the one fault, or all of them.
+fn together(mut faults: Vec<FormatError>) -> Result<()> {
+    match faults.len() {
+        0 => Ok(()),
+        1 => Err(faults.swap_remove(0)),
+        n => {
+            let all: Vec<String> = faults.iter().map(ToString::to_string).collect();
+            let all = all.join("\n  ");
+            Err(FormatError::invalid(format!("{n} faults in the parts that the index names:\n  {all}")))
+        }
     }
 }
 

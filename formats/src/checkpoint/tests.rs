@@ -187,6 +187,32 @@ fn parts_are_found_through_the_index() {
     assert_eq!(bytes(&g, "model.b.bias"), 7.0f32.to_le_bytes().repeat(3));
 }
 
+/// As Hugging Face's cache has them: the names are links to files that are called by their hash, in another folder.
+#[cfg(unix)]
+#[test]
+fn parts_may_be_links() {
+    let disk = Disk::new();
+    disk.save("blobs/a.safetensors", &[("model.norm.weight", 3, 1.0)]);
+    disk.save("blobs/b.safetensors", &[("model.b.bias", 3, 2.0)]);
+    fs::create_dir_all(disk.path("snapshots/main")).unwrap();
+    let link = |from: &str, to: &str| std::os::unix::fs::symlink(from, disk.path("snapshots/main").join(to)).unwrap();
+    link("../../blobs/a.safetensors", "a.safetensors");
+    link("../../blobs/b.safetensors", "b.safetensors");
+    let json = r#"{"weight_map": {"model.norm.weight": "a.safetensors", "model.b.bias": "b.safetensors"}}"#;
+    fs::write(disk.path("blobs/index"), json).unwrap();
+    link("../../blobs/index", "model.safetensors.index.json");
+    let checkpoint = Checkpoint::open(&disk.path("snapshots/main/model.safetensors.index.json")).unwrap();
+    let mut g = two();
+    assert_eq!(bind(&mut g, &checkpoint, &Rules::default()).unwrap().bound, 2);
+    assert_eq!(bytes(&g, "model.b.bias"), 2.0f32.to_le_bytes().repeat(3));
+    // A name is no link.
+    let outside = json.replace("a.safetensors", "../../blobs/a.safetensors");
+    let index = disk.path("snapshots/main/other.safetensors.index.json");
+    fs::write(&index, outside).unwrap();
+    let e = Checkpoint::open(&index).unwrap_err().to_string();
+    assert!(e.contains("inside the model's folder") && e.contains("../../blobs"), "{e}");
+}
+
 #[test]
 fn an_index_that_does_not_agree_with_its_files_is_refused() {
     let disk = Disk::new();
@@ -225,6 +251,11 @@ fn an_index_that_does_not_agree_with_its_files_is_refused() {
         let e = Checkpoint::open(&disk.index(json)).unwrap_err();
         assert!(e.to_string().contains(what), "{json}: {e}");
         assert!(e.file().unwrap().to_string_lossy().ends_with(file), "{json}: {e}");
+    }
+    let json = r#"{"weight_map": {"z": "a.safetensors", "x": "a.safetensors", "u": "gone.safetensors", "v": "../a"}}"#;
+    let e = Checkpoint::open(&disk.index(json)).unwrap_err().to_string();
+    for what in ["4 faults", "tensor `y`", "tensor `z`", "part `gone.safetensors`", "part `../a`", "beside the index"] {
+        assert!(e.contains(what), "{what}: {e}");
     }
     for (path, what) in [("", "found a folder"), ("a.bin", "the extension `bin`"), ("gone.safetensors", "gone")] {
         let e = Checkpoint::open(&disk.path(path)).unwrap_err().to_string();

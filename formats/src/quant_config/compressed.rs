@@ -45,6 +45,8 @@ struct Config {
     kv_cache_scheme: Option<Value>,
     sparsity_config: Option<Value>,
     transform_config: Option<Value>,
+    // What transformers writes of its own.
+    run_compressed: Option<bool>,
     // What changes no bits.
     #[serde(rename = "global_compression_ratio")]
     _ratio: Option<IgnoredAny>,
@@ -117,6 +119,9 @@ pub fn read(config: Value) -> Result<(Vec<Group>, Vec<Pattern>)> {
     let sparsity = config.sparsity_config.filter(|s| s.get("format").is_none_or(|f| f != "dense"));
     absent("sparsity_config", sparsity.as_ref())?;
     absent("transform_config", config.transform_config.as_ref())?;
+    if config.run_compressed == Some(false) {
+        return Err(unknown("run_compressed", "true: with false weights are decompressed as they are loaded", false));
+    }
     let read = |layers| object(layers, "config_groups").and_then(group);
     let named = |(name, layers): (String, Value)| read(layers).map_err(|e| e.at_node(name));
     let groups = config.config_groups.into_iter().map(named).collect::<Result<_>>()?;
@@ -131,10 +136,11 @@ fn check_format(format: Option<&str>) -> Result<()> {
     }
 }
 
-/// Nothing is asked for: the field is null, or an object of nothing.
-fn absent(field: &str, value: Option<&Value>) -> Result<()> {
+/// Nothing is asked for: the field is null, or an object or a list of nothing.
+pub fn absent(field: &str, value: Option<&Value>) -> Result<()> {
     fn empty(v: &Value) -> bool {
-        v.is_null() || v.as_object().is_some_and(|o| o.values().all(empty))
+        let nothing = |o: &Map<String, Value>| o.values().all(empty);
+        v.is_null() || v.as_object().is_some_and(nothing) || v.as_array().is_some_and(Vec::is_empty)
     }
     match value.filter(|v| !empty(v)) {
         Some(v) => Err(unknown(field, "none", v)),

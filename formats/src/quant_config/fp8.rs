@@ -11,7 +11,7 @@ use normfuse_ir::{
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Group, Pattern, object, unknown};
+use super::{Group, Pattern, compressed::absent, object, unknown};
 use crate::error::Result;
 
 /// `act_quant`'s floor on the largest magnitude.
@@ -28,6 +28,12 @@ struct Config {
     scale_fmt: Option<String>,
     weight_block_size: Option<[usize; 2]>,
     modules_to_not_convert: Option<Vec<String>>,
+    // The same list, as some checkpoints call it.
+    ignored_layers: Option<Vec<String>>,
+    // What transformers writes of its own, and what is neutral of it.
+    dequantize: Option<bool>,
+    expert_dtype: Option<String>,
+    modules_to_convert: Option<Value>,
 }
 
 #[derive(Deserialize, Default)]
@@ -41,9 +47,16 @@ enum Scheme {
 /// The one group, and the layers that are in none.
 pub fn read(config: Value) -> Result<(Vec<Group>, Vec<Pattern>)> {
     let config: Config = object(config, "fp8")?;
-    if let Some(fmt) = config.fmt.filter(|f| f != "e4m3") {
-        return Err(unknown("fmt", "`e4m3`", format!("`{fmt}`")));
+    if let Some(fmt) = config.fmt.filter(|f| !matches!(f.as_str(), "e4m3" | "float8_e4m3fn")) {
+        return Err(unknown("fmt", "`e4m3` or `float8_e4m3fn`", format!("`{fmt}`")));
     }
+    if config.dequantize == Some(true) {
+        return Err(unknown("dequantize", "false: with true nothing is quantised", true));
+    }
+    if let Some(dtype) = config.expert_dtype.filter(|d| d != "fp8") {
+        return Err(unknown("expert_dtype", "`fp8`", format!("`{dtype}`")));
+    }
+    absent("modules_to_convert", config.modules_to_convert.as_ref())?;
     let Some([rows, columns]) = config.weight_block_size.filter(|b| b.iter().all(|n| *n > 0)) else {
         return Err(unknown("weight_block_size", "the rows and columns of a block, as in [128, 128]", "none"));
     };
@@ -66,7 +79,8 @@ pub fn read(config: Value) -> Result<(Vec<Group>, Vec<Pattern>)> {
         kind: ScaleKind::Float,
     };
     let scheme = LinearScheme { weight, activation: Some(activation) };
-    Ok((vec![Group { targets: linears(), scheme }], skipped(config.modules_to_not_convert)?))
+    let listed = config.modules_to_not_convert.or(config.ignored_layers);
+    Ok((vec![Group { targets: linears(), scheme }], skipped(listed)?))
 }
 
 /// All of torch's linear layers.

@@ -95,6 +95,12 @@ impl QuantConfig {
 }
 
 impl QuantConfig {
+    /// True for a layer that some group has, and a list of those that are not quantised, too.
+    pub fn spares(&self, module: &str, class: Option<&str>) -> bool {
+        let matches = |patterns: &[Pattern]| patterns.iter().any(|p| p.matches(module, class));
+        matches(&self.skip) && self.groups.iter().any(|g| matches(&g.targets))
+    }
+
     /// Entries of the config's lists that name none of these layers, by the name of the module and its class.
     pub fn idle<'a>(&'a self, layers: &[(String, Option<String>)]) -> Vec<&'a str> {
         let patterns = self.groups.iter().flat_map(|g| &g.targets).chain(&self.skip);

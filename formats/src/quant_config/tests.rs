@@ -56,6 +56,22 @@ fn modules_that_are_not_converted() {
     }
 }
 
+/// What `to_dict()` of its config has beside DeepSeek's own fields.
+#[test]
+fn fp8_as_transformers_writes_it() {
+    let written = json!({"quant_method": "fp8", "modules_to_not_convert": null, "modules_to_convert": null,
+        "activation_scheme": "dynamic", "weight_block_size": [128, 128], "dequantize": false, "scale_fmt": "float",
+        "expert_dtype": "fp8"});
+    let found = scheme(&read(&written), "model.layers.0.mlp.up_proj");
+    assert_eq!(found, scheme(&read(&deepseek()), "model.layers.0.mlp.up_proj"));
+    assert!(scheme(&read(&with(deepseek(), "fmt", json!("float8_e4m3fn"))), "m.p").is_some());
+    assert_eq!(scheme(&read(&with(deepseek(), "ignored_layers", json!(["m.p"]))), "m.p"), None);
+    assert!(scheme(&read(&with(written.clone(), "modules_to_convert", json!([]))), "m.p").is_some());
+    refused(&with(written.clone(), "dequantize", json!(true)), &["`dequantize`", "false", "found true"]);
+    refused(&with(written.clone(), "expert_dtype", json!("fp4")), &["`expert_dtype`", "`fp8`", "`fp4`"]);
+    refused(&with(written, "modules_to_convert", json!(["embed"])), &["`modules_to_convert`", "embed"]);
+}
+
 #[test]
 fn what_is_not_known_is_named() {
     refused(&json!({}), &["quantization_config", "quant_method"]);
@@ -88,6 +104,17 @@ fn args(bits: u32, kind: &str, strategy: &str, dynamic: &Value) -> Value {
 
 fn grouped(args: Value, size: usize) -> Value {
     with(args, "group_size", json!(size))
+}
+
+/// As transformers writes it.
+#[test]
+fn run_compressed() {
+    let (no, yes) = (json!(false), json!(true));
+    let config = compressed(&args(8, "float", "channel", &no), &args(8, "float", "token", &yes));
+    for neutral in [Value::Null, json!(true)] {
+        assert!(scheme(&read(&with(config.clone(), "run_compressed", neutral)), "m.p").is_some());
+    }
+    refused(&with(config, "run_compressed", no), &["`run_compressed`", "found false"]);
 }
 
 #[test]

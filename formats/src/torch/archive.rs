@@ -65,8 +65,9 @@ impl Archive {
             file.region(span.start, span.len).map_err(at)?;
             all.insert(record, span);
         }
-        let records = inside(all)?;
-        Ok(Self { file, name, records })
+        let archive = Self { records: inside(all)?, file, name };
+        archive.is_little_endian()?;
+        Ok(archive)
     }
 
     /// A record's bytes, if it is there.
@@ -92,6 +93,20 @@ impl Archive {
                 format!("{len} bytes at offset {offset} of the record `{record}`"),
                 format!("a record of {} bytes", span.len),
             )),
+        }
+    }
+
+    /// Weights are read where they lie, by machines whose numbers begin with the low byte, as nearly all do.
+    fn is_little_endian(&self) -> Result<()> {
+        const RECORD: &str = "byteorder";
+        match self.record(RECORD).map(<[u8]>::trim_ascii) {
+            None | Some(b"little") => Ok(()),
+            Some(other) => {
+                let begin: String = String::from_utf8_lossy(other).chars().take(20).collect();
+                Err(FormatError::mismatch("`little`: numbers that begin with the low byte", format!("`{begin}`"))
+                    .at_port(format!("record `{RECORD}`"))
+                    .hint("export the model on a little-endian machine"))
+            }
         }
     }
 

@@ -39,8 +39,12 @@ pub struct Builder<'p> {
     pub version: TorchVersion,
     /// There is a cast whose meaning depends on the version, which is not known.
     pub version_assumed: bool,
-    /// Tensors that some node or output reads.
-    pub used: HashSet<&'p str>,
+    /// The float that the call in hand results in, and torch's default type as far as the program has shown it.
+    result_float: Option<DType>,
+    default_float: DType,
+    /// Where tensors are read last, and where we are: places of nodes in order, results behind them all.
+    pub last_read: HashMap<&'p str, usize>,
+    pub place: usize,
     facts: Facts,
     metas: &'p BTreeMap<String, TensorMeta>,
     sym_ints: &'p BTreeMap<String, SymInt>,
@@ -73,7 +77,10 @@ impl<'p> Builder<'p> {
             memory: Memory::default(),
             version,
             version_assumed: false,
-            used: HashSet::new(),
+            result_float: None,
+            default_float: DType::F32,
+            last_read: HashMap::new(),
+            place: 0,
             facts: Facts::default(),
             metas,
             sym_ints,
@@ -220,6 +227,18 @@ impl<'p> Builder<'p> {
         self.metadata = metadata;
         self.start = self.graph.node_bound();
         self.named.clear();
+    }
+
+    /// Notes what a call results in: a float that it makes of integers alone is torch's default type at export.
+    pub fn results_in(&mut self, names: &[&str]) {
+        let float = |name: &&str| self.declared(name).ok()?.dtype.filter(|d| d.is_arithmetic_float());
+        self.result_float = names.first().and_then(float);
+    }
+
+    /// The type of floats that are made of integers, as the result in hand has it, or the last one before it that had one.
+    pub fn default_float(&mut self) -> DType {
+        self.default_float = self.result_float.unwrap_or(self.default_float);
+        self.default_float
     }
 
     /// Takes back the nodes of the call in hand that nothing reads.

@@ -58,9 +58,11 @@ pub fn import(name: &str, program: &Program, weights: &Weights<'_>) -> Result<Gr
         computed: HashSet::new(),
         notes: Vec::new(),
     };
+    importer.b.memory.decomposed = program.verifiers.iter().any(|v| v == "ATEN");
     importer.note_uses();
     importer.inputs()?;
-    for node in &module.graph.nodes {
+    for (place, node) in module.graph.nodes.iter().enumerate() {
+        importer.b.place = place;
         importer.node(node).map_err(|e| e.at_node(node.label()))?;
     }
     importer.outputs()?;
@@ -84,14 +86,16 @@ impl<'p> Importer<'p, '_> {
     /// What anybody reads: results that nobody does are not computed where that costs an op of its own.
     fn note_uses(&mut self) {
         let module = &self.program.graph_module;
-        let operands = module.graph.nodes.iter().flat_map(|n| &n.inputs).map(|a| &a.arg);
-        let results = module.signature.output_specs.iter();
-        self.b.used.extend(operands.flat_map(tensors_of));
-        self.b.used.extend(results.flat_map(|spec| match spec {
+        for (place, node) in module.graph.nodes.iter().enumerate() {
+            let read = node.inputs.iter().flat_map(|a| tensors_of(&a.arg));
+            self.b.last_read.extend(read.map(|t| (t, place)));
+        }
+        let results = module.signature.output_specs.iter().flat_map(|spec| match spec {
             OutputSpec::User(a) => tensors_of(a),
             OutputSpec::Mutation { arg, .. } => vec![arg.as_str()],
             OutputSpec::Other(_) => Vec::new(),
-        }));
+        });
+        self.b.last_read.extend(results.map(|t| (t, usize::MAX)));
     }
 
     /// Inputs of the caller first, then parameters that nobody has given yet.
@@ -213,6 +217,7 @@ impl<'p> Importer<'p, '_> {
             return self.reads_what_is_there(node);
         }
         self.b.begin(node.label(), node.metadata.metadata(&node.target));
+        self.b.results_in(&results(node));
         let mut call = Call::new(&mut self.b, node);
         match ops::map(&mut call) {
             Ok(outcome) => self.enter(node, outcome),
@@ -317,11 +322,8 @@ impl<'p> Importer<'p, '_> {
 
     fn foreign(&mut self, node: &'p Node, reason: String) -> Result<()> {
         if ops::mutates(&node.target) {
-            return Err(FormatError::mismatch(
-                "an in-place op that is a value",
-                format!("`{}`: {reason}", node.target),
-            )
-            .hint("export the model with run_decompositions(), which removes in-place ops"));
+            let found = format!("`{}`: {reason}", node.target);
+            return Err(self.b.memory.advised(FormatError::mismatch("an in-place op that is a value", found)));
         }
         let mut inputs = Vec::new();
         let mut attributes = Vec::new();

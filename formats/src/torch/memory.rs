@@ -34,13 +34,14 @@ struct Tensor {
 /// Start, end and value of what was written.
 type Piece = (i64, i64, ValueId);
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Storage {
     /// A parameter, constant or input: others see it.
     given: bool,
     version: u32,
-    /// The tensor that is all of it, and the op that changed it last.
+    /// The tensor that is all of it, its other names, and the op that changed it last.
     whole: String,
+    aliases: Vec<String>,
     changed_by: String,
     /// Written ranges of memory that was fresh: axis, then start, end and value in order.
     pieces: Option<(usize, Vec<Piece>)>,
@@ -86,14 +87,23 @@ pub enum Write {
 /// The tensors of a program by name.
 #[derive(Debug, Default)]
 pub struct Memory {
+    /// In-place ops are removed already, as far as torch removes them.
+    pub decomposed: bool,
     tensors: HashMap<String, Tensor>,
     storages: Vec<Storage>,
 }
 
 impl Memory {
     fn storage(&mut self, whole: &str, given: bool) -> usize {
-        let (changed_by, perhaps) = (String::new(), Vec::new());
-        self.storages.push(Storage { given, version: 0, whole: whole.to_owned(), changed_by, pieces: None, perhaps });
+        self.storages.push(Storage {
+            given,
+            version: 0,
+            whole: whole.to_owned(),
+            aliases: Vec::new(),
+            changed_by: String::new(),
+            pieces: None,
+            perhaps: Vec::new(),
+        });
         self.storages.len() - 1
     }
 
@@ -173,7 +183,19 @@ impl Memory {
             _ => Part::Other,
         };
         let tensor = Tensor { value, storage: t.storage, version: t.version, part };
+        if part == Part::Whole {
+            self.storages[t.storage].aliases.push(name.to_owned());
+        }
         self.put(name, tensor)
+    }
+
+    /// An error about an in-place op, with what to do.
+    pub fn advised(&self, e: FormatError) -> FormatError {
+        e.hint(if self.decomposed {
+            "write it out of place in the model: run_decompositions() has left it as it is"
+        } else {
+            "export the model with run_decompositions(), which removes in-place ops"
+        })
     }
 
     /// True for a tensor that a node made.
@@ -187,6 +209,11 @@ impl Memory {
         self.tensors.get(name).is_some_and(of)
     }
 
+    /// True for all of some memory into which nothing was written, nor into a part of it.
+    pub fn is_untouched(&self, name: &str) -> bool {
+        self.is_fresh(name) && self.tensors.get(name).is_some_and(|t| self.storages[t.storage].pieces.is_none())
+    }
+
     /// The tensor's value.
     ///
     /// # Errors
@@ -196,8 +223,7 @@ impl Memory {
         let s = &self.storages[t.storage];
         if t.version != s.version {
             let found = format!("`{name}`, whose memory `{}` changed under another name", s.changed_by);
-            return Err(FormatError::mismatch("a tensor that is not changed behind its back", found)
-                .hint("export the model with run_decompositions(), which removes in-place ops"));
+            return Err(self.advised(FormatError::mismatch("a tensor that is not changed behind its back", found)));
         }
         t.value.ok_or_else(|| {
             FormatError::mismatch("a tensor with contents", format!("`{name}`, memory that is not written in full"))
@@ -228,11 +254,10 @@ impl Memory {
         sizes: &[Option<i64>],
     ) -> Result<Write> {
         let Some(t) = self.tensors.get(name).cloned() else { return Err(undefined(name)) };
-        let s = &mut self.storages[t.storage];
         let refuse = |found: String| {
-            Err(FormatError::mismatch("an in-place op on a tensor that only this graph sees", found)
-                .hint("export the model with run_decompositions(), which removes in-place ops"))
+            Err(self.advised(FormatError::mismatch("an in-place op on a tensor that only this graph sees", found)))
         };
+        let s = &self.storages[t.storage];
         if s.given {
             return refuse(format!("`{name}`, which is `{}` or a view of it", s.whole));
         }
@@ -255,12 +280,18 @@ impl Memory {
                     return refuse(format!("`{name}`, whose memory `{}` changed", s.changed_by));
                 }
                 Some(old) => Write::Into { old, axis, start, end, new: piece },
-                None => match s.fill(axis, (start, end, piece), sizes) {
-                    Some(write) => write,
-                    None => return refuse(format!("`{name}`, which overlaps what was written into `{whole}` before")),
-                },
+                None => {
+                    // A copy, so that a refusal leaves everything as it was.
+                    let mut filled = s.clone();
+                    let Some(write) = filled.fill(axis, (start, end, piece), sizes) else {
+                        return refuse(format!("`{name}`, which overlaps what was written into `{whole}` before"));
+                    };
+                    self.storages[t.storage].pieces = filled.pieces;
+                    write
+                }
             },
         };
+        let s = &mut self.storages[t.storage];
         by.clone_into(&mut s.changed_by);
         if write == Write::Pending {
             // What the memory holds elsewhere is as it was.
@@ -269,6 +300,30 @@ impl Memory {
             }
         }
         Ok(write)
+    }
+
+    /// Before a write into what may be a view or a copy: if nothing else of that memory is read afterwards, by any name, then
+    /// nobody can tell, and it is memory of its own.
+    pub fn detach(&mut self, name: &str, read_later: impl Fn(&str) -> bool) {
+        let Some(t) = self.tensors.get(name).cloned() else { return };
+        let s = &self.storages[t.storage];
+        if t.part != Part::Other || t.version != s.version || s.given || !s.perhaps.is_empty() {
+            return;
+        }
+        let mut shared = vec![t.storage];
+        for i in t.storage + 1..self.storages.len() {
+            if self.storages[i].perhaps.iter().any(|older| shared.contains(older)) {
+                shared.push(i);
+            }
+        }
+        let others = self.tensors.iter().filter(|(other, o)| *other != name && shared.contains(&o.storage));
+        if others.map(|(other, _)| other.as_str()).any(read_later) {
+            return;
+        }
+        let storage = self.storage(name, false);
+        if let Some(own) = self.tensors.get_mut(name) {
+            *own = Tensor { storage, version: 0, part: Part::Whole, ..t };
+        }
     }
 
     /// A copy of fresh memory with a range of an axis written, `sizes` being those of the memory. While it is not full
@@ -290,6 +345,7 @@ impl Memory {
             given: false,
             version: 0,
             whole: name.into(),
+            aliases: Vec::new(),
             changed_by: String::new(),
             pieces,
             perhaps: Vec::new(),
@@ -306,14 +362,16 @@ impl Memory {
         Ok(write)
     }
 
-    /// After a write: the tensor has `own`, and all of its memory is `whole`.
+    /// After a write: the tensor has `own`, and all of its memory, by any name, is `whole`.
     pub fn settle(&mut self, name: &str, own: ValueId, whole: ValueId) {
         let Some(t) = self.tensors.get(name) else { return };
         let storage = t.storage;
         let s = &mut self.storages[storage];
         s.version += 1;
         let (version, root) = (s.version, s.whole.clone());
-        for (key, value) in [(root.as_str(), whole), (name, own)] {
+        let aliases = s.aliases.clone();
+        let all = std::iter::once(&root).chain(&aliases).map(|key| (key.as_str(), whole));
+        for (key, value) in all.chain([(name, own)]) {
             if let Some(t) = self.tensors.get_mut(key) {
                 (t.value, t.version) = (Some(value), version);
             }

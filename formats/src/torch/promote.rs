@@ -1,6 +1,7 @@
 //! ATen's rules for operands of different types, and for the numbers that stand in a program.
 //!
-//! The kinds are bool, integer and float. Tensors decide over tensors of rank 0, and those over numbers: what is lower
+//! The kinds are bool, integer and float. Integers among floats that are numbers become torch's default type: f32, unless the
+//! model was exported under another, which the types of results show ([`Builder::default_float`]). Tensors decide over tensors of rank 0, and those over numbers: what is lower
 //! has a say only if its kind is higher. 16-bit floats are computed in f32 and rounded once.
 //!
 //! Torch's backends disagree about what comes in beside a tensor of 16 bits, and models are trained and served on GPUs,
@@ -121,7 +122,7 @@ fn element(s: Scalar, dtype: DType) -> Option<(Tensor, bool)> {
 
 impl Builder<'_> {
     /// The type in which ATen computes two operands, and that of the result.
-    pub fn result_type(&self, a: Operand, b: Operand) -> Result<DType, Reject> {
+    pub fn result_type(&mut self, a: Operand, b: Operand) -> Result<DType, Reject> {
         let none = || Reject::Foreign("torch has no common type for the operands that normfuse has".into());
         match (a, b) {
             (Operand::Scalar(_), Operand::Scalar(_)) => foreign("neither operand is a tensor"),
@@ -129,7 +130,7 @@ impl Builder<'_> {
             | (Operand::Tensor(x) | Operand::Host(x) | Operand::Size(x), Operand::Scalar(s)) => {
                 let d = self.dtype(x)?;
                 Ok(match s {
-                    Scalar::Float(_) if kind(d) < Kind::Float => DType::F32,
+                    Scalar::Float(_) if kind(d) < Kind::Float => self.default_float(),
                     Scalar::Int(_) if kind(d) < Kind::Int => DType::I64,
                     _ => d,
                 })
@@ -196,7 +197,7 @@ impl Builder<'_> {
     ) -> Result<ValueId, Reject> {
         let mut dtype = self.result_type(a, b)?;
         if op == BinaryOp::Div && kind(dtype) < Kind::Float {
-            dtype = DType::F32;
+            dtype = self.default_float();
         }
         if dtype == DType::Bool {
             return foreign("arithmetic of bools");
@@ -279,10 +280,13 @@ impl Builder<'_> {
         all.iter().map(|v| Ok(self.cast(*v, dtype)?)).collect()
     }
 
-    /// The value as a float: integers and bools become f32.
+    /// The value as a float: integers and bools become the default type.
     pub fn float(&mut self, x: ValueId) -> Result<ValueId, Reject> {
-        let d = self.dtype(x)?;
-        Ok(if kind(d) < Kind::Float { self.cast(x, DType::F32)? } else { x })
+        if kind(self.dtype(x)?) == Kind::Float {
+            return Ok(x);
+        }
+        let to = self.default_float();
+        Ok(self.cast(x, to)?)
     }
 
     /// A value of f32 arithmetic in another type.

@@ -35,6 +35,9 @@ pub struct Program {
     pub schema_version: Version,
     #[serde(default)]
     pub torch_version: String,
+    /// `TRAINING` as exported, `ATEN` after run_decompositions().
+    #[serde(default)]
+    pub verifiers: Vec<String>,
     #[serde(default)]
     pub guards_code: Vec<String>,
 }

@@ -153,6 +153,10 @@ fn casts_and_their_attributes() {
     assert!(foreign(24, down, vec![]).contains("round up"));
     let (g, _) = rewrite(&single(24, n(DataType::Float8e8m0, vec![string("round_mode", "up")]), vec![]));
     assert!(matches!(only_node(&g).op, Op::Cast { to: DType::F8E8M0, saturate: true }));
+    let nearest = n(DataType::Float8e8m0, vec![int("saturate", 0), string("round_mode", "nearest")]);
+    assert_eq!(cast(same(24, nearest, vec![])), (DType::F8E8M0, false));
+    let up = n(DataType::Float8e8m0, vec![int("saturate", 0)]);
+    assert!(foreign(24, up, vec![]).contains("does not saturate and rounds `up`"));
     let like = node("CastLike", &["x", "k"], &["y"]);
     let (g, out) = rewrite(&single(20, like, vec![i64s("k", &[1])]));
     assert!(matches!(only_node(&g).op, Op::Cast { to: DType::I64, .. }));

@@ -54,6 +54,13 @@ fn records_that_are_missing_compressed_or_outside() {
         records.push((name.into(), b"x".to_vec()));
         says(&refused(&zip(&records, CompressionMethod::Stored)), &["one that leaves it"]);
     }
+    let order = |of: &[u8]| {
+        let mut records = records.clone();
+        records.push(("m/byteorder".into(), of.to_vec()));
+        zip(&records, CompressionMethod::Stored)
+    };
+    assert!(Disk::new().read(&order(b"little")).is_ok());
+    says(&refused(&order(b"big")), &["record `byteorder`", "`little`", "found `big`"]);
     let mut records = records;
     records.push(("m/models/other.json".into(), b"{}".to_vec()));
     says(&refused(&zip(&records, CompressionMethod::Stored)), &["one model in the archive", "models/other.json"]);

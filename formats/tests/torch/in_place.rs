@@ -91,6 +91,48 @@ fn memory_that_is_written_in_another_shape_has_the_values_in_its_own() {
     assert!(e.contains("node `c`") && e.contains("a view or copy of `k`"), "{e}");
 }
 
+/// A reshape may be a view or a copy. Where nothing of its memory is read behind the write, nobody can tell.
+#[test]
+fn what_may_be_a_copy_is_written_where_nothing_else_of_it_is_read_again() {
+    let before = || {
+        Program::new(&[("a", F32, "2;1"), ("b", F32, "2")])
+            .then("aten.abs.default", &[("self", t("a"))], "k", F32, "2;1")
+            .then("aten.reshape.default", &[("self", t("k")), ("shape", ints(&[2]))], "s", F32, "2")
+            .then("aten.unsqueeze.default", &[("self", t("s")), ("dim", int(0))], "u", F32, "1;2")
+            .then("mine.kept.default", &[("x", t("k"))], "w", F32, "2;1")
+            .then("aten.add_.Tensor", &[("self", t("s")), ("other", t("b"))], "c", F32, "2")
+    };
+    // Read by none that is left: the unknown op may have kept what it was given.
+    let graph = before().output("c").output("s").read();
+    assert_eq!(graph.outputs()[0].value, graph.outputs()[1].value);
+    for later in ["k", "u", "w"] {
+        let e = before().output("c").output(later).refused();
+        assert!(e.contains("node `c`") && e.contains("`s`, a view or copy of `k`"), "{later}: {e}");
+    }
+}
+
+/// Only memory that nothing was written into holds what one likes.
+#[test]
+fn memory_with_some_contents_is_not_read_as_zeros() {
+    let ids = json!({"as_optional_tensors": [{"as_tensor": {"name": "i"}}]});
+    let put = |p: Program| {
+        let puts =
+            [("self", t("k")), ("indices", ids.clone()), ("values", t("b")), ("accumulate", json!({"as_bool": false}))];
+        p.then("aten.arange.default", &[("end", int(1))], "i", I64, "1")
+            .then("aten.index_put_.default", &puts, "p", F32, "2;3")
+            .output("k")
+    };
+    let fresh = || {
+        let size = [("size", ints(&[2, 3]))];
+        Program::new(&[("a", F32, "2;1"), ("b", F32, "3")]).then("aten.empty.memory_format", &size, "k", F32, "2;3")
+    };
+    let out = put(fresh()).run(&[f32s(&[2, 1], &[1., 2.]), f32s(&[3], &[3., 4., 5.])]);
+    assert_eq!(floats(&out[0]), [3., 4., 5., 0., 0., 0.]);
+    let p = copy(fresh().then("aten.slice.Tensor", &slice("k", 0, 1), "left", F32, "2;1"), "left", "a", "c", "2;1");
+    let e = put(p).refused();
+    assert!(e.contains("node `p`") && e.contains("not written in full"), "{e}");
+}
+
 #[test]
 fn arithmetic_in_place_keeps_the_type_of_the_tensor() {
     let p = Program::new(&[("x", BF16, "2"), ("f", F32, "2")])
@@ -142,12 +184,18 @@ fn a_tensor_that_changes_under_another_name_is_not_read() {
 
 #[test]
 fn ops_in_place_that_nobody_knows_are_refused_by_name() {
-    let e = Program::new(&[("x", F32, "2")])
+    let mut p = Program::new(&[("x", F32, "2")])
         .then("aten.abs.default", &[("self", t("x"))], "y", F32, "2")
         .then("aten.erfinv_.default", &[("self", t("y"))], "z", F32, "2")
-        .output("z")
-        .refused();
-    assert!(e.contains("node `z`") && e.contains("torch.ops.aten.erfinv_.default"), "{e}");
+        .output("z");
+    // Who has decomposed the program already is not told to.
+    for (verifier, hint) in
+        [("TRAINING", "export the model with run_decompositions()"), ("ATEN", "write it out of place")]
+    {
+        p.json["verifiers"] = json!([verifier]);
+        let e = p.refused();
+        assert!(e.contains("node `z`") && e.contains("torch.ops.aten.erfinv_.default") && e.contains(hint), "{e}");
+    }
 }
 
 #[test]

@@ -192,3 +192,17 @@ fn nibbles_pack_low_first() {
     assert_eq!(unpack_nibbles(&packed, 3), [1, 2, 15]);
     assert_eq!(nibble(&packed, 1), 2);
 }
+
+/// So a cast that does not saturate may be a step before one that does: of what it leaves, the second changes nothing.
+#[test]
+fn values_of_a_type_are_their_own_codes_however_they_are_cast() {
+    for dtype in [DType::F8E8M0, DType::F8E4M3FN] {
+        for code in 0..=255 {
+            let v = decode(dtype, code);
+            for saturate in [false, true] {
+                let again = cast_f32_to(dtype, v, saturate);
+                assert!(again == code || v.is_nan() && decode(dtype, again).is_nan(), "{dtype} {code:#x} {saturate}");
+            }
+        }
+    }
+}

@@ -42,6 +42,8 @@ pub type Lookup<'a> = dyn Fn(&str) -> Option<(Option<DType>, Vec<usize>)> + 'a;
 pub struct Source<'a> {
     /// The scheme of a layer, by its module's name and its class, where the graph knows it; `None` leaves it as it is.
     pub scheme: &'a dyn Fn(&str, Option<&str>) -> Option<&'a LinearScheme>,
+    /// True for a layer of which the configuration says by name that it stays as it is.
+    pub spared: &'a dyn Fn(&str, Option<&str>) -> bool,
     /// Element type (if the IR has it) and shape of a parameter in the checkpoint, by its name in the model. Without a
     /// checkpoint the weights are those of the graph.
     pub stored: Option<&'a Lookup<'a>>,
@@ -67,17 +69,19 @@ pub struct Quantised {
 /// Quantises the layers that the source chooses. A layer is a product with a parameter `MODULE.weight`.
 ///
 /// # Errors
-/// The graph is not legal, it has no layer that is chosen, or one cannot be quantised so: its rows have no known size or
+/// The graph is not legal, it has no layer that is chosen nor one that is spared by name, or one cannot be quantised so: its rows have no known size or
 /// one that its groups do not divide, or something other than the layer reads its weight. The graph is then of no use.
 pub fn quantise(graph: &mut Graph, source: Source<'_>) -> Result<Quantised> {
     infer::infer(graph)?;
     let mut done = Quantised::default();
     let linears = find::all(graph);
     let mut shared = Shared::default();
+    let mut spared = false;
     let idle = graph.unused_consts();
     let mut writer = Writer::new(graph);
     for linear in &linears {
         let Some(scheme) = (source.scheme)(&linear.module, linear.class.as_deref()) else {
+            spared |= (source.spared)(&linear.module, linear.class.as_deref());
             done.left.push(linear.module.clone());
             continue;
         };
@@ -88,7 +92,7 @@ pub fn quantise(graph: &mut Graph, source: Source<'_>) -> Result<Quantised> {
         *done.schemes.entry(scheme.to_string()).or_default() += 1;
     }
     done.quantisers = shared.len();
-    if done.schemes.is_empty() {
+    if done.schemes.is_empty() && !spared {
         let found = match done.left.len() {
             0 => "no product with a parameter `MODULE.weight`".into(),
             n => format!("{n} linear layers, `{}` the first, and none that is named", done.left[0]),

@@ -57,7 +57,9 @@ impl Model {
             self.graph.add_output(format!("y{i}"), *v);
         }
         let scheme = fp8();
-        let done = quantise(&mut self.graph, Source { scheme: &|_, _| Some(&scheme), stored: None }).unwrap();
+        let done =
+            quantise(&mut self.graph, Source { scheme: &|_, _| Some(&scheme), spared: &|_, _| false, stored: None })
+                .unwrap();
         infer::infer(&mut self.graph).unwrap();
         self.graph.verify().unwrap();
         (self.graph, done)
@@ -136,7 +138,8 @@ fn experts(stored: &[&str], scheme: Option<&LinearScheme>) -> (Graph, Unstacked)
         m.graph.add_output(format!("y{y:?}"), y);
     }
     let find = |name: &str| stored.contains(&name).then(|| (Some(DType::BF16), vec![64, 64]));
-    let done = unstack(&mut m.graph, Source { scheme: &|_, _| scheme, stored: Some(&find) }).unwrap();
+    let done =
+        unstack(&mut m.graph, Source { scheme: &|_, _| scheme, spared: &|_, _| false, stored: Some(&find) }).unwrap();
     (m.graph, done)
 }
 

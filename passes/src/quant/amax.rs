@@ -8,6 +8,7 @@ use normfuse_ir::{
 };
 
 use crate::{
+    consts::known,
     region::{last_axis_width, producer_op, typed},
     views::is_view,
 };
@@ -31,7 +32,7 @@ pub fn amax(graph: &Graph, id: NodeId, v: ValueId, width: Option<u64>) -> Option
             nodes.insert(id);
             Some(nodes)
         }
-        // max(max(v), -min(v))
+        // max(max(v), -min(v)), also of max(max(v), 0) and of min(min(v), 0)
         Op::Binary(BinaryOp::Max) => {
             let side = |value: ValueId| {
                 let (n, op) = producer_op(graph, value)?;
@@ -39,7 +40,11 @@ pub fn amax(graph: &Graph, id: NodeId, v: ValueId, width: Option<u64>) -> Option
             };
             let ((a, na), (b, nb)) = (side(node.input(0)?)?, side(node.input(1)?)?);
             let (high, neg) = if nb && !na { (a, b) } else { (b, a) };
-            let (low, op) = producer_op(graph, graph.node(neg).input(0)?)?;
+            let (low, _) = producer_op(graph, graph.node(neg).input(0)?)?;
+            let mut bounded = BTreeSet::new();
+            let high = beside_zero(graph, high, BinaryOp::Max, &mut bounded);
+            let low = beside_zero(graph, low, BinaryOp::Min, &mut bounded);
+            let op = &graph.node(low).op;
             let is_high = matches!(graph.node(high).op, Op::Reduce { op: ReduceOp::Max, .. });
             let is_low = matches!(op, Op::Reduce { op: ReduceOp::Min, .. }) && (na != nb);
             if !is_high || !is_low || !reduces(graph, high, width) || !reduces(graph, low, width) {
@@ -47,10 +52,33 @@ pub fn amax(graph: &Graph, id: NodeId, v: ValueId, width: Option<u64>) -> Option
             }
             let mut nodes = magnitude(graph, graph.node(high).input(0)?, v, false)?;
             nodes.extend(magnitude(graph, graph.node(low).input(0)?, v, false)?);
+            nodes.extend(bounded);
             nodes.extend([id, high, neg, low]);
             Some(nodes)
         }
         _ => None,
+    }
+}
+
+/// The node behind one that takes the larger or smaller of it and zero, or the node itself.
+fn beside_zero(graph: &Graph, id: NodeId, by: BinaryOp, nodes: &mut BTreeSet<NodeId>) -> NodeId {
+    let node = graph.node(id);
+    let operand = |port: usize| node.input(port).and_then(|v| Some((v, typed(graph, v)?.1.numel())));
+    let (Op::Binary(op), Some(a), Some(b)) = (&node.op, operand(0), operand(1)) else { return id };
+    let zero = |v: ValueId| known(graph, v).is_some_and(|n| n.value() == 0.0);
+    let of = match (zero(a.0), zero(b.0)) {
+        (false, true) => a,
+        (true, false) => b,
+        _ => return id,
+    };
+    // As many as there were.
+    let all = typed(graph, node.outputs[0]).map(|(_, s)| s.numel());
+    match producer_op(graph, of.0).filter(|_| *op == by && all == Some(of.1)) {
+        Some((inner, _)) => {
+            nodes.insert(id);
+            inner
+        }
+        None => id,
     }
 }
 

@@ -230,6 +230,7 @@ impl Chain {
     }
 
     /// A storage form of a point that a user of it begins: further steps that end in a cast to u8, f8e8m0 or f8e4m3fn.
+    /// A scheme's cast to its scale's dtype saturates; one that does not is a step before it, which leaves it nothing to do.
     pub fn stored(&self, graph: &Graph, point: usize, user: NodeId) -> Option<(ValueId, Vec<Raw>, BTreeSet<NodeId>)> {
         let mut raws = self.raws[..self.points[point].steps].to_vec();
         let mut nodes = BTreeSet::new();
@@ -237,10 +238,13 @@ impl Chain {
         for _ in 0..8 {
             let node = graph.node(id);
             let out = *node.outputs.first()?;
-            if let Op::Cast { to, .. } = node.op
+            if let Op::Cast { to, saturate } = node.op
                 && matches!(to, DType::U8 | DType::F8E8M0 | DType::F8E4M3FN)
                 && typed(graph, node.input(0)?)?.0.is_arithmetic_float()
             {
+                if !saturate && to.is_narrow_float() {
+                    raws.push(Raw::Cast(to, saturate));
+                }
                 nodes.insert(id);
                 return Some((out, raws, nodes));
             }

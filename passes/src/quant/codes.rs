@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     candidate::Refusal,
+    consts::known,
     region::{producer_op, typed},
     views::{is_view, without_leading_ones},
 };
@@ -244,6 +245,11 @@ fn applied(
             value = next;
             continue;
         }
+        if let Some(next) = plus_zero(graph, id).filter(|_| element.is_int() && raws.iter().all(keeps_zero)) {
+            nodes.insert(id);
+            value = next;
+            continue;
+        }
         let mut given = None;
         let Some((_, found, next)) = step(graph, value, &mut given).filter(|_| given.is_none()) else {
             return stopped(Some(id), &raws);
@@ -253,6 +259,30 @@ fn applied(
         value = next;
     }
     stopped(None, &raws)
+}
+
+/// The other operand, if a node adds nothing to it but zero, be it as many zeros as there are values: a zero point of
+/// symmetric integers.
+fn plus_zero(graph: &Graph, id: NodeId) -> Option<ValueId> {
+    let node = graph.node(id);
+    let Op::Binary(BinaryOp::Add) = node.op else { return None };
+    let (a, b) = (node.input(0)?, node.input(1)?);
+    let zero = |v: ValueId| known(graph, v).is_some_and(|n| n.value() == 0.0);
+    let of = if zero(b) {
+        a
+    } else if zero(a) {
+        b
+    } else {
+        return None;
+    };
+    let whole = typed(graph, of)?;
+    let out = typed(graph, node.outputs[0])?;
+    (whole.0 == out.0 && whole.1.numel() == out.1.numel()).then_some(of)
+}
+
+/// True for a step after which zeros of both signs are one integer, if they were before it.
+const fn keeps_zero(raw: &Raw) -> bool {
+    matches!(raw, Raw::Step(Step::Round | Step::Floor | Step::Ceil | Step::Max(_) | Step::Min(_), _))
 }
 
 /// As [`forward`], for a value that is not exact in every type from the start.

@@ -124,6 +124,7 @@ pub fn dequantised() -> Vec<Scheme> {
 pub fn random(noise: &mut Noise) -> Scheme {
     const NUMBERS: [f32; 8] = [448.0, 1e-10, 6.0, 1.0, -0.0, 0.3, -127.0, 2.0];
     let arithmetic = [DType::F32, DType::F32, DType::F16, DType::BF16];
+    let narrow = [DType::F8E4M3FN, DType::F8E4M3FNUZ, DType::F8E5M2, DType::F4E2M1, DType::F8E8M0];
     loop {
         let mut pick = |n: usize| noise.below(n);
         let element = ELEMENTS[pick(6)];
@@ -148,7 +149,7 @@ pub fn random(noise: &mut Noise) -> Scheme {
                         12 => Step::Round,
                         13 => Step::IfZero(n),
                         14 => Step::Cast { to: arithmetic[pick(4)], saturate: true },
-                        15 => Step::Cast { to: ELEMENTS[pick(4)], saturate: pick(2) == 0 },
+                        15 => Step::Cast { to: narrow[pick(5)], saturate: pick(2) == 0 },
                         16 => Step::MulGiven,
                         17 => Step::DivGiven,
                         18 => Step::GivenOver,

@@ -162,8 +162,15 @@ impl Cx<'_, '_, '_> {
 
     fn cast(&mut self, to: DType) -> Result<Op, Reject> {
         let saturate = self.b.opset < 19 || self.attrs.flag("saturate", true)?;
-        if self.b.opset >= 24 && self.attrs.string("round_mode", "up")? != "up" && to == DType::F8E8M0 {
-            return foreign("a cast to f8e8m0 that does not round up");
+        if self.b.opset >= 24 && to == DType::F8E8M0 {
+            // Two of six are casts that somebody has: ONNX's default, and torch's.
+            return match (saturate, self.attrs.string("round_mode", "up")?) {
+                (true, "up") | (false, "nearest") => Ok(Op::Cast { to, saturate }),
+                (true, mode) => foreign(format!("a cast to f8e8m0 that saturates and does not round up but `{mode}`")),
+                (false, mode) => {
+                    foreign(format!("a cast to f8e8m0 that does not saturate and rounds `{mode}`, not to the nearest"))
+                }
+            };
         }
         // Elsewhere the attribute has no meaning; one form for one function.
         let matters =

@@ -91,6 +91,9 @@ impl Writer<'_> {
                 if !saturate {
                     self.since(19, "a cast that does not saturate")?;
                     attrs.push(flag("saturate", false));
+                    if *to == DType::F8E8M0 {
+                        attrs.push(string("round_mode", "nearest"));
+                    }
                 }
                 ("Cast", attrs)
             }

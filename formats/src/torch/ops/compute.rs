@@ -155,7 +155,7 @@ fn extreme<'p>(c: &mut Call<'_, 'p>, max: bool) -> Result<Outcome<'p>, Reject> {
     let names = c.results();
     let value = c.b.one(Op::Reduce { op, axes: Some(vec![axis]), keepdims }, &[x])?;
     let index = match names.get(1) {
-        Some(name) if c.b.used.contains(name) => {
+        Some(name) if c.b.last_read.contains_key(name) => {
             Some(c.b.one(Op::ArgReduce { max, axis, keepdims, select_last: false }, &[x])?)
         }
         _ => None,

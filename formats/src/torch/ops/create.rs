@@ -21,6 +21,7 @@ pub fn op<'p>(c: &mut Call<'_, 'p>, name: &str) -> Result<Option<Outcome<'p>>, R
     let (base, _) = name.split_once('.').unwrap_or((name, ""));
     let value = match base {
         "arange" => arange(c)?,
+        "eye" => eye(c)?,
         "scalar_tensor" => {
             let Some(s) = c.scalar("s")? else { return foreign("it has no `s`") };
             let dtype = result_dtype(c)?;
@@ -61,6 +62,19 @@ fn filled(c: &mut Call<'_, '_>, s: Scalar) -> Result<ValueId, Reject> {
     fill(c, one, &sizes)
 }
 
+/// A tensor's contents before a write into some places of it. Memory that nothing was written into may hold anything, and
+/// so zeros.
+pub fn contents(c: &mut Call<'_, '_>, name: &str) -> Result<ValueId, Reject> {
+    let of = c.name(name)?;
+    if !c.b.memory.is_untouched(of) {
+        return c.tensor(name);
+    }
+    let Some(dtype) = c.b.declared(of)?.dtype else { return foreign("the type of its new memory is not known") };
+    let sizes = c.b.meta_sizes(of)?;
+    let zero = c.b.scalar(Scalar::Int(0), dtype)?;
+    fill(c, zero, &sizes)
+}
+
 /// A constant of rank 0, as often as the sizes say.
 fn fill(c: &mut Call<'_, '_>, one: ValueId, sizes: &[Arc<Expr>]) -> Result<ValueId, Reject> {
     let Some(element) = c.b.graph.value(one).as_const().cloned() else { return foreign("no constant") };
@@ -85,8 +99,32 @@ fn arange(c: &mut Call<'_, '_>) -> Result<ValueId, Reject> {
     if ["start", "end", "step"].iter().any(|name| float(c, name)) && dtype.is_arithmetic_float() {
         return steps(c, dtype);
     }
-    let operands = [bound(c, "start", 0, dtype)?, bound(c, "end", 0, dtype)?, bound(c, "step", 1, dtype)?];
-    Ok(c.b.one(Op::Range, &operands)?)
+    // Whole numbers are counted as such, whatever type they become.
+    let wide = if matches!(dtype, DType::I16 | DType::I32) { dtype } else { DType::I64 };
+    let operands = [bound(c, "start", 0, wide)?, bound(c, "end", 0, wide)?, bound(c, "step", 1, wide)?];
+    let counted = c.b.one(Op::Range, &operands)?;
+    Ok(c.b.cast(counted, dtype)?)
+}
+
+/// One where both places are the same, else 0.
+fn eye(c: &mut Call<'_, '_>) -> Result<ValueId, Reject> {
+    c.skip(&["n", "m"]);
+    let dtype = result_dtype(c)?;
+    let result = c.result()?;
+    let sizes = c.b.meta_sizes(result)?;
+    let [rows, columns] = sizes.as_slice() else { return foreign(format!("its result has {} axes", sizes.len())) };
+    let (rows, columns) = (places(c, rows)?, places(c, columns)?);
+    let rows = c.b.one(Op::Unsqueeze { axes: vec![1] }, &[rows])?;
+    let same = c.b.binary(BinaryOp::Equal, rows, columns)?;
+    Ok(c.b.cast(same, dtype)?)
+}
+
+/// The places of an axis of a size.
+fn places(c: &mut Call<'_, '_>, size: &Expr) -> Result<ValueId, Reject> {
+    let count = c.b.size(size)?;
+    let count = c.b.one(Op::Squeeze { axes: Some(vec![0]) }, &[count])?;
+    let (zero, one) = (c.b.int(0), c.b.int(1));
+    Ok(c.b.one(Op::Range, &[zero, count, one])?)
 }
 
 /// With bounds that are no whole numbers the program says how many there are, and each is computed by itself, in a wider
@@ -98,10 +136,7 @@ fn steps(c: &mut Call<'_, '_>, dtype: DType) -> Result<ValueId, Reject> {
     let result = c.result()?;
     let sizes = c.b.meta_sizes(result)?;
     let [size] = sizes.as_slice() else { return foreign(format!("its result has {} axes", sizes.len())) };
-    let count = c.b.size(size)?;
-    let count = c.b.one(Op::Squeeze { axes: Some(vec![0]) }, &[count])?;
-    let (zero, one) = (c.b.int(0), c.b.int(1));
-    let places = c.b.one(Op::Range, &[zero, count, one])?;
+    let places = places(c, size)?;
     let places = c.b.cast(places, wide)?;
     let from_start = c.b.binary(BinaryOp::Mul, places, step)?;
     let value = c.b.binary(BinaryOp::Add, from_start, start)?;

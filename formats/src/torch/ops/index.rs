@@ -8,8 +8,8 @@ use normfuse_ir::{
 };
 
 use super::{
-    super::{args::Call, expr::Expr},
-    Outcome,
+    super::{args::Call, expr::Expr, schema::Argument},
+    Outcome, create,
 };
 use crate::reject::{Reject, foreign};
 
@@ -28,6 +28,8 @@ pub fn op<'p>(c: &mut Call<'_, 'p>, name: &str) -> Result<Option<Outcome<'p>>, R
         }
         "index.Tensor" => index(c)?,
         "index_put.default" | "_unsafe_index_put.default" => put(c)?,
+        "index_fill.int_Scalar" | "index_fill.int_Tensor" => put_along(c, "value")?,
+        "index_copy.default" => put_along(c, "source")?,
         "gather.default" => {
             let (x, ids) = (c.tensor("self")?, c.tensor("index")?);
             let axis = c.required("dim")?;
@@ -112,18 +114,21 @@ fn first(c: &mut Call<'_, '_>, x: ValueId, axes: &[usize]) -> Result<ValueId, Re
 
 /// The tensor with some elements replaced; also the arithmetic of `index_put_`.
 pub fn put(c: &mut Call<'_, '_>) -> Result<ValueId, Reject> {
-    let (x, values) = (c.tensor("self")?, c.tensor("values")?);
+    let (x, values) = (create::contents(c, "self")?, c.tensor("values")?);
     let names = c.names("indices")?;
     let adds = c.flag("accumulate", false)?;
-    let mut given = Vec::new();
-    for name in &names {
-        let Some(name) = name else { return foreign("it leaves out an axis") };
-        given.push(c.b.memory.read(name)?);
+    let (mut given, mut axes) = (Vec::new(), Vec::new());
+    for (axis, name) in names.iter().enumerate() {
+        if let Some(name) = name {
+            given.push(c.b.memory.read(name)?);
+            axes.push(axis);
+        }
     }
     let (rank, dtype) = (c.b.shape(x)?.len(), c.b.dtype(x)?);
     let values = c.b.cast(values, dtype)?;
     if let [mask] = given[..]
         && c.b.dtype(mask)? == DType::Bool
+        && axes == [0]
     {
         let Some(behind) = rank.checked_sub(c.b.shape(mask)?.len()) else {
             return foreign("the mask has more axes than the tensor");
@@ -136,7 +141,42 @@ pub fn put(c: &mut Call<'_, '_>) -> Result<ValueId, Reject> {
         let mask = if axes.is_empty() { mask } else { c.b.one(Op::Unsqueeze { axes }, &[mask])? };
         return Ok(c.b.one(Op::Where, &[mask, values, x])?);
     }
-    for ids in &given {
+    if names.len() > rank {
+        return foreign("it has more indices than axes");
+    }
+    put_at(c, x, (&given, &axes), values, adds)
+}
+
+/// The tensor with one value, or a tensor, at some places of an axis; also the arithmetic of these ops in place.
+pub fn put_along(c: &mut Call<'_, '_>, values: &str) -> Result<ValueId, Reject> {
+    let (x, ids) = (create::contents(c, "self")?, c.tensor("index")?);
+    let dtype = c.b.dtype(x)?;
+    let dim = c.required("dim")?;
+    let axis = c.b.axis(x, dim)?;
+    if c.b.shape(ids)?.len() != 1 {
+        return foreign("its index is no list of places");
+    }
+    let values = match c.get(values) {
+        Some(Argument::Tensor(_)) => c.tensor(values)?,
+        _ => match c.scalar(values)? {
+            Some(number) => c.b.scalar(number, dtype)?,
+            None => return foreign(format!("it has no `{values}`")),
+        },
+    };
+    let values = c.b.cast(values, dtype)?;
+    put_at(c, x, (&[ids], &[axis]), values, false)
+}
+
+/// Values at places of these axes, an index tensor for each.
+fn put_at(
+    c: &mut Call<'_, '_>,
+    x: ValueId,
+    (given, axes): (&[ValueId], &[usize]),
+    values: ValueId,
+    adds: bool,
+) -> Result<ValueId, Reject> {
+    let (rank, dtype) = (c.b.shape(x)?.len(), c.b.dtype(x)?);
+    for ids in given {
         if !matches!(c.b.dtype(*ids)?, DType::I32 | DType::I64) {
             return foreign("it puts values one by one where a mask says, which depends on data");
         }
@@ -145,9 +185,7 @@ pub fn put(c: &mut Call<'_, '_>) -> Result<ValueId, Reject> {
         return foreign("a sum whose roundings depend on its order");
     }
     // All indices have one shape, so that it need not be computed.
-    let Some((one, rest)) = given.split_first().filter(|_| given.len() <= rank) else {
-        return foreign("it has no index");
-    };
+    let Some((one, rest)) = given.split_first() else { return foreign("it has no index") };
     let shape = c.b.shape(*one)?;
     for other in rest {
         if c.b.shape(*other)? != shape {
@@ -155,26 +193,51 @@ pub fn put(c: &mut Call<'_, '_>) -> Result<ValueId, Reject> {
         }
     }
     let mut parts = Vec::new();
-    for ids in &given {
+    for ids in given {
         let wide = c.b.cast(*ids, DType::I64)?;
         parts.push(c.b.one(Op::Unsqueeze { axes: vec![-1] }, &[wide])?);
     }
     let places = if let [one] = parts[..] { one } else { c.b.one(Op::Concat { axis: -1 }, &parts)? };
-    let updates = spread(c, values, *one, x, given.len())?;
+    // As for a look-up: values have the indices' axes in the place of those that are side by side, and else in front.
+    let before = if axes.windows(2).all(|w| w[0] + 1 == w[1]) { axes[0] } else { 0 };
+    let moved = first(c, x, axes)?;
+    let mut updates = spread(c, values, *one, if before == 0 { moved } else { x }, before..before + axes.len())?;
+    if before > 0 {
+        let (n, all) = (shape.len(), shape.len() + rank - axes.len());
+        let perm = (before..before + n).chain(0..before).chain(before + n..all);
+        updates = c.b.one(Op::Transpose { perm: Some(perm.map(|a| a as i64).collect()) }, &[updates])?;
+    }
     let reduction = if adds { ScatterReduction::Add } else { ScatterReduction::None };
-    Ok(c.b.one(Op::ScatterNd { reduction }, &[x, places, updates])?)
+    let y = c.b.one(Op::ScatterNd { reduction }, &[moved, places, updates])?;
+    if moved == x {
+        return Ok(y);
+    }
+    // Back to where they were.
+    let order: Vec<usize> = axes.iter().copied().chain((0..rank).filter(|a| !axes.contains(a))).collect();
+    let place = |axis: usize| order.iter().position(|a| *a == axis).unwrap_or(axis) as i64;
+    Ok(c.b.one(Op::Transpose { perm: Some((0..rank).map(place).collect()) }, &[y])?)
 }
 
-/// Values in the shape of the indices, followed by what is behind the tensor's first `n` axes.
-fn spread(c: &mut Call<'_, '_>, values: ValueId, ids: ValueId, x: ValueId, n: usize) -> Result<ValueId, Reject> {
-    let mut want = c.b.shape(ids)?;
-    want.extend(c.b.shape(x)?.into_iter().skip(n));
+/// Values in the shape of the tensor, with that of the indices in the place of these axes.
+fn spread(
+    c: &mut Call<'_, '_>,
+    values: ValueId,
+    ids: ValueId,
+    x: ValueId,
+    axes: std::ops::Range<usize>,
+) -> Result<ValueId, Reject> {
+    let sizes = c.b.shape(x)?;
+    let want = [&sizes[..axes.start], &c.b.shape(ids)?, &sizes[axes.end..]].concat();
     if c.b.shape(values)? == want {
         return Ok(values);
     }
-    let front = c.b.one(Op::Shape { start: 0, end: None }, &[ids])?;
-    let back = c.b.one(Op::Shape { start: n as i64, end: None }, &[x])?;
-    let shape = c.b.one(Op::Concat { axis: 0 }, &[front, back])?;
+    let ids = c.b.one(Op::Shape { start: 0, end: None }, &[ids])?;
+    let back = c.b.one(Op::Shape { start: axes.end as i64, end: None }, &[x])?;
+    let mut parts = vec![ids, back];
+    if axes.start > 0 {
+        parts.insert(0, c.b.one(Op::Shape { start: 0, end: Some(axes.start as i64) }, &[x])?);
+    }
+    let shape = c.b.one(Op::Concat { axis: 0 }, &parts)?;
     Ok(c.b.one(Op::Expand, &[values, shape])?)
 }
 
@@ -191,7 +254,7 @@ pub fn places(c: &mut Call<'_, '_>, ids: &[ValueId], shape: &[Arc<Expr>]) -> Res
 
 /// Also the arithmetic of `scatter_`.
 pub fn scatter(c: &mut Call<'_, '_>) -> Result<ValueId, Reject> {
-    let (x, ids) = (c.tensor("self")?, c.tensor("index")?);
+    let (x, ids) = (create::contents(c, "self")?, c.tensor("index")?);
     let axis = c.required("dim")?;
     let dtype = c.b.dtype(x)?;
     let updates = if c.get("src").is_some() {

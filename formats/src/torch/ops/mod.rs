@@ -108,11 +108,22 @@ pub fn is_torch_s(target: &str) -> bool {
     })
 }
 
+/// Ops whose results are always memory of their own.
+const NEW: [&str; 6] = [
+    "_grouped_mm",
+    "_scaled_grouped_mm",
+    "_scaled_mm",
+    "_scaled_mm_v2",
+    "_scaled_grouped_mm_v2",
+    "_weight_int4pack_mm",
+];
+
 /// True if a result of a call that is not known may be memory of this operand: in torch, all but a few views have the
 /// element type of what they are views of.
 pub fn may_share(b: &Builder<'_>, node: &Node, operand: &str, result: &str) -> bool {
     let reads_bits = |op: &str| ["view", "real", "imag"].iter().any(|begin| op.starts_with(begin));
     match node.target.strip_prefix("torch.ops.aten.") {
+        Some(op) if NEW.contains(&op.split('.').next().unwrap_or_default()) => false,
         Some(op) if !reads_bits(op) => match (b.meta(operand), b.meta(result)) {
             (Ok(from), Ok(to)) => from.dtype == to.dtype,
             _ => true,

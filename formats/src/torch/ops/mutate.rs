@@ -5,7 +5,7 @@ use normfuse_ir::{Dim, Op, Tensor, ValueId};
 use super::{
     super::{
         args::{Call, Scalar},
-        build::axis_of,
+        build::{Builder, axis_of},
         memory::{Part, Write},
     },
     Outcome, index, pointwise, view,
@@ -40,6 +40,8 @@ pub fn op<'p>(c: &mut Call<'_, 'p>, name: &str) -> Result<Option<Outcome<'p>>, R
         }
         "scatter_.value" | "scatter_.src" => index::scatter(c)?,
         "index_put_.default" => index::put(c)?,
+        "index_fill_.int_Scalar" | "index_fill_.int_Tensor" => index::put_along(c, "value")?,
+        "index_copy_.default" => index::put_along(c, "source")?,
         // What an op computes out of place, it writes into its operand in place.
         _ => {
             let (base, overload) = name.split_once('.').unwrap_or((name, ""));
@@ -148,6 +150,8 @@ fn write<'p>(c: &mut Call<'_, 'p>, to: &'p str, value: ValueId) -> Result<(), Re
         Some(d) => c.b.cast(value, d)?,
         None => value,
     };
+    let Builder { memory, last_read, place, .. } = &mut *c.b;
+    memory.detach(to, |other| last_read.get(other).is_some_and(|at| *at > *place));
     let shape = match c.b.memory.whole_of(to).map(str::to_owned) {
         Some(whole) => c.b.meta_sizes(&whole)?,
         None => Vec::new(),

@@ -21,7 +21,7 @@ pub fn op<'p>(c: &mut Call<'_, 'p>, name: &str) -> Result<Option<Outcome<'p>>, R
         "layer_norm.default" => layer_norm(c)?,
         "native_layer_norm.default" => {
             // Mean and reciprocal deviation are for gradients.
-            if c.results().iter().skip(1).any(|name| c.b.used.contains(name)) {
+            if c.results().iter().skip(1).any(|name| c.b.last_read.contains_key(name)) {
                 return foreign("its mean or deviation is read");
             }
             return Ok(Some(Outcome::Values(vec![Some(layer_norm(c)?), None, None])));

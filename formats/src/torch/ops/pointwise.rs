@@ -83,13 +83,14 @@ pub fn op<'p>(c: &mut Call<'_, 'p>, name: &str) -> Result<Option<Outcome<'p>>, R
         }
         ("floor_divide", "default" | "Scalar") => whole_quotient(c, "floor")?,
         ("remainder" | "fmod", "Tensor" | "Scalar") => remainder(c, base == "remainder")?,
-        ("maximum" | "minimum", "default") => {
+        ("maximum" | "minimum", "default") | ("max" | "min", "other") => {
             let (a, b) = (c.tensor("self")?, c.tensor("other")?);
-            let op = if base == "maximum" { BinaryOp::Max } else { BinaryOp::Min };
+            let op = if base.starts_with("max") { BinaryOp::Max } else { BinaryOp::Min };
             c.b.arithmetic(op, Operand::Tensor(a), Operand::Tensor(b))?
         }
         ("pow", "Tensor_Scalar") => power(c)?,
         ("square", "default") => square(c)?,
+        ("pow", "Scalar") => power_of_number(c)?,
         ("pow", "Tensor_Tensor") => {
             let (a, b) = (c.tensor("self")?, c.tensor("exponent")?);
             c.b.arithmetic(BinaryOp::Pow, Operand::Tensor(a), Operand::Tensor(b))?
@@ -109,7 +110,9 @@ pub fn op<'p>(c: &mut Call<'_, 'p>, name: &str) -> Result<Option<Outcome<'p>>, R
         }
         ("softplus", "default") => softplus(c)?,
         ("log1p" | "special_log1p", "default") => log_of_one_more(c)?,
-        ("clamp" | "clamp_min" | "clamp_max" | "clip", "default") => clamp(c)?,
+        ("clamp" | "clamp_min" | "clamp_max" | "clip", "default") => clamp(c, "min", "max")?,
+        ("clamp" | "clamp_min" | "clamp_max" | "clip", "Tensor") => clamp_to_tensors(c)?,
+        ("hardtanh", "default") => hardtanh(c)?,
         ("where", "self" | "ScalarSelf" | "ScalarOther") => {
             let condition = c.tensor("condition")?;
             let (a, b) = operands(c)?;
@@ -397,6 +400,18 @@ fn power(c: &mut Call<'_, '_>) -> Result<ValueId, Reject> {
     c.b.arithmetic(BinaryOp::Pow, Operand::Tensor(x), Operand::Scalar(exponent))
 }
 
+/// A number to the power of a tensor. As every base it has the type of the power.
+fn power_of_number(c: &mut Call<'_, '_>) -> Result<ValueId, Reject> {
+    let exponent = c.tensor("exponent")?;
+    let Some(base) = c.scalar("self")? else { return foreign("it has no `self`") };
+    if matches!(base, Scalar::Bool(_)) {
+        return foreign("the base is a bool");
+    }
+    let dtype = c.b.result_type(Operand::Scalar(base), Operand::Tensor(exponent))?;
+    let base = c.b.scalar(base, dtype)?;
+    c.b.arithmetic(BinaryOp::Pow, Operand::Tensor(base), Operand::Tensor(exponent))
+}
+
 fn bits(c: &mut Call<'_, '_>, name: &str, a: Operand, b: Operand) -> Result<ValueId, Reject> {
     let dtype = c.b.result_type(a, b)?;
     let op = match (name, dtype == DType::Bool) {
@@ -449,9 +464,36 @@ fn shift(c: &mut Call<'_, '_>, left: bool, a: Operand, b: Operand) -> Result<Val
     Ok(y)
 }
 
-fn clamp(c: &mut Call<'_, '_>) -> Result<ValueId, Reject> {
+/// Bounds that are tensors: the largest of the first and the value, and of that and the second the smallest. A NaN on any side
+/// is the result.
+fn clamp_to_tensors(c: &mut Call<'_, '_>) -> Result<ValueId, Reject> {
+    let mut x = c.tensor("self")?;
+    for (name, op) in [("min", BinaryOp::Max), ("max", BinaryOp::Min)] {
+        if let Some(bound) = c.opt_tensor(name)? {
+            x = c.b.arithmetic(op, Operand::Tensor(x), Operand::Tensor(bound))?;
+        }
+    }
+    Ok(x)
+}
+
+fn hardtanh(c: &mut Call<'_, '_>) -> Result<ValueId, Reject> {
     let x = c.tensor("self")?;
-    let (lo, hi) = (c.scalar("min")?, c.scalar("max")?);
+    let dtype = c.b.dtype(x)?;
+    if !dtype.is_arithmetic_float() {
+        return foreign("its operand is no float");
+    }
+    let mut bound = |name: &str, default: i64| {
+        let number = c.scalar(name)?.unwrap_or(Scalar::Int(default));
+        c.b.scalar(number, dtype)
+    };
+    let (lo, hi) = (bound("min_val", -1)?, bound("max_val", 1)?);
+    c.b.clip(x, Some(lo), Some(hi))
+}
+
+/// Between two numbers, the arguments of these names.
+fn clamp(c: &mut Call<'_, '_>, min: &str, max: &str) -> Result<ValueId, Reject> {
+    let x = c.tensor("self")?;
+    let (lo, hi) = (c.scalar(min)?, c.scalar(max)?);
     let mut dtype = c.b.dtype(x)?;
     for s in lo.iter().chain(&hi) {
         dtype = match (dtype, c.b.result_type(Operand::Tensor(x), Operand::Scalar(*s))?) {

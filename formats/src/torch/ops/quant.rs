@@ -148,7 +148,7 @@ fn choose_qparams<'p>(c: &mut Call<'_, 'p>) -> Result<Outcome<'p>, Reject> {
     let names = c.results();
     let [first, second] = *names.as_slice() else { return foreign("it does not have two results") };
     let scale = shaped(c, scale, first)?;
-    let zero = if c.b.used.contains(second) {
+    let zero = if c.b.last_read.contains_key(second) {
         let sizes = c.b.meta_sizes(second)?;
         let middle = Scalar::Int(((hi + lo + 1.0) / 2.0) as i64);
         let value = c.b.scalar(middle, zero_type)?;
