@@ -1,6 +1,9 @@
 //! Descriptors x widths x rows x launch shapes on a GPU, against the CPU runtime, which the evaluator checks.
 
-use std::{env, fs};
+use std::{
+    env, fs,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use normfuse_ir::{FusedNorm, Result, Tensor, body::bits_equal, fused::OutPort, scheme::ScaleLayout};
 use normfuse_runtime::{
@@ -93,6 +96,23 @@ fn difference(norm: &FusedNorm, kernel: &FusedNormKernel, rows: usize, seed: u64
     Ok(None)
 }
 
+/// What of a case differs, or is refused.
+fn differences(device: &Device, compiler: Compiler, i: usize, case: &Case) -> Vec<String> {
+    let Case { norm, shape, rows } = case;
+    let kernel = match FusedNormKernel::new(device, compiler, norm, shape.clone()) {
+        Ok(kernel) => kernel,
+        Err(e) => return vec![format!("{norm:?} {shape:?}: {e}")],
+    };
+    let compared = rows.iter().enumerate().filter_map(|(j, rows)| {
+        let found = match difference(norm, &kernel, *rows, (i * 3 + j) as u64) {
+            Ok(found) => found?,
+            Err(e) => e.to_string(),
+        };
+        Some(format!("{rows} rows, {shape:?}\n  {norm:?}\n  {found}"))
+    });
+    compared.collect()
+}
+
 /// Takes minutes of a GPU; `PART=0/3` takes the first of every three kernels.
 #[test]
 fn the_gpu_has_the_bits_of_the_cpu() {
@@ -104,27 +124,25 @@ fn the_gpu_has_the_bits_of_the_cpu() {
         let (part, parts) = part.split_once('/').expect("PART is such as 0/3");
         cases = cases.into_iter().skip(part.parse().unwrap()).step_by(parts.parse().unwrap()).collect();
     }
-    let results: Vec<(usize, Vec<String>)> = cases
+    // What was compared so far counts where time runs out.
+    let (done, cells) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let bad: Vec<String> = cases
         .par_iter()
         .enumerate()
-        .map(|(i, case)| {
-            let kernel = match FusedNormKernel::new(&device, compiler, &case.norm, case.shape.clone()) {
-                Ok(kernel) => kernel,
-                Err(e) => return (0, vec![format!("{:?} {:?}: {e}", case.norm, case.shape)]),
-            };
-            let mut bad = Vec::new();
-            for (j, rows) in case.rows.iter().enumerate() {
-                match difference(&case.norm, &kernel, *rows, (i * 3 + j) as u64) {
-                    Ok(None) => {}
-                    Ok(Some(d)) => bad.push(format!("{rows} rows, {:?}\n  {:?}\n  {d}", case.shape, case.norm)),
-                    Err(e) => bad.push(format!("{rows} rows, {:?}\n  {:?}\n  {e}", case.shape, case.norm)),
-                }
+        .flat_map_iter(|(i, case)| {
+            let bad = differences(&device, compiler, i, case);
+            for line in &bad {
+                eprintln!("{line}");
             }
-            (case.rows.len(), bad)
+            let cells = cells.fetch_add(case.rows.len(), Ordering::Relaxed) + case.rows.len();
+            let done = done.fetch_add(1, Ordering::Relaxed) + 1;
+            if done % 500 == 0 {
+                eprintln!("{done} of {} kernels, {cells} cells", cases.len());
+            }
+            bad
         })
         .collect();
-    let cells: usize = results.iter().map(|(n, _)| n).sum();
-    let bad: Vec<String> = results.into_iter().flat_map(|(_, bad)| bad).collect();
+    let cells = cells.into_inner();
     let line = format!("{}: {} kernels, {cells} cells, {} differ", device.name(), cases.len(), bad.len());
     eprintln!("{line}");
     if let Some(folder) = env::var_os("OUT") {
