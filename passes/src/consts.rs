@@ -39,6 +39,11 @@ pub fn known(graph: &Graph, value: ValueId) -> Option<Num> {
     uniform(graph, value, DEPTH)
 }
 
+/// True if all elements of a value are known to be 0, of either sign.
+pub fn zero(graph: &Graph, value: ValueId) -> bool {
+    known(graph, value).is_some_and(|n| n.value() == 0.0)
+}
+
 /// True if two values are surely one: one value, stored constants of the same bytes, or the same op of such. What has no
 /// data here, or much of it, is only itself.
 pub fn same(graph: &Graph, a: ValueId, b: ValueId) -> bool {

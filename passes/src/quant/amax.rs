@@ -8,7 +8,7 @@ use normfuse_ir::{
 };
 
 use crate::{
-    consts::known,
+    consts::zero,
     region::{last_axis_width, producer_op, typed},
     views::is_view,
 };
@@ -65,8 +65,7 @@ fn beside_zero(graph: &Graph, id: NodeId, by: BinaryOp, nodes: &mut BTreeSet<Nod
     let node = graph.node(id);
     let operand = |port: usize| node.input(port).and_then(|v| Some((v, typed(graph, v)?.1.numel())));
     let (Op::Binary(op), Some(a), Some(b)) = (&node.op, operand(0), operand(1)) else { return id };
-    let zero = |v: ValueId| known(graph, v).is_some_and(|n| n.value() == 0.0);
-    let of = match (zero(a.0), zero(b.0)) {
+    let of = match (zero(graph, a.0), zero(graph, b.0)) {
         (false, true) => a,
         (true, false) => b,
         _ => return id,

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     candidate::Refusal,
-    consts::known,
+    consts::zero,
     region::{producer_op, typed},
     views::{is_view, without_leading_ones},
 };
@@ -267,10 +267,9 @@ fn plus_zero(graph: &Graph, id: NodeId) -> Option<ValueId> {
     let node = graph.node(id);
     let Op::Binary(BinaryOp::Add) = node.op else { return None };
     let (a, b) = (node.input(0)?, node.input(1)?);
-    let zero = |v: ValueId| known(graph, v).is_some_and(|n| n.value() == 0.0);
-    let of = if zero(b) {
+    let of = if zero(graph, b) {
         a
-    } else if zero(a) {
+    } else if zero(graph, a) {
         b
     } else {
         return None;
