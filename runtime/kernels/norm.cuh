@@ -104,9 +104,23 @@ __device__ __forceinline__ float sum_of_squares(const Vector<H> (&h)[R::USED], f
     return sum_of_threads<R>(tree(partial), shared, at.thread);
 }
 
+template <int N> constexpr bool POWER_OF_TWO = (N & (N - 1)) == 0;
+// The correctly rounded sum / N; unless that is a power of two, of a moderate sum.
+template <int N> __device__ __forceinline__ float over(float sum) {
+    constexpr float inverse = 1.0f / (float)N;
+    if constexpr (POWER_OF_TWO<N>) return sum * inverse;
+    else return quotient<24, false>(sum, {(float)N, inverse, 0.0f, 0.0f});
+}
 // What the row is multiplied with, or divided by.
 template <class S, int N> __device__ __forceinline__ float root_of(float sum) {
     typedef typename S::Compute C;
+    if constexpr (S::ROOT == RSQRT && Same<C, F32>::value) {
+        // One question for the mean and its root: neither has another way, by a sum that is neither tiny nor huge.
+        const float eps = S::eps();
+        if (eps >= 0x1p-60f && eps <= 1.0f && sum <= 0x1p59f && (POWER_OF_TWO<N> || sum >= 0x1p-60f)) {
+            return rsqrt_of_moderate(over<N>(sum) + eps);
+        }
+    }
     const float mean = rnd<C>(sum / (float)N);
     const float v = rnd<C>(mean + rnd<C>(S::eps()));
     if constexpr (S::ROOT == RSQRT) return rnd<C>(rsqrt_exact(v));

@@ -208,6 +208,16 @@ template <class Q> __device__ __forceinline__ int zero_at(const void* zero, int 
     else return static_cast<const u8*>(zero)[index];
 }
 
+// What all rows meet, of a scale and a zero point that are given and no vectors.
+struct Given {
+    float scale;
+    int zero;
+};
+template <class Q> __device__ __forceinline__ Given read_given(const void* scale, const void* zero) {
+    if constexpr (Q::GRANULARITY == CHANNEL) return {0.0f, 0};
+    else return {Q::HAS_GIVEN ? given_at<Q>(scale, 0) : 0.0f, zero_at<Q>(zero, 0)};
+}
+
 // Where the row's codes go, and the numbers that they stand for.
 template <class Q> struct Written {
     u8* codes;
@@ -241,6 +251,7 @@ template <class Q> struct Written {
 template <class Q, class Y, class R, bool ALIGNED, class F>
 __device__ __forceinline__ void write_rows(const Written<Q>& row, const Vector<Y> (&y)[R::USED], bool plain, F of, const Place& at) {
     u32 pairs[VECTOR / 2];
+    others_may_begin();
     if constexpr (Factor<Q, Y>::QUICK) {
         if (plain) {
 #pragma unroll
@@ -274,7 +285,8 @@ __device__ __forceinline__ int zero_of_range(float low, float factor) {
 // the largest on either side of 0. `zero` is where a zero point is, or where that of a range is to be.
 template <class Q, class Y, class R, bool ALIGNED, int PITCH = R::N>
 __device__ __forceinline__ void quantise(const Vector<Y> (&y)[R::USED], void* codes, void* scales, const void* given,
-                                         void* zero, u32* shared, const Place& at, void* numbers = nullptr) {
+                                         void* zero, const Given& met_by_all, u32* shared, const Place& at,
+                                         void* numbers = nullptr) {
     constexpr int PER_BYTE = Q::PACKING == NIBBLES ? 2 : 1;
     typedef typename Q::Number::Raw Raw;
     const Written<Q> row = {static_cast<u8*>(codes) + at.row * (PITCH / PER_BYTE), static_cast<Raw*>(numbers) + at.row * PITCH};
@@ -282,9 +294,10 @@ __device__ __forceinline__ void quantise(const Vector<Y> (&y)[R::USED], void* co
         if (Q::CODES && at.active) pad_row<u8, R::N, PITCH, PER_BYTE, R>(codes, at.row, at.thread);
         if (Q::NUMBERS && at.active) pad_row<Raw, R::N, PITCH, 1, R>(numbers, at.row, at.thread);
     }
-    const float one = Q::HAS_GIVEN && Q::GRANULARITY != CHANNEL ? given_at<Q>(given, 0) : 0.0f;
-    const int zero_one = Q::GRANULARITY != CHANNEL ? zero_at<Q>(zero, 0) : 0;
+    const float one = met_by_all.scale;
+    const int zero_one = met_by_all.zero;
     if constexpr (Q::GRANULARITY == CHANNEL) {
+        others_may_begin();
         u32 pairs[VECTOR / 2];
 #pragma unroll
         for (int j = 0; j < R::USED; ++j) {

@@ -2,13 +2,30 @@
 #pragma once
 #include "num.cuh"
 
-// What every kernel does first: where it was launched early (programmatic dependent launch), the kernel after it may come in, and
-// it waits for what the kernel before it writes. Otherwise both are nothing.
+// What a kernel does before it touches rows: where it was launched early (programmatic dependent launch), it waits for what the
+// kernel before it writes. Otherwise it is nothing.
 __device__ __forceinline__ void begin() {
 #if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.launch_dependents;");
     asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
+}
+// From here the kernel after this one may come in, if it is launched early. Said before a block writes, when little is left to do:
+// blocks that come sooner lie unevenly over the multiprocessors, and so do those that come in behind them.
+__device__ __forceinline__ void others_may_begin() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+// Asks for what all rows will need while the kernel before still runs; no further than the cache that all multiprocessors share,
+// where what that one writes is seen.
+template <int BYTES, int THREADS> __device__ __forceinline__ void soon(const void* from) {
+    constexpr int LINE = 128, BLOCKS = 8;
+    if (blockIdx.x >= BLOCKS) return;
+#pragma unroll
+    for (int first = 0; first < BYTES; first += THREADS * LINE) {
+        const int at = first + threadIdx.x * LINE;
+        if (at < BYTES) asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const char*>(from) + at));
+    }
 }
 
 // Elements in a vector: what is added in order before the tree begins.
@@ -137,15 +154,19 @@ __device__ __forceinline__ void write(typename T::Raw* row, int index, const Vec
     }
 }
 
-// Of partial sums in registers, the highest index bit first.
-template <int DEPTH> __device__ __forceinline__ float tree(float (&partial)[DEPTH]) {
+// Of the first COUNT partial sums in registers, the highest index bit first. (A loop over halves is not unrolled from 16 on, and
+// then they are no registers.)
+template <int COUNT, int DEPTH> __device__ __forceinline__ float tree_of(float (&partial)[DEPTH]) {
+    if constexpr (COUNT == 1) {
+        return partial[0];
+    } else {
+        constexpr int HALF = COUNT / 2;
 #pragma unroll
-    for (int half = DEPTH / 2; half > 0; half /= 2) {
-#pragma unroll
-        for (int i = 0; i < half; ++i) partial[i] = partial[i] + partial[i + half];
+        for (int i = 0; i < HALF; ++i) partial[i] = partial[i] + partial[i + HALF];
+        return tree_of<HALF>(partial);
     }
-    return partial[0];
 }
+template <int DEPTH> __device__ __forceinline__ float tree(float (&partial)[DEPTH]) { return tree_of<DEPTH>(partial); }
 
 // The blocks of a row have begun, and so has their shared memory: said first, and waited for before it is written to.
 template <class R> __device__ __forceinline__ void begun() {

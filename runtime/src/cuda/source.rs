@@ -260,6 +260,7 @@ impl Kernel<'_> {
         }
         // While the rows are on their way.
         out += &self.weights(siblings[0]);
+        out += &self.given(pass, siblings);
         if self.shape.bulk {
             out += "    arrived(barrier);\n";
         }
@@ -302,6 +303,18 @@ impl Kernel<'_> {
         format!("    const auto weights{k} = read_weights<Norm{k}, R, {aligned}>({from}, at);\n")
     }
 
+    /// What all rows meet, read before they are there.
+    fn given(&self, pass: Pass, siblings: &[usize]) -> String {
+        let mut out = String::new();
+        for (k, e) in siblings.iter().flat_map(|k| (0..self.norm.siblings[*k].epilogues.len()).map(move |e| (*k, e))) {
+            if pass != Pass::Measure {
+                let (scale, zero) = (self.in_pointer(InPort::Scale(k, e)), self.zero_pointer(k, e));
+                let _ = writeln!(out, "    const Given given{k}_{e} = read_given<Quant{k}_{e}>({scale}, {zero});");
+            }
+        }
+        out
+    }
+
     fn sibling(&self, pass: Pass, k: usize, read: &str, rows: u32) -> String {
         let aligned = self.shape.aligned;
         let s = &self.norm.siblings[k];
@@ -327,6 +340,8 @@ impl Kernel<'_> {
             );
         }
         if s.emit_normed && pass != Pass::Measure {
+            // Quantisers say it themselves.
+            out += if s.epilogues.is_empty() { "        others_may_begin();\n" } else { "" };
             let _ = writeln!(
                 out,
                 "        write_row<{y}, {y}, R, {aligned}{pitch}>({}, {name}, at);",
@@ -362,7 +377,7 @@ impl Kernel<'_> {
             None => String::new(),
         };
         format!(
-            "quantise<Quant{k}_{e}, {}, R, {}{}>({value}, {}, {}, {}, {}, {shared}, at{numbers});\n",
+            "quantise<Quant{k}_{e}, {}, R, {}{}>({value}, {}, {}, {}, {}, given{k}_{e}, {shared}, at{numbers});\n",
             type_name(s.output),
             self.shape.aligned,
             s.padded.map_or_else(String::new, |n| format!(", {n}")),
@@ -409,8 +424,13 @@ impl Kernel<'_> {
         // The rows that were read last may still be in the cache.
         let first = if pass == Pass::Apply { "gridDim.x - 1 - blockIdx.x" } else { "blockIdx.x" };
         let mut out = format!(
-            "extern \"C\" __global__ void {cluster}__launch_bounds__({bounds}) {name}(const __grid_constant__ Params p) {{\n    begin();\n    i64 block = {first};\n"
+            "extern \"C\" __global__ void {cluster}__launch_bounds__({bounds}) {name}(const __grid_constant__ Params p) {{\n"
         );
+        for (k, weight) in self.norm.siblings.iter().enumerate().filter_map(|(k, s)| Some((k, s.weight.as_ref()?))) {
+            let bytes = self.norm.siblings[k].width * weight.dtype.bits() as u64 / 8;
+            let _ = writeln!(out, "    soon<{bytes}, {block}>({});", self.in_pointer(InPort::Weight(k)));
+        }
+        let _ = write!(out, "    begin();\n    i64 block = {first};\n");
         if pass == Pass::Whole && !self.of_tensor.is_empty() {
             out += "    if (p.rows[0] == 0) {\n";
             for Met { k, e, .. } in &self.of_tensor {
