@@ -53,6 +53,7 @@ fn text(threads: u32, vectors: u32) -> String {
         r#"#include "quant.cuh"
 struct Params {{ const uint4* in; uint2* out; i64 count; }};
 extern "C" __global__ void __launch_bounds__({threads}) fused_norm(const __grid_constant__ Params p) {{
+    others_may_begin();
     begin();
     const i64 first = (i64)blockIdx.x * {threads} * {vectors} + threadIdx.x;
     Vector<BF16> v[{vectors}];
