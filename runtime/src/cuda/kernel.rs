@@ -71,11 +71,19 @@ impl Kernel {
     /// # Errors
     /// `Unsupported` if it is for another GPU, or has no kernel of the name.
     pub fn load(device: &Device, cubin: &[u8]) -> Result<Self> {
+        Self::named(device, cubin, ENTRY)
+    }
+
+    /// Loads machine code, and of it the kernel of a name.
+    ///
+    /// # Errors
+    /// As [`Kernel::load`].
+    pub fn named(device: &Device, cubin: &[u8], name: &str) -> Result<Self> {
         device.bind()?;
         // SAFETY: the image is what the compiler made; the driver checks it, and copies what it needs.
         let handle = unsafe { result::module::load_data(cubin.as_ptr().cast()) };
         let handle = handle.map_err(|e| failed("cuModuleLoadData", e))?;
-        Self::of(Arc::new(Module { device: device.clone(), handle }), ENTRY)
+        Self::of(Arc::new(Module { device: device.clone(), handle }), name)
     }
 
     /// Another kernel of the same machine code.

@@ -14,6 +14,7 @@ mod graph;
 mod kernel;
 pub mod measure;
 mod nvrtc;
+pub mod ops;
 pub mod regimes;
 mod shape;
 mod source;

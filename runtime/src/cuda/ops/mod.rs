@@ -1,0 +1,174 @@
+//! Single ops and chains of elementwise ops as kernels: which launches compute a node, for sizes that are known.
+//!
+//! A kernel is a text out of the pieces in `kernels/`, and depends on the op, dtypes and ranks; sizes and strides are words of its one
+//! parameter, so that it is compiled once. Results have the bits of `normfuse_ir::eval`. What no kernel exists for is an error
+//! before anything runs; data that the evaluator refuses (an index out of range, an integer divided by zero) is reported through
+//! [`Word::Fault`].
+
+use std::sync::Arc;
+
+use normfuse_ir::{DType, Error, ErrorKind, Op, Result, Tensor, op::UnaryOp};
+
+/// Dtype and sizes of a tensor on the GPU, row-major and whole; 4-bit codes are packed as [`Tensor`] packs them.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Typed {
+    /// Element type.
+    pub dtype: DType,
+    /// Sizes, outermost first.
+    pub shape: Vec<usize>,
+}
+
+/// One node, with everything that is known of its operands once sizes are bound.
+#[derive(Debug, Clone, Copy)]
+pub struct Call<'a> {
+    /// What it computes.
+    pub op: &'a Op,
+    /// Operands by port; `None` where an optional one is left out.
+    pub inputs: &'a [Option<Typed>],
+    /// Results by port, as inference has them.
+    pub outputs: &'a [Typed],
+    /// Contents of operands that the host knows (shapes, axes, k, scalars that decide shapes), by port.
+    pub known: &'a [Option<Tensor>],
+}
+
+/// A word of a kernel's one parameter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Word {
+    /// Address of an operand, by port: a multiple of 16.
+    Input(usize),
+    /// Address of a result, by port: a multiple of 16.
+    Output(usize),
+    /// Address of this byte of the scratch.
+    Scratch(u64),
+    /// The number itself.
+    Number(u64),
+    /// Address of a u32 of the node's own, 0 before it runs. A kernel that meets data that the op is not defined for puts a
+    /// [`Fault`] there; results are then undefined, and nothing outside them was read or written.
+    Fault,
+}
+
+/// What a kernel says of data that the op is not defined for: the number in the word that [`Word::Fault`] names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum Fault {
+    /// An index is out of range.
+    Index = 1,
+    /// An integer is divided by zero.
+    Division = 2,
+    /// A float target has a zero point that is not 0.
+    ZeroPoint = 3,
+}
+
+impl Fault {
+    /// The fault of a number; `None` for 0 and what no kernel writes.
+    pub fn of(word: u32) -> Option<Self> {
+        [Self::Index, Self::Division, Self::ZeroPoint].into_iter().find(|&f| f as u32 == word)
+    }
+
+    /// The error that the evaluator has for it.
+    pub fn error(self) -> Error {
+        let message = match self {
+            Self::Index => "an index is out of range",
+            Self::Division => "an integer is divided by zero",
+            Self::ZeroPoint => "a float target takes a zero point of 0 only",
+        };
+        Error::new(ErrorKind::Value, message)
+    }
+}
+
+/// One launch of a kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Launch {
+    /// CUDA C++, complete but for the files that the compiler knows.
+    pub text: Arc<str>,
+    /// Name of the kernel in the text.
+    pub entry: &'static str,
+    /// Blocks.
+    pub blocks: u32,
+    /// Threads of a block.
+    pub threads: u32,
+    /// The kernel's parameter.
+    pub words: Vec<Word>,
+    /// All blocks at the same time.
+    pub together: bool,
+}
+
+/// What computes a node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Lowered {
+    /// One after another, each after the one before has ended; none where there is nothing to compute.
+    pub launches: Vec<Launch>,
+    /// Bytes of scratch that they share, at a multiple of 256; contents undefined before.
+    pub scratch: u64,
+}
+
+/// Elementwise ops that one kernel computes: leaves are operands, broadcast to `shape`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Chain {
+    /// Sizes of every result.
+    pub shape: Vec<usize>,
+    /// Operands; each broadcasts to `shape`.
+    pub inputs: Vec<Typed>,
+    /// In an order in which each reads earlier ones only.
+    pub steps: Vec<Step>,
+    /// Steps whose values are handed out, by port.
+    pub outputs: Vec<usize>,
+}
+
+/// One op of a chain, rounded to its dtype as the op alone is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Step {
+    /// An op of which [`is_elementwise`] is true.
+    pub op: Op,
+    /// By port.
+    pub operands: Vec<Option<Source>>,
+    /// Dtype of the result.
+    pub dtype: DType,
+}
+
+/// What a step reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// An operand of the chain.
+    Input(usize),
+    /// The value of an earlier step.
+    Step(usize),
+}
+
+/// True for ops that may be steps of a [`Chain`].
+pub fn is_elementwise(op: &Op) -> bool {
+    matches!(op, Op::Unary(_) | Op::Binary(_) | Op::Cast { .. } | Op::BitCast { .. } | Op::Clip | Op::Where)
+}
+
+/// Whether a kernel computes an op, before sizes are known; else why not.
+///
+/// # Errors
+/// The reason, in words that follow the op's name.
+pub fn supports(op: &Op) -> std::result::Result<(), String> {
+    match op {
+        Op::Unary(UnaryOp::Identity) => Ok(()),
+        _ => Err("has no kernel on the GPU".into()),
+    }
+}
+
+/// The launches that compute a node.
+///
+/// # Errors
+/// `Unsupported` with the op's name and why; `Structure`, `DType` and `Shape` for operands that do not fit.
+pub fn lower(call: &Call<'_>) -> Result<Lowered> {
+    Err(refused(call.op, supports(call.op).err().unwrap_or_default()))
+}
+
+/// The launches that compute a chain.
+///
+/// # Errors
+/// As [`lower`].
+pub fn lower_chain(chain: &Chain) -> Result<Lowered> {
+    let op = chain.steps.first().map_or(Op::Where, |s| s.op.clone());
+    Err(refused(&op, "has no kernel on the GPU"))
+}
+
+/// The error of an op that no kernel computes.
+fn refused(op: &Op, why: impl AsRef<str>) -> Error {
+    Error::new(ErrorKind::Unsupported, format!("`{}` {}", op.name(), why.as_ref()))
+}
