@@ -10,8 +10,8 @@ pub use index::{
 };
 pub use join::{concat, constant_of_shape, pad, split, tile, trilu, where_select};
 pub use view::{
-    bit_cast, broadcast_to, expand, flatten, reshape, reshape_target, slice, squeeze, squeeze_shape, transpose,
-    unsqueeze, unsqueeze_shape,
+    bit_cast, broadcast_to, expand, flatten, reshape, reshape_target, slice, slice_range, squeeze, squeeze_shape,
+    transpose, unsqueeze, unsqueeze_shape,
 };
 
 use std::borrow::Cow;

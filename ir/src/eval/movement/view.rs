@@ -197,8 +197,11 @@ pub fn slice(x: &Tensor, starts: &[i64], ends: &[i64], axes: Option<&[i64]>, ste
     assemble(x.dtype(), &out, gather_strided(&e.bytes, e.size, &out, &from, offset)?)
 }
 
-/// First index and number of elements of a slice of an axis.
-fn slice_range(size: i64, start: i64, end: i64, step: i64) -> Result<(usize, usize)> {
+/// First index and number of elements of a slice of an axis of `size`.
+///
+/// # Errors
+/// `Value` for a step of 0.
+pub fn slice_range(size: i64, start: i64, end: i64, step: i64) -> Result<(usize, usize)> {
     if step == 0 {
         return Err(value_error("a slice has step 0"));
     }

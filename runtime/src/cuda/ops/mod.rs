@@ -5,9 +5,24 @@
 //! before anything runs; data that the evaluator refuses (an index out of range, an integer divided by zero) is reported through
 //! [`Word::Fault`].
 
+mod attention;
+mod chain;
+mod copy;
+mod groups;
+mod norm;
+mod pick;
+mod place;
+mod quantise;
+mod reduce;
+mod scatter;
+mod step;
+mod text;
+
+pub use attention::{AttentionSoftmax, attention_softmax};
+
 use std::sync::Arc;
 
-use normfuse_ir::{DType, Error, ErrorKind, Op, Result, Tensor, op::UnaryOp};
+use normfuse_ir::{DType, Error, ErrorKind, Op, Result, Tensor, eval::numbers::ints};
 
 /// Dtype and sizes of a tensor on the GPU, row-major and whole; 4-bit codes are packed as [`Tensor`] packs them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -146,8 +161,15 @@ pub fn is_elementwise(op: &Op) -> bool {
 /// The reason, in words that follow the op's name.
 pub fn supports(op: &Op) -> std::result::Result<(), String> {
     match op {
-        Op::Unary(UnaryOp::Identity) => Ok(()),
-        _ => Err("has no kernel on the GPU".into()),
+        Op::NonZero => Err("has as many results as its operand's data say, which no kernel can be planned for".into()),
+        Op::MatMul | Op::Gemm { .. } | Op::MatMulInteger => {
+            Err("is a product, which no kernel of single ops computes".into())
+        }
+        Op::Attention(_) => Err("is products and a softmax, which are planned one by one".into()),
+        Op::Quantize(_) | Op::FusedNorm(_) => Err("is a fused op, which has kernels of its own".into()),
+        Op::Shape { .. } | Op::Size => Err("depends on no data, and is known once sizes are".into()),
+        Op::Foreign(f) => Err(format!("is a foreign op and cannot be executed: {}", f.reason)),
+        _ => Ok(()),
     }
 }
 
@@ -156,19 +178,81 @@ pub fn supports(op: &Op) -> std::result::Result<(), String> {
 /// # Errors
 /// `Unsupported` with the op's name and why; `Structure`, `DType` and `Shape` for operands that do not fit.
 pub fn lower(call: &Call<'_>) -> Result<Lowered> {
-    Err(refused(call.op, supports(call.op).err().unwrap_or_default()))
+    supports(call.op).map_err(|why| refused(call.op, why))?;
+    let (min, max) = call.op.arity();
+    if call.inputs.len() < min
+        || max.is_some_and(|m| call.inputs.len() > m)
+        || call.outputs.len() != call.op.num_outputs()
+    {
+        let message =
+            format!("`{}`: {} operands and {} results", call.op.name(), call.inputs.len(), call.outputs.len());
+        return Err(Error::new(ErrorKind::Structure, message));
+    }
+    if is_elementwise(call.op) {
+        return lower_elementwise(call);
+    }
+    for family in [reduce::lower, norm::lower, quantise::lower, copy::lower, pick::lower, scatter::lower] {
+        if let Some(lowered) = family(call)? {
+            return Ok(lowered);
+        }
+    }
+    Err(refused(call.op, "has no kernel on the GPU"))
+}
+
+/// A node that is a chain of its own; the words of the chain's operands become those of the node's.
+fn lower_elementwise(call: &Call<'_>) -> Result<Lowered> {
+    let mut lowered = lower_chain(&chain::of_node(call.op, call.inputs, call.output(0)?))?;
+    let ports: Vec<usize> = (0..call.inputs.len()).filter(|&i| call.inputs[i].is_some()).collect();
+    for word in lowered.launches.iter_mut().flat_map(|l| &mut l.words) {
+        if let Word::Input(i) = word {
+            *i = ports.get(*i).copied().unwrap_or(*i);
+        }
+    }
+    Ok(lowered)
 }
 
 /// The launches that compute a chain.
 ///
 /// # Errors
-/// As [`lower`].
+/// `Structure`, `DType` and `Shape` for operands that do not fit, `Unsupported` for steps that are not elementwise.
 pub fn lower_chain(chain: &Chain) -> Result<Lowered> {
-    let op = chain.steps.first().map_or(Op::Where, |s| s.op.clone());
-    Err(refused(&op, "has no kernel on the GPU"))
+    chain::lower(chain)
+}
+
+impl<'a> Call<'a> {
+    /// An operand that has to be there.
+    fn input(&self, i: usize) -> Result<&'a Typed> {
+        let missing = || Error::new(ErrorKind::Structure, format!("`{}`: operand {i} is missing", self.op.name()));
+        self.optional(i).ok_or_else(missing)
+    }
+
+    fn optional(&self, i: usize) -> Option<&'a Typed> {
+        self.inputs.get(i).and_then(Option::as_ref)
+    }
+
+    fn output(&self, i: usize) -> Result<&'a Typed> {
+        let missing = || Error::new(ErrorKind::Structure, format!("`{}`: result {i} is missing", self.op.name()));
+        self.outputs.get(i).ok_or_else(missing)
+    }
+
+    /// The integers of an operand that the host has to know.
+    fn ints(&self, i: usize) -> Result<Vec<i64>> {
+        let unknown = || refused(self.op, format!("needs operand {i} before anything runs, and it depends on data"));
+        ints(self.known.get(i).and_then(Option::as_ref).ok_or_else(unknown)?)
+    }
+
+    /// The same of an operand that may be left out.
+    fn optional_ints(&self, i: usize) -> Result<Option<Vec<i64>>> {
+        self.optional(i).map(|_| self.ints(i)).transpose()
+    }
 }
 
 /// The error of an op that no kernel computes.
 fn refused(op: &Op, why: impl AsRef<str>) -> Error {
     Error::new(ErrorKind::Unsupported, format!("`{}` {}", op.name(), why.as_ref()))
+}
+
+/// The error of an op that no kernel computes for these dtypes.
+fn undefined(op: &Op, dtype: DType) -> Error {
+    Error::new(ErrorKind::DType, format!("`{}` has no definition for {dtype}", op.name()))
 }

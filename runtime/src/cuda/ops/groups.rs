@@ -1,0 +1,139 @@
+//! Groups of elements along some axes: how they lie, and how many threads share one.
+
+use std::fmt::Write as _;
+
+use normfuse_ir::Result;
+
+use super::{
+    Launch,
+    place::{Walk, blocks, strides},
+    text::Params,
+};
+
+/// Elements that are added in order before the tree begins.
+const VECTOR: u64 = 8;
+
+/// Threads of a group at most.
+const MOST: u64 = 512;
+
+/// A tensor seen as groups along some axes, for a launch that gives each group to some threads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Groups {
+    /// The axes that are kept: a group for each of their elements.
+    outer: Walk,
+    /// The axes of a group.
+    inner: Walk,
+    /// Elements of a group.
+    pub len: u64,
+    /// Number of groups.
+    pub count: u64,
+    /// Threads of a group.
+    threads: u64,
+    /// True if groups are neighbours in memory, and not the elements of one.
+    columns: bool,
+}
+
+impl Groups {
+    /// Groups of a row-major tensor along `axes`.
+    pub fn along(shape: &[usize], axes: &[usize]) -> Self {
+        let own = strides(shape);
+        let pick = |reduced: bool| {
+            let kept: Vec<usize> = (0..shape.len()).filter(|a| axes.contains(a) == reduced).collect();
+            let sizes: Vec<usize> = kept.iter().map(|&a| shape[a]).collect();
+            let steps: Vec<i64> = kept.iter().map(|&a| own[a]).collect();
+            Walk::merged(&sizes, &[steps])
+        };
+        let (outer, inner) = (pick(false), pick(true));
+        let (len, count) = (inner.count(), outer.count());
+        let step = |walk: &Walk| walk.steps[0].last().copied().unwrap_or(0);
+        let columns = step(&inner) != 1 && step(&outer) == 1 && outer.inner() >= 32 && len > 1;
+        let vectors = len.div_ceil(VECTOR).next_power_of_two();
+        Self { threads: vectors.min(if columns { 16 } else { MOST }), outer, inner, len, count, columns }
+    }
+
+    /// Every element its own group's first and last: whole rows of the last `len` elements.
+    pub fn rows(count: u64, len: u64) -> Self {
+        Self::along(&[count as usize, len as usize], &[1])
+    }
+
+    /// The same with one thread for each group, which takes its elements in order.
+    #[must_use]
+    pub fn in_order(self) -> Self {
+        let columns = self.outer.steps[0].last() == Some(&1) && self.outer.inner() >= 32;
+        Self { threads: 1, columns, ..self }
+    }
+
+    /// The words that say how groups lie.
+    pub fn words(&self, p: &mut Params) {
+        p.number("groups", self.count);
+        p.number("n", self.len);
+        p.number("threads", self.threads);
+        let vectors = self.len.div_ceil(VECTOR).next_power_of_two();
+        p.number("depth", u64::from((vectors / self.threads).max(1).ilog2()));
+        for (name, walk) in [("outer", &self.outer), ("inner", &self.inner)] {
+            p.numbers(&format!("{name}_size"), walk.sizes.iter().copied());
+            p.signed(&format!("{name}_step"), &walk.steps[0]);
+        }
+    }
+
+    /// A kernel in which each thread has `team`, `base` (offset of the group's first element), `at(i)` (offset of its element
+    /// i), `here` (false for threads that are past the last group) and `shared`, of `bytes` a thread.
+    ///
+    /// # Errors
+    /// `Unsupported` if there are more groups than a launch can have.
+    pub fn launch(&self, p: Params, header: &str, before: &str, body: &str, bytes: u64) -> Result<Launch> {
+        let block = if self.columns { 32 * self.threads } else { self.threads.max(256) };
+        let threads = block.max(if self.columns { 32 } else { 256 });
+        let per_block = if self.columns { 32 } else { threads / self.threads };
+        let mut text = format!("    __shared__ alignas(16) u8 shared[{}];\n", bytes * threads);
+        let _ = writeln!(text, "    const Team<{}> team((u32)p.threads);", self.columns);
+        text +=
+            "    const bool here = team.group < p.groups;\n    const u64 group = here ? team.group : p.groups - 1;\n";
+        text += "    const u32 depth = (u32)p.depth;\n    u64 base = 0;\n";
+        text += &offset(&self.outer, "outer", "group", "base");
+        text += "    auto at = [&](u64 i) {\n    u64 place = base;\n";
+        text += &offset(&self.inner, "inner", "i", "place");
+        text += "    return place;\n    };\n";
+        text += body;
+        Ok(p.launch_blocks(header, before, &text, blocks(self.count, per_block)?, threads as u32))
+    }
+}
+
+/// Adds the offset of element `index` of a walk.
+pub fn offset(walk: &Walk, name: &str, index: &str, to: &str) -> String {
+    if walk.rank() == 1 {
+        return format!("    {to} += (u64)((i64){index} * p.{name}_step[0]);\n");
+    }
+    format!(
+        "    {{ u64 rest = {index};\n#pragma unroll\n    for (int a = {}; a > 0; --a) {{ const u64 q = rest / p.{name}_size[a]; \
+         {to} += (u64)((i64)(rest - q * p.{name}_size[a]) * p.{name}_step[a]); rest = q; }}\n    \
+         {to} += (u64)((i64)rest * p.{name}_step[0]); }}\n",
+        walk.rank() - 1
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_are_at_most_the_vectors() {
+        // More threads than vectors would add zeros that the canonical sum has not.
+        for n in [0usize, 1, 8, 9, 63, 64, 65, 4096, 70_000] {
+            for shape in [[3, n], [n, 64]] {
+                let groups = Groups::along(&shape, &[usize::from(shape[0] == 3)]);
+                let vectors = groups.len.div_ceil(8).next_power_of_two();
+                assert!(groups.threads.is_power_of_two() && groups.threads <= vectors, "{shape:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn columns_are_where_groups_are_neighbours() {
+        assert!(Groups::along(&[2, 100, 64], &[1]).columns);
+        assert!(!Groups::along(&[2, 100, 64], &[2]).columns && !Groups::along(&[64], &[0]).columns);
+        let all = Groups::along(&[2, 3, 4], &[0, 1, 2]);
+        assert_eq!((all.len, all.count, all.inner.rank()), (24, 1, 1));
+        assert_eq!(Groups::along(&[2, 0], &[1]).len, 0);
+    }
+}
