@@ -212,13 +212,15 @@ __device__ __forceinline__ i64 place_of_extreme(const Te& team, u64 n, void* sha
 
 // ---- softmax ----
 
-template <class N> __device__ __forceinline__ N largest_of_group(N a, N b) { return max_nan(a, b); }
+// Out of the way of what a thread holds.
+__device__ __noinline__ float log_of_sum(float v) { return log_f(v); }
+__device__ __forceinline__ double log_of_sum(double v) { return log_any(v); }
 // `give(i, v)` takes the number of element i.
 template <class N, bool LOG, class Te, class F, class G>
 __device__ __forceinline__ void softmax_of(const Te& team, u64 n, u32 depth, N* shared, N least, F value, G give) {
     const N most = folded(team, n, least, shared, value, [](N a, N b) { return max_nan(a, b); });
     N sum = canonical_sum<N>(team, n, depth, shared, [&](u64 i) { return op_exp(value(i) - most); });
-    if constexpr (LOG) sum = op_log(sum);
+    if constexpr (LOG) sum = log_of_sum(sum);
     for (u64 i = team.thread; i < n; i += team.threads) {
         const N v = value(i) - most;
         give(i, LOG ? v - sum : op_exp(v) / sum);

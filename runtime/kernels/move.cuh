@@ -1,25 +1,6 @@
-// Elements that move: units of 1 to 16 bytes, or nibbles in pairs. See normfuse_ir::eval::movement for the semantics.
+// Elements that move by indices. See normfuse_ir::eval::movement for the semantics.
 #pragma once
 #include "group.cuh"
-
-// A unit by its bytes; 0 is a nibble.
-template <int BYTES> struct UnitOf;
-template <> struct UnitOf<1> {
-    typedef u8 Type;
-};
-template <> struct UnitOf<2> {
-    typedef u16 Type;
-};
-template <> struct UnitOf<4> {
-    typedef u32 Type;
-};
-template <> struct UnitOf<8> {
-    typedef u64 Type;
-};
-template <> struct UnitOf<16> {
-    typedef uint4 Type;
-};
-template <int BYTES> using Unit = typename UnitOf<BYTES>::Type;
 
 // Element i of indices, below n; those below 0 count from the end. False if it is out of range.
 template <class I> __device__ __forceinline__ bool index_at(const void* indices, u64 i, u64 n, u64* index) {

@@ -1,6 +1,7 @@
 // Elements of every dtype: how they lie in memory, the numbers that ops compute with, and casts between all of them.
 // See normfuse_ir::eval::{numbers, cast} for the semantics.
 #pragma once
+#include "row.cuh"
 #include "wide.cuh"
 
 typedef signed char i8;
@@ -106,43 +107,39 @@ template <class T> __device__ __forceinline__ Raw<T> read_at(const void* p, u64 
     else return ((const Raw<T>*)p)[i];
 }
 // N neighbouring elements as they lie in memory, in words of up to 16 bytes.
-template <class T, int N> struct Pack {
+constexpr int unit_of(int bytes) { return bytes % 16 == 0 ? 16 : bytes % 8 == 0 ? 8 : bytes % 4 == 0 ? 4 : bytes % 2 == 0 ? 2 : 1; }
+template <int BYTES> struct UnitOf;
+template <> struct UnitOf<1> {
+    typedef u8 Type;
+};
+template <> struct UnitOf<2> {
+    typedef u16 Type;
+};
+template <> struct UnitOf<4> {
+    typedef u32 Type;
+};
+template <> struct UnitOf<8> {
+    typedef u64 Type;
+};
+template <> struct UnitOf<16> {
+    typedef uint4 Type;
+};
+template <int BYTES> using Unit = typename UnitOf<BYTES>::Type;
+template <class T, int N> struct alignas(16) Pack {
     static constexpr int BYTES = IS_NIBBLE<T> ? (N + 1) / 2 : N * (int)sizeof(Raw<T>);
-    static constexpr int UNIT = BYTES % 16 == 0 ? 16 : BYTES % 8 == 0 ? 8 : BYTES % 4 == 0 ? 4 : BYTES % 2 == 0 ? 2 : 1;
-    union alignas(UNIT) {
-        Raw<T> v[IS_NIBBLE<T> ? BYTES : N];
-        uint4 q[BYTES / 16 > 0 ? BYTES / 16 : 1];
-        u64 d;
-        u32 w;
-        u16 h;
-    };
-    __device__ __forceinline__ Pack() {}
+    typedef Unit<unit_of(BYTES)> Moved;
+    Raw<T> v[IS_NIBBLE<T> ? BYTES : N];
+    static __device__ __forceinline__ u64 offset(u64 i) { return IS_NIBBLE<T> ? i / 2 : i * sizeof(Raw<T>); }
     // From element `i`, a multiple of N.
     __device__ __forceinline__ void read(const void* p, u64 i) {
-        const u8* at = (const u8*)p + (IS_NIBBLE<T> ? i / 2 : i * sizeof(Raw<T>));
-        if constexpr (UNIT == 16) {
+        const Moved* at = (const Moved*)((const u8*)p + offset(i));
 #pragma unroll
-            for (int k = 0; k < BYTES / 16; ++k) q[k] = ((const uint4*)at)[k];
-        } else if constexpr (BYTES == 8) d = *(const u64*)at;
-        else if constexpr (BYTES == 4) w = *(const u32*)at;
-        else if constexpr (BYTES == 2) h = *(const u16*)at;
-        else {
-#pragma unroll
-            for (int k = 0; k < BYTES; ++k) ((u8*)v)[k] = at[k];
-        }
+        for (int k = 0; k < BYTES / (int)sizeof(Moved); ++k) ((Moved*)v)[k] = at[k];
     }
     __device__ __forceinline__ void write(void* p, u64 i) const {
-        u8* at = (u8*)p + (IS_NIBBLE<T> ? i / 2 : i * sizeof(Raw<T>));
-        if constexpr (UNIT == 16) {
+        Moved* at = (Moved*)((u8*)p + offset(i));
 #pragma unroll
-            for (int k = 0; k < BYTES / 16; ++k) ((uint4*)at)[k] = q[k];
-        } else if constexpr (BYTES == 8) *(u64*)at = d;
-        else if constexpr (BYTES == 4) *(u32*)at = w;
-        else if constexpr (BYTES == 2) *(u16*)at = h;
-        else {
-#pragma unroll
-            for (int k = 0; k < BYTES; ++k) at[k] = ((const u8*)v)[k];
-        }
+        for (int k = 0; k < BYTES / (int)sizeof(Moved); ++k) at[k] = ((const Moved*)v)[k];
     }
     __device__ __forceinline__ Raw<T> operator[](int i) const {
         if constexpr (IS_NIBBLE<T>) return v[i / 2] >> i % 2 * 4 & 15;
@@ -176,7 +173,7 @@ __device__ __noinline__ void report(u32* fault, u32 what) { atomicMax(fault, wha
 
 // To nearest even from an f64, in one rounding, saturating or not: as `Narrow`, for 16 bits too.
 template <int EXP, int MAN, int BIAS, int MAX, int INF, int NAN_CODE, bool NEGATIVE_ZERO>
-__device__ __noinline__ u32 encode_wide(double v, bool saturate) {
+__device__ __forceinline__ u32 encode_wide(double v, bool saturate) {
     const u64 bits = (u64)__double_as_longlong(v);
     const u32 sign = (u32)(bits >> 63) << (EXP + MAN);
     if (v != v) return NAN_CODE >= 0 ? NAN_CODE : MAX;

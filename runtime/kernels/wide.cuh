@@ -1,6 +1,71 @@
-// The f64 cores of normfuse_ir::num::wide that `num.cuh` and `gate.cuh` have not: sines, tanh, logarithms and powers of every f64.
+// The f64 cores of normfuse_ir::num::wide that `num.cuh` has not: activations, the error function, sines, tanh, logarithms and powers of
+// every f64.
 #pragma once
-#include "gate.cuh"
+#include "num.cuh"
+
+// ---- activations as the CPU has them: f64, rounded once ----
+
+__device__ double sigmoid_wide(double x) {
+    const double e = exp_wide(-fabs(x));
+    return x < 0.0 ? e / (1.0 + e) : 1.0 / (1.0 + e);
+}
+// Beyond these bounds the functions are as simple as this: 1 + e^-64 is 1, and below 2^-30 what is added to 1/2 is less than half of
+// the last place.
+constexpr float LEAST = 0x1p-30f, MOST = 64.0f;
+__device__ float sigmoid_f(float x) {
+    if (fabsf(x) < LEAST) return 0.5f;
+    return x > MOST ? 1.0f : (float)sigmoid_wide(x);
+}
+__device__ float silu_f(float x) {
+    if (fabsf(x) < LEAST) return x * 0.5f;
+    return x > MOST ? x : (float)((double)x * sigmoid_wide(x));
+}
+
+__device__ const double ERF[20] = {1.1283791670955126,      -0.37612638903183754,    0.11283791670955126,   -0.026866170645131252,
+                                   0.005223977625442188,    -0.0008548327023450853,  0.00012055332981789664, -1.492565035840625e-5,
+                                   1.6462114365889248e-6,   -1.6365844691234924e-7,  1.4807192815879218e-8, -1.2290555301717928e-9,
+                                   9.422759064650411e-11,   -6.7113668551641105e-12, 4.4632242632864775e-13, -2.7835162072109215e-14,
+                                   1.6342614095367152e-15,  -9.063970842808673e-17,  4.763348040515068e-18, -2.3784598852774293e-19};
+__device__ const double ERFCX[23] = {
+    1.1775789345674017,     -0.004590054580646478,  -0.08424913336651792,   0.05920993999819189,    -0.026658668435305753,
+    0.009074997670705265,   -0.002413163540417608,  0.0004907758365258086,  -6.916973302501207e-5,  4.13902798607301e-6,
+    7.74038306619849e-7,    -2.18864010492344e-7,   1.076499946567091e-8,   4.521959811218287e-9,   -7.754400208831351e-10,
+    -6.318088340886684e-11, 2.86879501093067e-11,   1.9455868545777347e-13, -9.65469674843344e-13,  3.25254814814874e-14,
+    3.3478119482868056e-14, -1.864562880419313e-15, -1.2507950530688648e-15};
+
+// e^(x*x) * erfc(x) for x from 0 on: Clenshaw's recurrence.
+__device__ double erfcx(double x) {
+    const double y = (x - 3.75) / (x + 3.75);
+    double b1 = 0.0, b2 = 0.0;
+#pragma unroll 1
+    for (int i = 22; i > 0; --i) {
+        const double b = (ERFCX[i] + 2.0 * y * b1) - b2;
+        b2 = b1;
+        b1 = b;
+    }
+    return ((ERFCX[0] + y * b1) - b2) / (1.0 + 2.0 * x);
+}
+__device__ double with_sign(double magnitude, double of) {
+    const u64 sign = (u64)__double_as_longlong(of) & 0x8000000000000000ull;
+    return __longlong_as_double((i64)(((u64)__double_as_longlong(magnitude) & 0x7fffffffffffffffull) | sign));
+}
+__device__ double erf_wide(double x) {
+    const double a = fabs(x);
+    if (a < 1.0) return x * horner(x * x, ERF);
+    if (a > 6.0) return with_sign(1.0, x);
+    return with_sign(1.0 - exp_wide(-(x * x)) * erfcx(a), x);
+}
+__device__ float gelu_f(float v) {
+    const double x = v, root = 0.7071067811865476;
+    if (x < -40.0) return (float)(0.5 * x * 0.0);
+    if (x < -1.0) return (float)(0.5 * x * (exp_wide(-0.5 * (x * x)) * erfcx(-x * root)));
+    return (float)(0.5 * x * (1.0 + erf_wide(x * root)));
+}
+__device__ float gelu_tanh_f(float v) {
+    if (fabsf(v) < LEAST) return v * 0.5f;
+    const double x = v, u = 0.7978845608028654 * (x + 0.044715 * (x * x * x));
+    return (float)(x * sigmoid_wide(2.0 * u));
+}
 
 // ---- sine and cosine: normfuse_ir::num::trig ----
 

@@ -11,7 +11,7 @@ use crate::or_skip;
 type Function = (&'static str, fn(f32) -> f32);
 
 /// In the words of `kernels/num.cuh`, and on the CPU.
-const FUNCTIONS: [Function; 25] = [
+const FUNCTIONS: [Function; 30] = [
     ("rsqrt_exact(x)", num::rsqrt),
     ("is_moderate(x) ? inverse_of_moderate(x) : 1.0f / x", |x| 1.0 / x),
     ("divide_by<0x43e00000u>(x)", |x| x / 448.0),
@@ -39,6 +39,11 @@ const FUNCTIONS: [Function; 25] = [
     ("low_of<BF16>(pair_of<GELU_TANH, BF16, F32>({x, x}))", |x| num::round_to(DType::BF16, num::gelu_tanh(x))),
     ("high_of<F16>(pair_of<GELU_TANH, F16, F32>({x, x}))", |x| num::round_to(DType::F16, num::gelu_tanh(x))),
     ("(float)E4M3FN::encode(x, false)", |x| f32::from(num::cast_f32_to(DType::F8E4M3FN, x, false))),
+    ("(float)sin_wide(x)", num::sin),
+    ("(float)cos_wide(x)", num::cos),
+    ("(float)tanh_wide(x)", num::tanh),
+    ("(float)erf_wide(x)", num::erf),
+    ("(float)softplus_wide(x)", num::softplus),
 ];
 
 /// Of bf16 alone.
@@ -114,7 +119,7 @@ fn every_number_of_16_bits_has_the_value_of_the_cpu() {
 }
 
 #[test]
-#[ignore = "takes minutes of a GPU and of 16 cores: 25 functions of 2^32 numbers; FUNCTIONS=NAME takes those with it in their text"]
+#[ignore = "takes minutes of a GPU and of 16 cores: 30 functions of 2^32 numbers; FUNCTIONS=NAME takes those with it in their text"]
 fn every_f32_has_the_value_of_the_cpu() {
     let Some(device) = or_skip(Device::open(0)) else { return };
     let Some(compiler) = or_skip(Compiler::load()) else { return };

@@ -15,6 +15,7 @@ mod compile;
 mod elementary;
 mod launches;
 mod matrix;
+mod ops;
 mod regimes;
 mod tensor_scale;
 mod variants;

@@ -1,5 +1,7 @@
 //! What lies between the two products of attention: scores are scaled, capped, masked and normalised row by row.
 
+use std::fmt::Write as _;
+
 use normfuse_ir::{DType, Error, ErrorKind, Result};
 
 use super::{
@@ -42,7 +44,7 @@ fn masked(mask: Option<&Typed>, causal: bool) -> String {
         } else {
             format!("get<{t}>(read_at<{t}>(p.mask, mask + i * p.along))")
         };
-        text += &format!("        bias = i < p.seen ? {value} : lowest<F32>();\n");
+        let _ = writeln!(text, "        bias = i < p.seen ? {value} : lowest<F32>();");
     }
     if causal {
         text += "        if (i > query + p.past) bias = lowest<F32>();\n";
@@ -110,7 +112,8 @@ pub fn attention_softmax(a: &AttentionSoftmax) -> Result<Lowered> {
         }
         _ => String::new(),
     };
-    body += &format!(
+    let _ = write!(
+        body,
         "    auto score = [&](u64 i) {{\n        float v = get<{x}>(read_at<{x}>(p.x, group * p.n + i)) * scale;\n{}        \
          if (cap != 0.0f) v = cap * op_tanh(v / cap);\n{}{}{}        return v;\n    }};\n",
         keep(0, "v"),
@@ -118,7 +121,8 @@ pub fn attention_softmax(a: &AttentionSoftmax) -> Result<Lowered> {
         masked(a.mask.as_ref(), a.causal.is_some()),
         keep(2, "v")
     );
-    body += &format!(
+    let _ = write!(
+        body,
         "    softmax_of_scores(team, p.n, depth, (float*)shared, score, [&](u64 i, float v) {{\n{}        \
          if (here) ((Raw<{y}>*)p.y)[group * p.n + i] = put<{y}>(v);\n    }});\n",
         keep(3, "v")

@@ -226,12 +226,12 @@ fn slice(call: &Call<'_>) -> Result<Lowered> {
     let mut from = strides(&x.shape);
     let mut base = 0u64;
     let mut sizes = x.shape.clone();
-    for i in 0..starts.len() {
+    for (i, &start) in starts.iter().enumerate() {
         let given = axes.as_ref().map_or(Some(i as i64), |a| a.get(i).copied());
         let axis = axis_index(given.unwrap_or(i64::MAX), x.shape.len())?;
         let step = steps.as_ref().map_or(Some(1), |s| s.get(i).copied()).unwrap_or(0);
         let end = ends.get(i).copied().ok_or_else(|| shape_error("starts and ends differ in number".into()))?;
-        let (first, len) = movement::slice_range(x.shape[axis] as i64, starts[i], end, step)?;
+        let (first, len) = movement::slice_range(x.shape[axis] as i64, start, end, step)?;
         base += first as u64 * from[axis] as u64;
         from[axis] = from[axis].wrapping_mul(step);
         sizes[axis] = len;

@@ -91,7 +91,7 @@ impl Groups {
             "    const bool here = team.group < p.groups;\n    const u64 group = here ? team.group : p.groups - 1;\n";
         text += "    const u32 depth = (u32)p.depth;\n    u64 base = 0;\n";
         text += &offset(&self.outer, "outer", "group", "base");
-        text += "    auto at = [&](u64 i) {\n    u64 place = base;\n";
+        text += "    [[maybe_unused]] auto at = [&](u64 i) {\n    u64 place = base;\n";
         text += &offset(&self.inner, "inner", "i", "place");
         text += "    return place;\n    };\n";
         text += body;
@@ -99,14 +99,16 @@ impl Groups {
     }
 }
 
-/// Adds the offset of element `index` of a walk.
+/// Adds the offset of element `index` of a walk, whose sizes and steps have names that begin with `name`.
 pub fn offset(walk: &Walk, name: &str, index: &str, to: &str) -> String {
     if walk.rank() == 1 {
         return format!("    {to} += (u64)((i64){index} * p.{name}_step[0]);\n");
     }
+    // Divisions of 64 bits take ten times as long.
+    let t = if walk.count() < 1 << 32 { "u32" } else { "u64" };
     format!(
-        "    {{ u64 rest = {index};\n#pragma unroll\n    for (int a = {}; a > 0; --a) {{ const u64 q = rest / p.{name}_size[a]; \
-         {to} += (u64)((i64)(rest - q * p.{name}_size[a]) * p.{name}_step[a]); rest = q; }}\n    \
+        "    {{ {t} rest = ({t}){index};\n#pragma unroll\n    for (int a = {}; a > 0; --a) {{ const {t} size = ({t})p.{name}_size[a], \
+         q = rest / size; {to} += (u64)((i64)(rest - q * size) * p.{name}_step[a]); rest = q; }}\n    \
          {to} += (u64)((i64)rest * p.{name}_step[0]); }}\n",
         walk.rank() - 1
     )

@@ -1,5 +1,7 @@
 //! LayerNorm, RmsNorm and SkipRmsNorm of unfused graphs.
 
+use std::fmt::Write as _;
+
 use normfuse_ir::{DType, Error, ErrorKind, Op, Result, eval::shape::axis_index, fused::Root, op::CastBack};
 
 use super::{
@@ -123,11 +125,14 @@ fn before_scale(call: &Call<'_>, stage: &Stage<'_>, axis: i64) -> Result<Lowered
         scale.element()
     );
     match &bias {
-        None => give += &format!("        ((Raw<{w}>*)p.y)[group * p.n + i] = scaled;\n"),
+        None => {
+            let _ = writeln!(give, "        ((Raw<{w}>*)p.y)[group * p.n + i] = scaled;");
+        }
         Some(bias) => {
             let b = tag(bias.dtype);
-            give += &format!(
-                "        ((Raw<{b}>*)p.y)[group * p.n + i] = second_stage<{w}, {b}, true>(scaled, {});\n",
+            let _ = writeln!(
+                give,
+                "        ((Raw<{b}>*)p.y)[group * p.n + i] = second_stage<{w}, {b}, true>(scaled, {});",
                 bias.element()
             );
         }
@@ -188,7 +193,7 @@ fn skip(call: &Call<'_>, eps: f32) -> Result<Lowered> {
     let t = tag(x.dtype);
     let mut number = format!("{} + get<{t}>({})", stage.number(), added.element());
     if let Some(bias) = &bias {
-        number += &format!(" + get<{t}>({})", bias.element());
+        let _ = write!(number, " + get<{t}>({})", bias.element());
     }
     let give = format!(
         "        ((Raw<{t}>*)p.y)[group * p.n + i] = put<{t}>(v * get<{t}>({}));\n        \

@@ -1,6 +1,8 @@
 //! Results whose every element is picked: by its place (Pad, Trilu, OneHot, Range, ConstantOfShape), by its rank (TopK), or by an index
 //! (Gather, GatherElements, GatherNd).
 
+use std::fmt::Write as _;
+
 use normfuse_ir::{
     DType, Error, ErrorKind, Op, Result,
     eval::shape::{axis_index, product},
@@ -85,12 +87,13 @@ fn pad(call: &Call<'_>) -> Result<Lowered> {
     let outside = if value.is_some() { format!("read_at<{t}>(p.value, 0)") } else { "0".into() };
     let mut body = String::from("    u64 rest = index, from = 0;\n    bool inside = true;\n");
     for axis in (0..rank).rev() {
-        body += &format!(
+        let _ = writeln!(
+            body,
             "    {{ const u64 q = rest / p.size[{axis}]; const i64 c = (i64)(rest - q * p.size[{axis}]) - p.begin[{axis}]; rest = q; \
-             inside = inside && c >= 0 && c < (i64)p.own_size[{axis}]; from += (u64)(c * p.step[{axis}]); }}\n"
+             inside = inside && c >= 0 && c < (i64)p.own_size[{axis}]; from += (u64)(c * p.step[{axis}]); }}"
         );
     }
-    body += &format!("    v = inside ? read_at<{t}>(p.x, from) : {outside};\n");
+    let _ = writeln!(body, "    v = inside ? read_at<{t}>(p.x, from) : {outside};");
     Ok(one(each(p, HEADER, moved(x.dtype), count(&y.shape), &body)?))
 }
 
@@ -341,12 +344,14 @@ fn gather_nd(call: &Call<'_>, batch: i64) -> Result<Lowered> {
                     u64 from = 0, index;\n"
             .to_owned();
     for d in 0..depth {
-        body += &format!(
+        let _ = write!(
+            body,
             "    if (!index_at<{i}>(p.indices, tuple * {depth} + {d}, p.n[{d}], &index)) return report(p.fault, INDEX);\n    \
              from = from * p.n[{d}] + index;\n"
         );
     }
-    body += &format!(
+    let _ = write!(
+        body,
         "    from += tuple / p.per_batch * p.batch_blocks;\n    \
          ((Unit<{unit}>*)p.y)[own] = ((const Unit<{unit}>*)p.x)[from * p.block + inner];\n"
     );

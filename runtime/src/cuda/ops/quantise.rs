@@ -1,5 +1,7 @@
 //! QuantizeLinear, DequantizeLinear and DynamicQuantizeLinear.
 
+use std::fmt::Write as _;
+
 use normfuse_ir::{
     DType, Error, ErrorKind, Op, Result,
     eval::{
@@ -129,7 +131,8 @@ fn quantize(
     let p = params(call, &scales, y);
     let (q, t) = (tag(precision), tag(to));
     let mut body = scales.text;
-    body += &format!(
+    let _ = write!(
+        body,
         "    const float by = get<{q}>(cast<{q}, {}, true>(read_at<{}>(p.scale, s)));\n    \
          const float quotient = rnd<{q}>(get<{q}>(cast<{q}, {}, true>(read_at<{}>(p.x, index))) / by);\n",
         tag(scale.dtype),
@@ -139,10 +142,10 @@ fn quantize(
     );
     if to.is_int() {
         at_most_32_bits(call.op, to)?;
-        body += &format!("    v = to_int<{t}>(quotient, {});\n", int_zero(zero, to)?);
+        let _ = writeln!(body, "    v = to_int<{t}>(quotient, {});", int_zero(zero, to)?);
     } else if to.is_quantised() {
         body += &float_zero(zero);
-        body += &format!("    v = {t}::encode(quotient, {saturate});\n");
+        let _ = writeln!(body, "    v = {t}::encode(quotient, {saturate});");
     } else {
         return Err(undefined(call.op, to));
     }
@@ -174,7 +177,7 @@ fn dequantize(call: &Call<'_>, axis: i64, block: u64, to: Option<DType>) -> Resu
     } else {
         return Err(undefined(call.op, x.dtype));
     };
-    body += &format!("    v = put<{t}>({number} * get<{w}>(read_at<{w}>(p.scale, s)));\n");
+    let _ = writeln!(body, "    v = put<{t}>({number} * get<{w}>(read_at<{w}>(p.scale, s)));");
     if count(&y.shape) == 0 {
         return Ok(Lowered::default());
     }

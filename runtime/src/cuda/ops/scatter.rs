@@ -1,6 +1,8 @@
 //! ScatterElements and ScatterNd: a copy, then updates in their order. Where updates replace, the last one of each place is found
 //! first, and all are written at the same time; where they combine, one thread does all of a place in order.
 
+use std::fmt::Write as _;
+
 use normfuse_ir::{
     DType, Error, ErrorKind, Op, Result,
     eval::shape::{axis_index, product},
@@ -24,7 +26,7 @@ struct Places {
     /// Updates.
     updates: u64,
     /// Places of the result that an update takes one of.
-    places: u64,
+    room: u64,
     /// Units of a place, and bytes of a unit.
     block: u64,
     unit: u64,
@@ -70,7 +72,7 @@ fn replace(call: &Call<'_>, places: &Places, fields: &dyn Fn(&mut Params)) -> Re
         p
     };
     let clear = "    if (own < p.count) ((u64*)p.last)[own] = 0;\n";
-    launches.push(words(places.places).launch(HEADER, "", clear, places.places)?);
+    launches.push(words(places.room).launch(HEADER, "", clear, places.room)?);
     let target = &places.target;
     let find = format!(
         "    if (own >= p.count) return;\n    const u64 u = own;\n    u64 target = 0, index;\n{target}    \
@@ -84,7 +86,7 @@ fn replace(call: &Call<'_>, places: &Places, fields: &dyn Fn(&mut Params)) -> Re
          ((Unit<{unit}>*)p.y)[target * p.block + inner] = ((const Unit<{unit}>*)p.updates)[own];\n"
     );
     launches.push(words(total).launch(HEADER, "", &write, total)?);
-    Ok(Lowered { launches, scratch: 8 * places.places })
+    Ok(Lowered { launches, scratch: 8 * places.room })
 }
 
 fn combine(reduction: ScatterReduction) -> &'static str {
@@ -120,7 +122,7 @@ fn elements(call: &Call<'_>, axis: i64, reduction: ScatterReduction) -> Result<L
             offset(&walk, "x", "u", "target")
         );
         let unit = x.dtype.bits() as u64 / 8;
-        let places = Places { updates: count(&indices.shape), places: count(&x.shape), block: 1, unit, target };
+        let places = Places { updates: count(&indices.shape), room: count(&x.shape), block: 1, unit, target };
         return replace(call, &places, &|p| {
             p.number("n", n);
             p.number("along", along as u64);
@@ -173,7 +175,8 @@ fn nd(call: &Call<'_>, reduction: ScatterReduction) -> Result<Lowered> {
     }
     let mut target = String::new();
     for d in 0..depth {
-        target += &format!(
+        let _ = write!(
+            target,
             "    if (!index_at<{i}>(p.indices, u * {depth} + {d}, p.n[{d}], &index)) return report(p.fault, INDEX);\n    \
              target = target * p.n[{d}] + index;\n"
         );
@@ -183,7 +186,7 @@ fn nd(call: &Call<'_>, reduction: ScatterReduction) -> Result<Lowered> {
     if reduction == ScatterReduction::None {
         let (unit, block) = units(call.op, x.dtype, block)?;
         let places =
-            Places { updates: product(lead) as u64, places: product(&x.shape[..depth]) as u64, block, unit, target };
+            Places { updates: product(lead) as u64, room: product(&x.shape[..depth]) as u64, block, unit, target };
         return replace(call, &places, &sizes);
     }
     no_nibbles(call.op, x.dtype)?;
