@@ -56,6 +56,48 @@ template <class V, class T, class C> __device__ __forceinline__ V combined(V v, 
     return v;
 }
 
+// The numbers of a group's elements, of which `place(i)` is where element i lies. NEXT: they are neighbours, and vectors of them lie at
+// multiples of their size.
+template <class T, bool NEXT_, class P> struct Numbers {
+    static constexpr bool NEXT = NEXT_;
+    typedef Num<T> N;
+    const void* x;
+    P place;
+    __device__ __forceinline__ N operator()(u64 i) const { return get<T>(read_at<T>(x, place(i))); }
+    __device__ __forceinline__ void vector(u64 first, N (&v)[VECTOR]) const {
+        Pack<T, VECTOR> pack;
+        pack.read(x, place(first));
+#pragma unroll
+        for (int i = 0; i < VECTOR; ++i) v[i] = get<T>(pack[i]);
+    }
+};
+template <class T, bool NEXT, class P> __device__ __forceinline__ Numbers<T, NEXT, P> numbers(const void* x, P place) {
+    return {x, place};
+}
+// Those of a function, and those that a function makes of others.
+template <class N_, class F> struct Computed {
+    static constexpr bool NEXT = false;
+    typedef N_ N;
+    F f;
+    __device__ __forceinline__ N operator()(u64 i) const { return f(i); }
+    __device__ __forceinline__ void vector(u64, N (&)[VECTOR]) const {}
+};
+template <class N, class F> __device__ __forceinline__ Computed<N, F> computed(F f) { return {f}; }
+template <class N_, class S, class F> struct Mapped {
+    static constexpr bool NEXT = S::NEXT;
+    typedef N_ N;
+    S source;
+    F f;
+    __device__ __forceinline__ N operator()(u64 i) const { return f(source(i)); }
+    __device__ __forceinline__ void vector(u64 first, N (&v)[VECTOR]) const {
+        typename S::N from[VECTOR];
+        source.vector(first, from);
+#pragma unroll
+        for (int i = 0; i < VECTOR; ++i) v[i] = f(from[i]);
+    }
+};
+template <class N, class S, class F> __device__ __forceinline__ Mapped<N, S, F> mapped(S source, F f) { return {source, f}; }
+
 // Vectors of a thread at most: 2^16, so that one block's threads have rows of 2^28 elements.
 constexpr int LEVELS = 16;
 // The canonical sum of `partial(v)` over the vectors of a group, of which a thread has 2^depth, those that are none included.
@@ -84,23 +126,41 @@ __device__ __forceinline__ N sum_of_group(const T& team, u64 vectors, u32 depth,
     return combined(partial, team, shared, [](N a, N b) { return a + b; });
 }
 // The sum of a vector's elements in order; those past the end are 0.
-template <class N, class F> __device__ __forceinline__ N sum_of_vector(u64 v, u64 n, F value) {
+template <class N, class F> __device__ __forceinline__ N sum_of_vector(u64 v, u64 n, const F& value) {
     const u64 first = v * VECTOR;
-    N sum = value(first);
+    if constexpr (F::NEXT) {
+        N all[VECTOR];
+        value.vector(first, all);
+        N sum = all[0];
 #pragma unroll
-    for (int i = 1; i < VECTOR; ++i) sum = sum + (first + i < n ? value(first + i) : (N)0);
-    return sum;
+        for (int i = 1; i < VECTOR; ++i) sum = sum + all[i];
+        return sum;
+    } else {
+        N sum = value(first);
+#pragma unroll
+        for (int i = 1; i < VECTOR; ++i) sum = sum + (first + i < n ? value(first + i) : (N)0);
+        return sum;
+    }
 }
 template <class N, class T, class F>
-__device__ __forceinline__ N canonical_sum(const T& team, u64 n, u32 depth, N* shared, F value) {
+__device__ __forceinline__ N canonical_sum(const T& team, u64 n, u32 depth, N* shared, const F& value) {
     const u64 vectors = (n + VECTOR - 1) / VECTOR;
     return sum_of_group<N>(team, vectors, depth, shared, [&](u64 v) { return sum_of_vector<N>(v, n, value); });
 }
 // Of what may be combined in any order.
 template <class N, class T, class F, class C>
-__device__ __forceinline__ N folded(const T& team, u64 n, N start, N* shared, F value, C combine) {
+__device__ __forceinline__ N folded(const T& team, u64 n, N start, N* shared, const F& value, C combine) {
     N all = start;
-    for (u64 i = team.thread; i < n; i += team.threads) all = combine(all, value(i));
+    if constexpr (F::NEXT) {
+        for (u64 v = team.thread; v < n / VECTOR; v += team.threads) {
+            N some[VECTOR];
+            value.vector(v * VECTOR, some);
+#pragma unroll
+            for (int i = 0; i < VECTOR; ++i) all = combine(all, some[i]);
+        }
+    } else {
+        for (u64 i = team.thread; i < n; i += team.threads) all = combine(all, value(i));
+    }
     return combined(all, team, shared, combine);
 }
 
@@ -161,12 +221,12 @@ __device__ __forceinline__ Raw<T> reduced(const Te& team, u64 n, u32 depth, void
     } else if constexpr (R == MIN) {
         return put<T>(folded(team, n, highest<T>(), (N*)shared, value, [](N a, N b) { return min_nan(a, b); }));
     } else if constexpr (WHOLE && R == MEAN) {
-        const Wide sum = folded(team, n, Wide{0, 0}, (Wide*)shared, [&](u64 i) { return wide_of(value(i)); },
+        const Wide sum = folded(team, n, Wide{0, 0}, (Wide*)shared, mapped<Wide>(value, [](N v) { return wide_of(v); }),
                                 [](Wide a, Wide b) { return added(a, b); });
         return put<T>((N)divided(sum, n));
     } else if constexpr (WHOLE) {
         const u64 all = folded(team, n, (u64)(R == PROD), (u64*)shared,
-                               [&](u64 i) { return R == SUM_SQUARE ? (u64)value(i) * (u64)value(i) : (u64)value(i); },
+                               mapped<u64>(value, [](N v) { return R == SUM_SQUARE ? (u64)v * (u64)v : (u64)v; }),
                                [](u64 a, u64 b) { return R == PROD ? a * b : a + b; });
         return put<T>((N)all);
     } else if constexpr (R == PROD) {
@@ -179,10 +239,7 @@ __device__ __forceinline__ Raw<T> reduced(const Te& team, u64 n, u32 depth, void
         const N sum = canonical_sum<N>(team, n, depth, (N*)shared, value);
         return put<T>(R == MEAN ? sum / (N)n : sum);
     } else {
-        const N sum = canonical_sum<N>(team, n, depth, (N*)shared, [&](u64 i) {
-            const N v = value(i);
-            return v * v;
-        });
+        const N sum = canonical_sum<N>(team, n, depth, (N*)shared, mapped<N>(value, [](N v) { return v * v; }));
         return put<T>(R == L2 ? op_sqrt(sum) : sum);
     }
 }
@@ -207,7 +264,8 @@ __device__ __forceinline__ i64 place_of_extreme(const Te& team, u64 n, void* sha
         const bool second = by != 0 ? by > 0 : LAST ? b.index > a.index : b.index < a.index;
         return second ? b : a;
     };
-    return folded(team, n, Best<N>{0, -1}, (Best<N>*)shared, [&](u64 i) { return Best<N>{value(i), (i64)i}; }, better).index;
+    return folded(team, n, Best<N>{0, -1}, (Best<N>*)shared, computed<Best<N>>([&](u64 i) { return Best<N>{value(i), (i64)i}; }), better)
+        .index;
 }
 
 // ---- softmax ----
@@ -219,7 +277,7 @@ __device__ __forceinline__ double log_of_sum(double v) { return log_any(v); }
 template <class N, bool LOG, class Te, class F, class G>
 __device__ __forceinline__ void softmax_of(const Te& team, u64 n, u32 depth, N* shared, N least, F value, G give) {
     const N most = folded(team, n, least, shared, value, [](N a, N b) { return max_nan(a, b); });
-    N sum = canonical_sum<N>(team, n, depth, shared, [&](u64 i) { return op_exp(value(i) - most); });
+    N sum = canonical_sum<N>(team, n, depth, shared, mapped<N>(value, [&](N v) { return op_exp(v - most); }));
     if constexpr (LOG) sum = log_of_sum(sum);
     for (u64 i = team.thread; i < n; i += team.threads) {
         const N v = value(i) - most;
@@ -238,17 +296,18 @@ __device__ __forceinline__ void normalised(const Te& team, u64 n, u32 depth, Num
     typedef Num<Stage> N;
     N mean = 0;
     if constexpr (CENTRE) mean = staged<Stage>(canonical_sum<N>(team, n, depth, shared, value) / (N)n);
-    auto centred = [&](u64 i) { return CENTRE ? staged<Stage>(value(i) - mean) : value(i); };
-    const N squares = canonical_sum<N>(team, n, depth, shared, [&](u64 i) {
-        const N v = centred(i);
-        return staged<Stage>(v * v);
-    });
+    auto centre = [&](N v) { return CENTRE ? staged<Stage>(v - mean) : v; };
+    const N squares = canonical_sum<N>(team, n, depth, shared, mapped<N>(value, [&](N v) {
+                                           const N c = centre(v);
+                                           return staged<Stage>(c * c);
+                                       }));
     const N v = staged<Stage>(staged<Stage>(squares / (N)n) + staged<Stage>((N)eps));
     const N root = staged<Stage>(op_sqrt(v));
     // f64 has no correctly rounded reciprocal root.
     const N factor = staged<Stage>(ROOT == RSQRT && !Same<Stage, F64>::value ? op_rsqrt(v) : (N)1 / root);
     for (u64 i = team.thread; i < n; i += team.threads) {
-        give(i, staged<Stage>(ROOT == DIVIDE_BY_SQRT ? centred(i) / root : centred(i) * factor));
+        const N c = centre(value(i));
+        give(i, staged<Stage>(ROOT == DIVIDE_BY_SQRT ? c / root : c * factor));
     }
 }
 // Stage two: a product or a sum, in f64 where one of them is, rounded to the right one's dtype.

@@ -25,7 +25,7 @@ template <class Te, class F, class G>
 __device__ __forceinline__ void softmax_of_scores(const Te& team, u64 n, u32 depth, float* shared, F score, G give) {
     const float least = lowest<F32>();
     const float most = folded(team, n, least, shared, score, [](float a, float b) { return max_nan(a, b); });
-    const float sum = canonical_sum<float>(team, n, depth, shared, [&](u64 i) { return op_exp(score(i) - most); });
+    const float sum = canonical_sum<float>(team, n, depth, shared, computed<float>([&](u64 i) { return op_exp(score(i) - most); }));
     for (u64 i = team.thread; i < n; i += team.threads) {
         give(i, most == least ? 0.0f : op_exp(score(i) - most) / sum);
     }

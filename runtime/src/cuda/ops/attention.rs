@@ -114,8 +114,8 @@ pub fn attention_softmax(a: &AttentionSoftmax) -> Result<Lowered> {
     };
     let _ = write!(
         body,
-        "    auto score = [&](u64 i) {{\n        float v = get<{x}>(read_at<{x}>(p.x, group * p.n + i)) * scale;\n{}        \
-         if (cap != 0.0f) v = cap * op_tanh(v / cap);\n{}{}{}        return v;\n    }};\n",
+        "    auto score = computed<float>([&](u64 i) {{\n        float v = get<{x}>(read_at<{x}>(p.x, group * p.n + i)) * scale;\n{}        \
+         if (cap != 0.0f) v = cap * op_tanh(v / cap);\n{}{}{}        return v;\n    }});\n",
         keep(0, "v"),
         keep(1, "v"),
         masked(a.mask.as_ref(), a.causal.is_some()),

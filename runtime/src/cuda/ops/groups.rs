@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use normfuse_ir::Result;
+use normfuse_ir::{Error, ErrorKind, Result};
 
 use super::{
     Launch,
@@ -12,6 +12,9 @@ use super::{
 
 /// Elements that are added in order before the tree begins.
 const VECTOR: u64 = 8;
+
+/// Vectors of a thread at most, as a power of two: `LEVELS` of `kernels/group.cuh`.
+const LEVELS: u64 = 16;
 
 /// Threads of a group at most.
 const MOST: u64 = 512;
@@ -63,13 +66,28 @@ impl Groups {
         Self { threads: 1, columns, ..self }
     }
 
+    /// True if the elements of each group are neighbours, and vectors of them lie at multiples of their size.
+    pub fn next(&self) -> bool {
+        let outer = self.outer.sizes.iter().zip(&self.outer.steps[0]);
+        !self.columns
+            && self.inner.rank() == 1
+            && self.inner.steps[0] == [1]
+            && self.len.is_multiple_of(VECTOR)
+            && outer.clone().all(|(&size, step)| size == 1 || step.unsigned_abs().is_multiple_of(VECTOR))
+    }
+
+    /// Vectors of a thread, as a power of two.
+    fn depth(&self) -> u64 {
+        let vectors = self.len.div_ceil(VECTOR).next_power_of_two();
+        u64::from((vectors / self.threads).max(1).ilog2())
+    }
+
     /// The words that say how groups lie.
     pub fn words(&self, p: &mut Params) {
         p.number("groups", self.count);
         p.number("n", self.len);
         p.number("threads", self.threads);
-        let vectors = self.len.div_ceil(VECTOR).next_power_of_two();
-        p.number("depth", u64::from((vectors / self.threads).max(1).ilog2()));
+        p.number("depth", self.depth());
         for (name, walk) in [("outer", &self.outer), ("inner", &self.inner)] {
             p.numbers(&format!("{name}_size"), walk.sizes.iter().copied());
             p.signed(&format!("{name}_step"), &walk.steps[0]);
@@ -80,8 +98,13 @@ impl Groups {
     /// i), `here` (false for threads that are past the last group) and `shared`, of `bytes` a thread.
     ///
     /// # Errors
-    /// `Unsupported` if there are more groups than a launch can have.
+    /// `Unsupported` if there are more groups than a launch can have, or more elements in one than its threads can add.
     pub fn launch(&self, p: Params, header: &str, before: &str, body: &str, bytes: u64) -> Result<Launch> {
+        // Where one thread goes through a group in order nothing is kept.
+        if self.threads > 1 && self.depth() > LEVELS {
+            let message = format!("{} elements are more than the threads of a group can add", self.len);
+            return Err(Error::new(ErrorKind::Unsupported, message));
+        }
         let block = if self.columns { 32 * self.threads } else { self.threads.max(256) };
         let threads = block.max(if self.columns { 32 } else { 256 });
         let per_block = if self.columns { 32 } else { threads / self.threads };
@@ -137,5 +160,7 @@ mod tests {
         let all = Groups::along(&[2, 3, 4], &[0, 1, 2]);
         assert_eq!((all.len, all.count, all.inner.rank()), (24, 1, 1));
         assert_eq!(Groups::along(&[2, 0], &[1]).len, 0);
+        let large = Groups::along(&[1 << 30], &[0]);
+        assert!(large.launch(Params::default(), "group.cuh", "", "", 8).is_err() && large.in_order().depth() > LEVELS);
     }
 }

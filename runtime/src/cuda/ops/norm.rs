@@ -73,8 +73,8 @@ impl<'a> Stage<'a> {
         Ok(Groups::rows(count(&self.x.shape).checked_div(len).unwrap_or(0), len))
     }
 
-    /// A row in the dtype of the stage, from numbers that `number` gives, and what is done with each of its values `v`.
-    fn body(&self, number: &str, give: &str) -> String {
+    /// A row in the dtype of the stage, of `numbers`, and what is done with each of its values `v`.
+    fn body(&self, numbers: &str, give: &str) -> String {
         let s = tag(self.stash);
         let root = match self.root {
             Root::DivideBySqrt => "DIVIDE_BY_SQRT",
@@ -82,17 +82,20 @@ impl<'a> Stage<'a> {
             Root::Rsqrt => "RSQRT",
         };
         format!(
-            "    auto value = [&](u64 i) {{ return staged<{s}>({number}); }};\n    \
+            "    auto value = {numbers};\n    \
              normalised<{s}, {root}, {}>(team, p.n, depth, (Num<{s}>*)shared, __uint_as_float((u32)p.eps), value, \
              [&](u64 i, Num<{s}> v) {{\n        if (!here) return;\n{give}    }});\n",
             self.centre
         )
     }
 
-    /// The number of element i of x as the stage computes with it: in f32, or in f64 where the stage is f64.
-    fn number(&self) -> String {
-        let t = tag(self.x.dtype);
-        format!("(Num<{}>)get<{t}>(read_at<{t}>(p.x, group * p.n + i))", tag(self.stash))
+    /// The numbers of x as the stage computes with them: in f32, or in f64 where the stage is f64, rounded to the stage.
+    fn numbers(&self, groups: &Groups) -> String {
+        let (t, s) = (tag(self.x.dtype), tag(self.stash));
+        format!(
+            "mapped<Num<{s}>>(numbers<{t}, {}>(p.x, at), [&](Num<{t}> v) {{ return staged<{s}>((Num<{s}>)v); }})",
+            groups.next()
+        )
     }
 }
 
@@ -137,7 +140,7 @@ fn before_scale(call: &Call<'_>, stage: &Stage<'_>, axis: i64) -> Result<Lowered
             );
         }
     }
-    launched(&groups, p, &stage.body(&stage.number(), &give))
+    launched(&groups, p, &stage.body(&stage.numbers(&groups), &give))
 }
 
 /// A value of stage one times the scale in the stage's dtype, cast to the scale's.
@@ -160,7 +163,7 @@ fn after_scale(call: &Call<'_>, stage: &Stage<'_>, axis: i64) -> Result<Lowered>
          ((Raw<{w}>*)p.y)[group * p.n + i] = cast<{w}, {s}, true>(product);\n",
         scale.element()
     );
-    launched(&groups, p, &stage.body(&stage.number(), &give))
+    launched(&groups, p, &stage.body(&stage.numbers(&groups), &give))
 }
 
 /// `SkipRmsNorm`: the sum in f32, normalised before it is rounded.
@@ -191,7 +194,7 @@ fn skip(call: &Call<'_>, eps: f32) -> Result<Lowered> {
         return Ok(Lowered::default());
     }
     let t = tag(x.dtype);
-    let mut number = format!("{} + get<{t}>({})", stage.number(), added.element());
+    let mut number = format!("get<{t}>(read_at<{t}>(p.x, at(i))) + get<{t}>({})", added.element());
     if let Some(bias) = &bias {
         let _ = write!(number, " + get<{t}>({})", bias.element());
     }
@@ -200,7 +203,7 @@ fn skip(call: &Call<'_>, eps: f32) -> Result<Lowered> {
          ((Raw<{t}>*)p.sum)[group * p.n + i] = put<{t}>(value(i));\n",
         scale.element()
     );
-    launched(&groups, p, &stage.body(&number, &give))
+    launched(&groups, p, &stage.body(&format!("computed<float>([&](u64 i) {{ return {number}; }})"), &give))
 }
 
 /// Which of the ops here it is.

@@ -197,7 +197,7 @@ fn dynamic(call: &Call<'_>) -> Result<Lowered> {
     let blocks = n.div_ceil(256 * 8).min(BLOCKS);
     let fold = |value: &str, count: &str, what: &str| {
         format!(
-            "    const float {what} = folded(team, {count}, 0.0f, shared, [&](u64 i) {{ return {value}; }}, \
+            "    const float {what} = folded(team, {count}, 0.0f, shared, computed<float>([&](u64 i) {{ return {value}; }}), \
              [](float a, float b) {{ return {}(a, b); }});\n",
             if what == "low" { "min_nan" } else { "max_nan" }
         )

@@ -29,10 +29,10 @@ fn params(groups: &Groups) -> Params {
     p
 }
 
-/// A function of the number of element i.
-fn value(x: &Typed) -> String {
-    let t = tag(x.dtype);
-    format!("    auto value = [&](u64 i) {{ return get<{t}>(read_at<{t}>(p.x, at(i))); }};\n")
+/// The numbers of a group.
+fn value(x: &Typed, groups: &Groups) -> String {
+    let next = groups.next() && x.dtype.bits() >= 8;
+    format!("    auto value = numbers<{}, {next}>(p.x, at);\n", tag(x.dtype))
 }
 
 /// `Reduce`.
@@ -68,7 +68,7 @@ pub fn reduce(call: &Call<'_>, op: ReduceOp, axes: Option<&[i64]>) -> Result<Low
     let body = format!(
         "{}    const Raw<{t}> y = reduced<{t}, {name}>(team, p.n, depth, shared, value);\n    \
          if (here && team.thread == 0) ((Raw<{t}>*)p.y)[group] = y;\n",
-        value(x)
+        value(x, &groups)
     );
     Ok(one(groups.launch(params(&groups), HEADER, "", &body, 16)?))
 }
@@ -88,7 +88,7 @@ pub fn arg_reduce(call: &Call<'_>, max: bool, axis: i64, last: bool) -> Result<L
     let body = format!(
         "{}    const i64 place = place_of_extreme<{}, {max}, {last}>(team, p.n, shared, value);\n    \
          if (here && team.thread == 0) ((i64*)p.y)[group] = place;\n",
-        value(x),
+        value(x, &groups),
         tag(x.dtype)
     );
     Ok(one(groups.launch(params(&groups), HEADER, "", &body, 16)?))
@@ -109,7 +109,7 @@ pub fn softmax(call: &Call<'_>, axis: i64, log: bool) -> Result<Lowered> {
     let body = format!(
         "{}    softmax_of<Num<{t}>, {log}>(team, p.n, depth, (Num<{t}>*)shared, lowest<{t}>(), value,\n        \
          [&](u64 i, Num<{t}> v) {{ if (here) ((Raw<{t}>*)p.y)[at(i)] = put<{t}>(v); }});\n",
-        value(x)
+        value(x, &groups)
     );
     Ok(one(groups.launch(params(&groups), HEADER, "", &body, 8)?))
 }
@@ -134,7 +134,7 @@ pub fn cum_sum(call: &Call<'_>, exclusive: bool, reverse: bool) -> Result<Lowere
          const u64 k = {reverse} ? p.n - 1 - i : i;\n        const Num<{t}> v = value(k);\n        \
          const Num<{t}> with = i == 0 ? v : op_add(sum, v, nullptr);\n        \
          ((Raw<{t}>*)p.y)[at(k)] = put<{t}>({exclusive} ? (i == 0 ? (Num<{t}>)0 : sum) : with);\n        sum = with;\n    }}\n",
-        value(x)
+        value(x, &groups)
     );
     Ok(one(groups.launch(params(&groups), HEADER, "", &body, 1)?))
 }

@@ -90,7 +90,7 @@ impl Params {
     /// A launch of `blocks` of `threads` of the kernel whose statements are `body`, with `before` in front of it.
     pub fn launch_blocks(self, header: &str, before: &str, body: &str, blocks: u32, threads: u32) -> Launch {
         let text = format!(
-            "#include \"{header}\"\nstruct Params {{\n{}}};\n{before}extern \"C\" __global__ void __launch_bounds__({threads}) \
+            "#include \"{header}\"\nstruct Params {{\n{}}};\n{before}extern \"C\" __global__ void __launch_bounds__({threads}, 1) \
              {ENTRY}(const __grid_constant__ Params p) {{\n    begin();\n{body}}}\n",
             self.fields
         );
