@@ -201,7 +201,7 @@ impl<'a> Plan<'a> {
     fn kernel(&self) -> String {
         let each = self.each;
         let dtype = |i: usize| tag(self.chain.inputs[i].dtype);
-        let mut text = format!("    const u64 first = own * {each};\n    if (first >= p.count) return;\n");
+        let mut text = format!("    const u64 first = (u64)own * {each};\n    if (first >= p.count) return;\n");
         let _ = writeln!(text, "    const int some = p.count - first < {each} ? (int)(p.count - first) : {each};");
         for (port, &k) in self.chain.outputs.iter().enumerate() {
             let _ = writeln!(text, "    Pack<{}, {each}> out{port};", tag(self.expressions[k].dtype));

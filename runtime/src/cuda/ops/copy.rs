@@ -94,8 +94,8 @@ impl Copy {
                 return Err(refused(op, "puts 4-bit elements into the middle of bytes"));
             }
             let body = format!(
-                "    if (own * 2 >= p.count) return;\n    u8 both = 0;\n#pragma unroll\n    for (int k = 0; k < 2; ++k) {{\n    \
-                 const u64 index = own * 2 + k;\n    if (index < p.count) {{\n    u64 from = p.x_base;\n{from}    \
+                "    if ((u64)own * 2 >= p.count) return;\n    u8 both = 0;\n#pragma unroll\n    for (int k = 0; k < 2; ++k) {{\n    \
+                 const u64 index = (u64)own * 2 + k;\n    if (index < p.count) {{\n    u64 from = p.x_base;\n{from}    \
                  both |= read_at<E2M1>(p.x, from) << 4 * k;\n    }}\n    }}\n    ((u8*)p.y)[own] = both;\n"
             );
             return Ok(Some(p.launch("move.cuh", "", &body, walk.count().div_ceil(2))?));

@@ -29,14 +29,14 @@ pub fn each(p: Params, header: &str, dtype: DType, elements: u64, body: &str) ->
     let t = tag(dtype);
     if dtype.bits() == 4 {
         let text = format!(
-            "    if (own * 2 >= p.count) return;\n    u8 both = 0;\n    for (int k = 0; k < 2; ++k) {{\n    \
-             const u64 index = own * 2 + k;\n    if (index >= p.count) break;\n    u8 v = 0;\n{body}    both |= (v & 15) << 4 * k;\n    }}\n    \
+            "    if ((u64)own * 2 >= p.count) return;\n    u8 both = 0;\n    for (int k = 0; k < 2; ++k) {{\n    \
+             const u64 index = (u64)own * 2 + k;\n    if (index >= p.count) break;\n    u8 v = 0;\n{body}    both |= (v & 15) << 4 * k;\n    }}\n    \
              ((u8*)p.y)[own] = both;\n"
         );
         return p.launch(header, "", &text, elements.div_ceil(2));
     }
     let text = format!(
-        "    if (own >= p.count) return;\n    const u64 index = own;\n    Raw<{t}> v = 0;\n{body}    ((Raw<{t}>*)p.y)[own] = v;\n"
+        "    if (own >= p.count) return;\n    const I index = own;\n    Raw<{t}> v = 0;\n{body}    ((Raw<{t}>*)p.y)[own] = v;\n"
     );
     p.launch(header, "", &text, elements)
 }
@@ -85,11 +85,11 @@ fn pad(call: &Call<'_>) -> Result<Lowered> {
     }
     let t = tag(moved(x.dtype));
     let outside = if value.is_some() { format!("read_at<{t}>(p.value, 0)") } else { "0".into() };
-    let mut body = String::from("    u64 rest = index, from = 0;\n    bool inside = true;\n");
+    let mut body = String::from("    I rest = (I)index;\n    u64 from = 0;\n    bool inside = true;\n");
     for axis in (0..rank).rev() {
         let _ = writeln!(
             body,
-            "    {{ const u64 q = rest / p.size[{axis}]; const i64 c = (i64)(rest - q * p.size[{axis}]) - p.begin[{axis}]; rest = q; \
+            "    {{ const I size = (I)p.size[{axis}], q = rest / size; const i64 c = (i64)(rest - q * size) - p.begin[{axis}]; rest = q; \
              inside = inside && c >= 0 && c < (i64)p.own_size[{axis}]; from += (u64)(c * p.step[{axis}]); }}"
         );
     }
@@ -120,7 +120,7 @@ fn trilu(call: &Call<'_>, upper: bool) -> Result<Lowered> {
     }
     let t = tag(moved(x.dtype));
     let body = format!(
-        "    const i64 row = (i64)(index / p.cols % p.rows), col = (i64)(index % p.cols), distance = col - row - (i64)p.k;\n    \
+        "    const i64 row = (i64)((I)index / (I)p.cols % (I)p.rows), col = (i64)((I)index % (I)p.cols), distance = col - row - (i64)p.k;\n    \
          if ({upper} ? distance >= 0 : distance <= 0) v = read_at<{t}>(p.x, index);\n"
     );
     Ok(one(each(p, HEADER, moved(x.dtype), count(&x.shape), &body)?))
@@ -144,9 +144,9 @@ fn one_hot(call: &Call<'_>, axis: i64) -> Result<Lowered> {
     }
     let (i, t) = (tag(indices.dtype), tag(moved(values.dtype)));
     let body = format!(
-        "    const u64 at = index / p.after, place = at / p.depth * p.after + index % p.after;\n    \
+        "    const I after = (I)p.after, at = (I)index / after, place = at / (I)p.depth * after + (I)index % after;\n    \
          i64 hot = cast<I64, {i}, true>(read_at<{i}>(p.indices, place));\n    if (hot < 0) hot += (i64)p.depth;\n    \
-         v = read_at<{t}>(p.values, hot == (i64)(at % p.depth) ? 1 : 0);\n"
+         v = read_at<{t}>(p.values, hot == (i64)(at % (I)p.depth) ? 1 : 0);\n"
     );
     Ok(one(each(p, HEADER, moved(values.dtype), count(&y.shape), &body)?))
 }
@@ -230,7 +230,7 @@ fn top_k(call: &Call<'_>, axis: i64, largest: bool) -> Result<Lowered> {
     let to = Walk { sizes: walk.sizes.clone(), steps: vec![walk.steps[1].clone()] };
     let (t, before) = (tag(x.dtype), if largest { "order(w, v) > 0" } else { "order(w, v) < 0" });
     let body = format!(
-        "    if (own >= p.count) return;\n    const u64 group = own / p.n, place = own % p.n;\n    u64 from = 0, to = 0;\n{}{}    \
+        "    if (own >= p.count) return;\n    const I group = own / (I)p.n, place = own % (I)p.n;\n    u64 from = 0, to = 0;\n{}{}    \
          auto value = [&](u64 i) {{ return read_at<{t}>(p.x, from + i * (u64)p.along[0]); }};\n    \
          const Num<{t}> v = get<{t}>(value(place));\n    u64 rank = 0;\n    \
          for (u64 j = 0; j < p.n; ++j) {{\n        const Num<{t}> w = get<{t}>(value(j));\n        \
@@ -278,8 +278,8 @@ fn gather(call: &Call<'_>, axis: i64) -> Result<Lowered> {
         return Ok(Lowered::default());
     }
     let body = format!(
-        "    if (own >= p.count) return;\n    const u64 at = own / p.block, inner = own - at * p.block, outer = at / p.picks;\n    u64 index;\n    \
-         if (!index_at<{i}>(p.indices, at - outer * p.picks, p.n, &index)) return report(p.fault, INDEX);\n    \
+        "    if (own >= p.count) return;\n    const I block = (I)p.block, at = own / block, inner = own - at * block, outer = at / (I)p.picks;\n    u64 index;\n    \
+         if (!index_at<{i}>(p.indices, at - outer * (I)p.picks, p.n, &index)) return report(p.fault, INDEX);\n    \
          ((Unit<{unit}>*)p.y)[own] = ((const Unit<{unit}>*)p.x)[(outer * p.n + index) * p.block + inner];\n"
     );
     Ok(one(p.launch(HEADER, "", &body, total)?))
@@ -340,19 +340,19 @@ fn gather_nd(call: &Call<'_>, batch: i64) -> Result<Lowered> {
         return Ok(Lowered::default());
     }
     let mut body =
-        "    if (own >= p.count) return;\n    const u64 tuple = own / p.block, inner = own - tuple * p.block;\n    \
+        "    if (own >= p.count) return;\n    const I block = (I)p.block, tuple = own / block, inner = own - tuple * block;\n    \
                     u64 from = 0, index;\n"
             .to_owned();
     for d in 0..depth {
         let _ = write!(
             body,
-            "    if (!index_at<{i}>(p.indices, tuple * {depth} + {d}, p.n[{d}], &index)) return report(p.fault, INDEX);\n    \
+            "    if (!index_at<{i}>(p.indices, (u64)tuple * {depth} + {d}, p.n[{d}], &index)) return report(p.fault, INDEX);\n    \
              from = from * p.n[{d}] + index;\n"
         );
     }
     let _ = write!(
         body,
-        "    from += tuple / p.per_batch * p.batch_blocks;\n    \
+        "    from += tuple / (I)p.per_batch * p.batch_blocks;\n    \
          ((Unit<{unit}>*)p.y)[own] = ((const Unit<{unit}>*)p.x)[from * p.block + inner];\n"
     );
     Ok(one(p.launch(HEADER, "", &body, total)?))

@@ -43,7 +43,7 @@ impl Scales {
                 )));
             }
             return Ok(Self {
-                text: "    const u64 s = index / p.after % p.size;\n".into(),
+                text: "    const I s = (I)index / (I)p.after % (I)p.size;\n".into(),
                 words: [inner, size, 1, 1],
             });
         }
@@ -53,9 +53,9 @@ impl Scales {
             let message = format!("blocks of {block} along axis {axis} of {x:?} take scales {want:?}, found {scale:?}");
             return Err(shape(message));
         }
-        let text = "    const u64 line = index / p.after, s = (line / p.size * p.blocks + line % p.size / p.block) * p.after + \
-                    index % p.after;\n";
-        Ok(Self { text: text.into(), words: [inner, size, block, want[axis] as u64] })
+        let text = "    const I after = (I)p.after, size = (I)p.size, line = (I)index / after, \
+                    s = (line / size * (I)p.blocks + line % size / (I)p.block) * after + (I)index % after;\n";
+        Ok(Self { text: text.into(), words: [inner, size, block.min(size).max(1), want[axis] as u64] })
     }
 
     fn words(&self, p: &mut Params) {

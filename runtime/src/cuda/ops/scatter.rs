@@ -81,7 +81,7 @@ fn replace(call: &Call<'_>, places: &Places, fields: &dyn Fn(&mut Params)) -> Re
     launches.push(words(places.updates).launch(HEADER, "", &find, places.updates)?);
     let (unit, total) = (places.unit, places.updates * places.block);
     let write = format!(
-        "    if (own >= p.count) return;\n    const u64 u = own / p.block, inner = own - u * p.block;\n    u64 target = 0, index;\n{target}    \
+        "    if (own >= p.count) return;\n    const I block = (I)p.block;\n    const u64 u = own / block, inner = own - u * block;\n    u64 target = 0, index;\n{target}    \
          if (((const u64*)p.last)[target] == u + 1)\n        \
          ((Unit<{unit}>*)p.y)[target * p.block + inner] = ((const Unit<{unit}>*)p.updates)[own];\n"
     );

@@ -97,12 +97,15 @@ impl Params {
         Launch { text: Arc::from(text), entry: ENTRY, blocks, threads, words: self.words, together: false }
     }
 
-    /// A launch of one thread for each of `count`, whose number `body` has as `own`.
+    /// A launch of one thread for each of `count`, whose number `body` has as `own`, of type `I`: divisions of 64 bits take ten times as
+    /// long, so that it has 32 where they hold twice the number of threads.
     ///
     /// # Errors
     /// `Unsupported` if there are more than a launch can have.
     pub fn launch(self, header: &str, before: &str, body: &str, count: u64) -> Result<Launch> {
-        let body = format!("    const u64 own = (u64)blockIdx.x * {THREADS} + threadIdx.x;\n{body}");
+        let index = if count < 1 << 31 { "u32" } else { "u64" };
+        let body =
+            format!("    typedef {index} I;\n    const I own = (I)blockIdx.x * {THREADS} + threadIdx.x;\n{body}");
         Ok(self.launch_blocks(header, before, &body, place::blocks(count, u64::from(THREADS))?, THREADS))
     }
 }
