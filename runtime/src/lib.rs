@@ -9,5 +9,6 @@ compile_error!("normfuse-runtime views tensors in place and so needs a little-en
 
 pub mod cpu;
 pub mod cuda;
+mod signature;
 
 pub use cpu::Plan;

@@ -22,5 +22,6 @@ mod rows;
 mod scheme;
 
 pub use fused_norm::{run as fused_norm, supports};
+pub(crate) use ops::execute;
 pub use plan::{Executed, Plan};
 pub use scheme::supports_quantize;

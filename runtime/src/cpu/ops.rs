@@ -5,7 +5,7 @@ use normfuse_ir::{Error, ErrorKind, Op, Result, Tensor, eval};
 use super::{attention, convert, elementwise, fused_norm, matmul, quantise, rows};
 
 /// Runs one op; `inputs` by port, results by port.
-pub(super) fn execute(op: &Op, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>> {
+pub(crate) fn execute(op: &Op, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>> {
     let port = |i: usize| -> Result<&Tensor> {
         let missing = || Error::new(ErrorKind::Structure, format!("`{}` needs operand {i}", op.name()));
         inputs.get(i).copied().flatten().ok_or_else(missing)

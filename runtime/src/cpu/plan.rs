@@ -3,20 +3,10 @@
 //! Steps run in topological order. A slot is emptied after the last step that reads it, so that memory peaks at what is
 //! live and not at the sum of all values. Constants are shared with the graph, bytes and all: nothing is copied.
 
-use std::collections::BTreeMap;
-
-use normfuse_ir::{DType, Def, Dim, Error, ErrorKind, Graph, NodeId, Op, Result, Shape, Tensor, ValueId};
+use normfuse_ir::{Def, Error, ErrorKind, Graph, NodeId, Op, Result, Shape, Tensor, ValueId};
 
 use super::{fused_norm, ops, scheme};
-
-/// An input that callers pass.
-#[derive(Debug, Clone)]
-struct Input {
-    name: String,
-    dtype: Option<DType>,
-    shape: Option<Shape>,
-    slot: Option<usize>,
-}
+use crate::signature::{Signature, check_bytes, dangling, needed_nodes};
 
 /// One node, ready to run.
 #[derive(Debug, Clone)]
@@ -50,7 +40,9 @@ pub struct Executed<'a> {
 /// A graph made ready to run on the CPU, any number of times and from any number of threads.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    inputs: Vec<Input>,
+    signature: Signature,
+    /// Where each input goes; `None` for one that nobody reads.
+    inputs: Vec<Option<usize>>,
     consts: Vec<(usize, Tensor)>,
     steps: Vec<Step>,
     outputs: Vec<usize>,
@@ -64,6 +56,7 @@ impl Plan {
     /// `Unsupported` for a node that cannot run here (a foreign op, a descriptor that [`super::supports`] refuses),
     /// `Structure` for a graph that is no graph; each names the node and the op.
     pub fn new(graph: &Graph) -> Result<Self> {
+        let signature = Signature::of(graph)?;
         let needed = needed_nodes(graph)?;
         let mut slot_of: Vec<Option<usize>> = vec![None; graph.value_bound()];
         let mut slots = 0;
@@ -122,20 +115,8 @@ impl Plan {
                 steps[*step].frees.push(slot);
             }
         }
-        let inputs = graph
-            .inputs()
-            .iter()
-            .map(|v| {
-                let value = graph.try_value(*v).ok_or_else(dangling)?;
-                Ok(Input {
-                    name: value.name.clone(),
-                    dtype: value.ty.dtype,
-                    shape: value.ty.shape.clone(),
-                    slot: slot_of[v.index()],
-                })
-            })
-            .collect::<Result<Vec<_>>>()?;
-        Ok(Self { inputs, consts, steps, outputs, slots })
+        let inputs = graph.inputs().iter().map(|v| slot_of[v.index()]).collect();
+        Ok(Self { signature, inputs, consts, steps, outputs, slots })
     }
 
     /// Nodes that a run executes.
@@ -166,7 +147,12 @@ impl Plan {
         observer: &mut dyn FnMut(&Executed<'_>) -> Result<()>,
     ) -> Result<Vec<Tensor>> {
         let mut slots: Vec<Option<Tensor>> = vec![None; self.slots];
-        self.bind_inputs(inputs, &mut slots)?;
+        self.signature.check_tensors(inputs)?;
+        for (slot, tensor) in self.inputs.iter().zip(inputs) {
+            if let Some(slot) = slot {
+                slots[*slot] = Some(tensor.clone());
+            }
+        }
         for (slot, tensor) in &self.consts {
             slots[*slot] = Some(tensor.clone());
         }
@@ -198,76 +184,6 @@ impl Plan {
         }
         self.outputs.iter().map(|s| slots[*s].clone().ok_or_else(dangling)).collect()
     }
-
-    /// Checks the inputs against what the graph declares and binds its symbols.
-    fn bind_inputs(&self, inputs: &[Tensor], slots: &mut [Option<Tensor>]) -> Result<()> {
-        if inputs.len() != self.inputs.len() {
-            let names: Vec<&str> = self.inputs.iter().map(|i| i.name.as_str()).collect();
-            return Err(Error::new(
-                ErrorKind::Structure,
-                format!("the graph takes {} inputs ({}), found {}", names.len(), names.join(", "), inputs.len()),
-            ));
-        }
-        let mut bound: BTreeMap<String, (i64, &str)> = BTreeMap::new();
-        for (spec, tensor) in self.inputs.iter().zip(inputs) {
-            let at = |kind, message: String| Error::new(kind, message).at_port(format!("input `{}`", spec.name));
-            if let Some(dtype) = spec.dtype
-                && dtype != tensor.dtype()
-            {
-                return Err(at(ErrorKind::DType, format!("expected {dtype}, found {}", tensor.dtype())));
-            }
-            check_bytes(tensor).map_err(|e| e.at_port(format!("input `{}`", spec.name)))?;
-            if let Some(shape) = &spec.shape {
-                if shape.rank() != tensor.shape().len() {
-                    let message = format!("expected {} axes, found {:?}", shape.rank(), tensor.shape());
-                    return Err(at(ErrorKind::Shape, message));
-                }
-                for (axis, (dim, &size)) in shape.0.iter().zip(tensor.shape()).enumerate() {
-                    let size = size as i64;
-                    if let Some(symbol) = as_symbol(dim) {
-                        let (first, by) = *bound.entry(symbol.clone()).or_insert((size, &spec.name));
-                        if first != size {
-                            let message = format!("axis {axis}: `{symbol}` is {first} in input `{by}`, found {size}");
-                            return Err(at(ErrorKind::Shape, message));
-                        }
-                    } else if let Some(expected) = dim.eval(&|s| bound.get(s).map(|b| b.0))
-                        && expected != size
-                    {
-                        return Err(at(ErrorKind::Shape, format!("axis {axis}: expected {expected}, found {size}")));
-                    }
-                }
-            }
-            if let Some(slot) = spec.slot {
-                slots[slot] = Some(tensor.clone());
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The name, if the size is one symbol with a name.
-fn as_symbol(dim: &Dim) -> Option<String> {
-    let mut symbols = Vec::new();
-    dim.visit_symbols(&mut |s| symbols.push(s.to_owned()));
-    match symbols.as_slice() {
-        [s] if !s.starts_with('?') && *dim == Dim::sym(s.as_str()) => symbols.pop(),
-        _ => None,
-    }
-}
-
-/// Marks the nodes that some result depends on.
-fn needed_nodes(graph: &Graph) -> Result<Vec<bool>> {
-    let mut needed = vec![false; graph.node_bound()];
-    let mut stack: Vec<ValueId> = graph.outputs().iter().map(|o| o.value).collect();
-    while let Some(value) = stack.pop() {
-        if let Def::Node { node, .. } = graph.try_value(value).ok_or_else(dangling)?.def {
-            let known = graph.try_node(node).ok_or_else(dangling)?;
-            if !std::mem::replace(&mut needed[node.index()], true) {
-                stack.extend(known.inputs.iter().flatten());
-            }
-        }
-    }
-    Ok(needed)
 }
 
 /// Refuses at once what no data can make run.
@@ -290,19 +206,4 @@ fn runnable(op: &Op) -> Result<()> {
 
 fn refused(op: &Op, why: &str) -> Error {
     Error::new(ErrorKind::Unsupported, format!("`{}` cannot be executed: {why}", op.name()))
-}
-
-/// A region may lie about its length; views rely on it.
-fn check_bytes(tensor: &Tensor) -> Result<()> {
-    let want = normfuse_ir::tensor::byte_len(tensor.dtype(), tensor.shape())?;
-    if tensor.bytes().len() == want {
-        return Ok(());
-    }
-    let found = tensor.bytes().len();
-    let what = format!("{}{:?} takes {want} bytes, found {found}", tensor.dtype(), tensor.shape());
-    Err(Error::new(ErrorKind::Structure, what))
-}
-
-fn dangling() -> Error {
-    Error::new(ErrorKind::Structure, "a value that something reads does not exist")
 }

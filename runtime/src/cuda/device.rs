@@ -106,6 +106,15 @@ impl Device {
         bytes.map(|n| n.max(0) as usize).map_err(|e| failed("cuDeviceGetAttribute", e))
     }
 
+    /// Bytes of memory that nobody has.
+    ///
+    /// # Errors
+    /// `Unsupported` with what the driver says.
+    pub fn free_memory(&self) -> Result<usize> {
+        self.bind()?;
+        result::mem_get_info().map(|(free, _)| free).map_err(|e| failed("cuMemGetInfo", e))
+    }
+
     /// Multiprocessors.
     ///
     /// # Errors
@@ -212,6 +221,24 @@ impl Buffer {
         // SAFETY: the buffer has as many bytes, and this is the only reference.
         let done = unsafe { result::memset_d8_async(self.address, byte, self.len, self.device.stream.cu_stream()) };
         done.map_err(|e| failed("cuMemsetD8Async", e))
+    }
+
+    /// Copies bytes into it, once all that was put on the stream is done.
+    ///
+    /// # Errors
+    /// `Structure` for another number of bytes; `Unsupported` with what the driver says.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        if bytes.len() != self.len {
+            let message = format!("expected {} bytes, found {}", self.len, bytes.len());
+            return Err(Error::new(ErrorKind::Structure, message));
+        }
+        self.device.wait()?;
+        if !bytes.is_empty() {
+            self.device.bind()?;
+            // SAFETY: the buffer is as long as the bytes, and this is the only reference.
+            unsafe { result::memcpy_htod_sync(self.address, bytes) }.map_err(|e| failed("cuMemcpyHtoD", e))?;
+        }
+        Ok(())
     }
 
     /// The bytes, once all that was put on the stream is done.

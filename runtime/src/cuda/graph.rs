@@ -25,6 +25,10 @@ pub struct Graph {
     launches: usize,
 }
 
+// SAFETY: the driver's handles may be used from any thread whose current context is theirs, which each call makes so, by one thread
+// at a time.
+unsafe impl Send for Graph {}
+
 impl fmt::Debug for Graph {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Graph").field("launches", &self.launches).finish_non_exhaustive()
@@ -185,6 +189,11 @@ impl Recording<'_> {
         self.launches += kernel.launches(&params.rows);
         self.kernels.push(kernel.clone());
         Ok(())
+    }
+
+    /// Counts launches that were put on the stream by other means than [`Recording::launch`].
+    pub(super) fn counted(&mut self, launches: usize) {
+        self.launches += launches;
     }
 
     /// The stream that records: what a host puts on it becomes part of the graph, in its place.

@@ -9,6 +9,7 @@ mod arguments;
 mod build;
 mod cache;
 mod device;
+pub mod exec;
 mod fused_norm;
 mod graph;
 mod kernel;
@@ -19,6 +20,9 @@ pub mod regimes;
 mod shape;
 mod source;
 mod supports;
+
+/// The driver's handle of a stream, as an engine has it.
+pub use cudarc::driver::sys::CUstream as RawStream;
 
 pub use arguments::{Arguments, Operand, Region};
 pub use build::build;

@@ -17,10 +17,8 @@ use normfuse_ir::{
     fused::{InPort, OutPort},
 };
 
-use self::{
-    cast::Cast,
-    timer::{Arena, Timer},
-};
+pub(super) use self::timer::Timer;
+use self::{cast::Cast, timer::Arena};
 pub use self::{
     ops::Op,
     timer::Time,

@@ -42,7 +42,7 @@ impl Time {
 
 /// Captures launches and times their replays.
 #[derive(Debug)]
-pub(super) struct Timer {
+pub(in crate::cuda) struct Timer {
     device: Device,
     /// Replays that are timed.
     pub replays: usize,
@@ -84,7 +84,7 @@ impl Timer {
     }
 
     /// Bytes a second, read and written, of the driver's copy within the GPU.
-    pub fn copy_bandwidth(&self, arena: &Arena) -> Result<f64> {
+    pub(super) fn copy_bandwidth(&self, arena: &Arena) -> Result<f64> {
         let half = arena.len() / 2;
         let time = self.replay(4, |_, stream| {
             // SAFETY: both halves lie in the arena.

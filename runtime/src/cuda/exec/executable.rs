@@ -1,0 +1,266 @@
+//! A graph on a GPU, for inputs of any sizes.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use cudarc::driver::result;
+use normfuse_ir::{Error, ErrorKind, Graph, Result, Tensor, ValueId};
+
+use super::{
+    super::{
+        device::{Buffer, Device, failed},
+        nvrtc::Compiler,
+    },
+    backend::Backend,
+    bound::{Bound, Parts, check_faults},
+    concrete::{Given, host_inputs, is_small},
+    kernels::{Addresses, Kernels},
+    plan::Plan,
+    step::{Place, Step},
+    weights::{self, Progress, Weights},
+};
+use crate::signature::Signature;
+
+/// A graph on a GPU. Its weights are there once; what depends on the sizes of inputs is made when such sizes first come, and kept.
+/// Any number of them may be there at a time, and each may be used from any thread.
+pub struct Executable {
+    graph: Arc<Graph>,
+    signature: Signature,
+    /// Inputs whose contents decide sizes.
+    host: BTreeSet<usize>,
+    device: Device,
+    backend: Box<dyn Backend>,
+    kernels: Kernels,
+    // Runs are gone before the weights that they read are.
+    buckets: Mutex<HashMap<Vec<Given>, Arc<Bound>>>,
+    weights: Mutex<Weights>,
+    progress: Box<Progress>,
+}
+
+impl fmt::Debug for Executable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Executable").field("graph", &self.graph.name).finish_non_exhaustive()
+    }
+}
+
+impl Executable {
+    /// Prepares a graph. Weights are uploaded when the first sizes are bound.
+    ///
+    /// # Errors
+    /// `Structure` for a graph that is no graph.
+    pub fn load(graph: Arc<Graph>, device: &Device, compiler: Compiler, backend: Box<dyn Backend>) -> Result<Self> {
+        Ok(Self {
+            signature: Signature::of(&graph)?,
+            host: host_inputs(&graph)?,
+            device: device.clone(),
+            kernels: Kernels::new(device, compiler),
+            backend,
+            weights: Mutex::default(),
+            buckets: Mutex::default(),
+            progress: Box::new(|_, _| ()),
+            graph,
+        })
+    }
+
+    /// The same, telling of each part of the weights that is on the GPU: its bytes and those of all.
+    #[must_use]
+    pub fn with_progress(self, progress: impl Fn(u64, u64) + Send + Sync + 'static) -> Self {
+        Self { progress: Box::new(progress), ..self }
+    }
+
+    /// The GPU.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// What inputs are, for [`Executable::bind`]: their dtypes and sizes, and the contents of those that decide sizes.
+    pub fn given(&self, inputs: &[Tensor]) -> Vec<Given> {
+        given(&self.host, inputs)
+    }
+
+    /// The graph for inputs of these sizes: planned, compiled and placed when they first come.
+    ///
+    /// # Errors
+    /// Inputs that the graph does not take, by name; nodes that the GPU cannot run; `Unsupported` for too little memory, with what
+    /// there is and what is needed, or with what the compiler or the driver says.
+    pub fn bind(&self, given: &[Given]) -> Result<Arc<Bound>> {
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bound) = buckets.get(given) {
+            return Ok(bound.clone());
+        }
+        let bound = Arc::new(self.place(given)?);
+        buckets.insert(given.to_vec(), bound.clone());
+        Ok(bound)
+    }
+
+    /// Uploads inputs, runs, and gives the results back, in the graph's order.
+    ///
+    /// # Errors
+    /// As [`Executable::bind`] and [`Bound::run`].
+    pub fn run(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
+        self.signature.check_tensors(inputs)?;
+        self.bind(&self.given(inputs))?.run(inputs)
+    }
+
+    fn place(&self, given: &[Given]) -> Result<Bound> {
+        let plan = Plan::new(&self.graph, given, &*self.backend)?;
+        // Everything compiles before anything is uploaded.
+        let ready = self.kernels.ready(&plan.steps)?;
+        let once = self.kernels.ready(&plan.once)?;
+        let mut weights = self.weights.lock().unwrap_or_else(PoisonError::into_inner);
+        let missing = self.missing(&plan, &weights);
+        self.has_room(&plan, &missing)?;
+        if !missing.is_empty() {
+            weights.upload(&self.device, &missing, &*self.progress)?;
+        }
+        let absent = |id: &ValueId| weights.address(*id).is_none();
+        if kept(&plan).any(|id| absent(&id)) {
+            self.run_once(&plan, &once, &mut weights)?;
+        }
+        let hosts: Vec<(usize, &Tensor)> = plan
+            .roots
+            .iter()
+            .enumerate()
+            .filter_map(|(i, r)| if let Place::Host(t) = &r.place { Some((i, t)) } else { None })
+            .collect();
+        let (buffer, offsets) = weights::upload(&self.device, hosts.iter().map(|(_, t)| *t), &|_, _| ())?;
+        let mut roots = vec![0; plan.roots.len()];
+        for ((root, _), offset) in hosts.iter().zip(offsets) {
+            roots[*root] = buffer.address() + offset;
+        }
+        let mut buffers = vec![Arc::new(buffer)];
+        for (at, root) in roots.iter_mut().zip(&plan.roots) {
+            if let Place::Weight(id) | Place::Kept(id) = root.place {
+                let none = || Error::new(ErrorKind::Structure, "a weight is not on the GPU");
+                *at = weights.address(id).ok_or_else(none)?;
+                buffers.extend(weights.buffer(id).filter(|b| !buffers.iter().any(|known| Arc::ptr_eq(known, b))));
+            }
+        }
+        Bound::new(Parts { plan, ready, device: self.device.clone(), roots, kept: buffers })
+    }
+
+    /// Weights of a plan that are not on the GPU yet.
+    fn missing(&self, plan: &Plan, weights: &Weights) -> Vec<(ValueId, Tensor)> {
+        let ids: BTreeSet<ValueId> = plan
+            .roots
+            .iter()
+            .filter_map(|r| if let Place::Weight(id) = r.place { Some(id) } else { None })
+            .filter(|id| weights.address(*id).is_none())
+            .collect();
+        ids.into_iter().filter_map(|id| Some((id, self.graph.value(id).as_const()?.clone()))).collect()
+    }
+
+    /// Says what is short before anything is taken.
+    fn has_room(&self, plan: &Plan, missing: &[(ValueId, Tensor)]) -> Result<()> {
+        self.device.bind()?;
+        let (free, total) = result::mem_get_info().map_err(|e| failed("cuMemGetInfo", e))?;
+        let weights = weights::packed(missing.iter().map(|(_, t)| t));
+        let of = |wanted: &dyn Fn(&Place) -> bool| -> u64 {
+            plan.roots.iter().filter(|r| wanted(&r.place)).map(|r| r.bytes).sum()
+        };
+        let made = of(&|p| matches!(p, Place::Kept(_) | Place::Passing | Place::PassingWeight(_) | Place::Host(_)));
+        let own = of(&|p| matches!(p, Place::Input(_) | Place::Output(_)));
+        let arena = plan.arena.bytes;
+        let needed = weights + made + own + arena;
+        if needed <= free as u64 {
+            return Ok(());
+        }
+        let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+        let message = format!(
+            "expected {} MiB of free memory on the GPU (weights {}, made of them {}, arena {}, inputs and results {}), found {} of \
+             {}",
+            mib(needed),
+            mib(weights),
+            mib(made),
+            mib(arena),
+            mib(own),
+            free >> 20,
+            total >> 20,
+        );
+        Err(Error::new(ErrorKind::Unsupported, message)
+            .hint(format!("{} MiB are short: bind smaller sizes, or free memory", mib(needed - free as u64))))
+    }
+
+    /// Computes what is made of weights alone. What only that reads is uploaded for it, and goes again.
+    fn run_once(&self, plan: &Plan, ready: &[super::kernels::Ready], weights: &mut Weights) -> Result<()> {
+        let faults = self.device.upload(&vec![0; 4 * plan.faults])?;
+        let meeting = self.device.upload(&vec![0; plan.meeting as usize])?;
+        let stream = self.device.stream().cu_stream();
+        let mut temporary: HashMap<usize, Arc<Buffer>> = HashMap::new();
+        let mut at = Addresses {
+            roots: vec![0; plan.roots.len()],
+            arena: 0,
+            faults: faults.address(),
+            meeting: meeting.region(),
+        };
+        for (i, (step, ready)) in plan.once.iter().zip(ready).enumerate() {
+            for value in step.operands() {
+                let root = plan.values[value].root;
+                at.roots[root] = self.once_address(plan, root, &mut temporary, weights)?;
+            }
+            let scratch = self.device.alloc(step.scratch as usize)?;
+            at.arena = scratch.address();
+            // SAFETY: all memory is held here or by the weights, as large as the plan says, and nobody else has it.
+            let done = unsafe { ready.launch(step, &plan.values, &at, stream) };
+            done.map_err(|e| e.at_node(step.name.clone()))?;
+            self.device.wait()?;
+            let later =
+                |root: usize| plan.once[i + 1..].iter().flat_map(Step::operands).any(|v| plan.values[v].root == root);
+            temporary.retain(|root, _| later(*root) || matches!(plan.roots[*root].place, Place::Kept(_)));
+        }
+        check_faults(&faults, plan.once.iter())?;
+        for (root, buffer) in temporary {
+            if let Place::Kept(id) = plan.roots[root].place {
+                weights.keep(id, buffer);
+            }
+        }
+        Ok(())
+    }
+
+    /// Where a root of a step that runs once is, uploaded or allocated if it is nowhere yet.
+    fn once_address(
+        &self,
+        plan: &Plan,
+        root: usize,
+        temporary: &mut HashMap<usize, Arc<Buffer>>,
+        weights: &Weights,
+    ) -> Result<u64> {
+        if let Some(buffer) = temporary.get(&root) {
+            return Ok(buffer.address());
+        }
+        let place = &plan.roots[root].place;
+        if let Place::Weight(id) = place
+            && let Some(address) = weights.address(*id)
+        {
+            return Ok(address);
+        }
+        let buffer = match place {
+            Place::Weight(id) | Place::PassingWeight(id) => {
+                let tensor = self.graph.value(*id).as_const();
+                self.device.upload(tensor.map_or(&[][..], Tensor::bytes))?
+            }
+            Place::Host(tensor) => self.device.upload(tensor.bytes())?,
+            _ => self.device.alloc(plan.roots[root].bytes as usize)?,
+        };
+        let buffer = Arc::new(buffer);
+        temporary.insert(root, buffer.clone());
+        Ok(buffer.address())
+    }
+}
+
+/// What a plan keeps of what was made once.
+fn kept(plan: &Plan) -> impl Iterator<Item = ValueId> {
+    plan.roots.iter().filter_map(|r| if let Place::Kept(id) = r.place { Some(id) } else { None })
+}
+
+/// What inputs are, for a plan: their dtypes and sizes, and the contents of those that decide sizes.
+pub fn given(host: &BTreeSet<usize>, inputs: &[Tensor]) -> Vec<Given> {
+    let one = |(i, t): (usize, &Tensor)| Given {
+        typed: (t.dtype(), t.shape().to_vec()),
+        contents: (host.contains(&i) && is_small(t.shape())).then(|| t.bytes().to_vec()),
+    };
+    inputs.iter().enumerate().map(one).collect()
+}

@@ -1,0 +1,29 @@
+//! Whole graphs on a GPU.
+//!
+//! A graph is planned for inputs of certain sizes ([`Plan`]): what depends on no data is computed on the host, elementwise nodes
+//! are joined into chains, views move nothing, and everything that steps hand to one another lies in one arena. Planning needs no
+//! GPU. An [`Executable`] keeps the weights of a graph on a GPU once, whatever sizes its inputs have, and a recorded CUDA graph
+//! for each of those ([`Bound`]).
+
+mod arena;
+mod attention;
+mod backend;
+mod bound;
+mod chains;
+mod concrete;
+mod executable;
+mod kernels;
+mod plan;
+mod step;
+mod views;
+mod weights;
+
+pub use arena::{ALIGNMENT, Arena, Block};
+pub use backend::{Backend, OnPaper, Product, WithoutProducts};
+pub use bound::{Bound, Timed};
+pub use concrete::{Given, host_inputs, is_small};
+pub use executable::{Executable, given};
+pub use plan::{Listed, Plan};
+
+#[cfg(test)]
+mod tests;

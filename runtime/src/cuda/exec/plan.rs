@@ -1,0 +1,462 @@
+//! The plan of a graph for inputs of certain sizes: steps in order, and where every value lies.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use normfuse_ir::{
+    Error, ErrorKind, FusedNorm, Graph, Node, NodeId, Op, Result, Scheme, Tensor, ValueId, fused::Sibling,
+};
+
+use super::{
+    super::{
+        ops::{Call, Typed, Word},
+        supports::supports,
+    },
+    arena::{Arena, Block},
+    backend::{Backend, is_product},
+    chains::{self, Group},
+    concrete::{Concrete, Given, bytes_of},
+    step::{Norm, Place, Root, Step, Value, Work},
+    views,
+};
+
+/// A graph for inputs of certain sizes, planned.
+#[derive(Debug)]
+pub struct Plan {
+    pub(super) values: Vec<Value>,
+    pub(super) roots: Vec<Root>,
+    /// What is computed once, from weights alone, before the first run.
+    pub(super) once: Vec<Step>,
+    pub(super) steps: Vec<Step>,
+    /// The graph's results, by their order.
+    pub(super) outputs: Vec<usize>,
+    pub(super) arena: Arena,
+    /// Words in which kernels say that data are none that their op is defined for.
+    pub(super) faults: usize,
+    /// Bytes in which the blocks of a fused norm meet: zeros between launches.
+    pub(super) meeting: u64,
+}
+
+/// What a plan says of a step, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// The node; of a chain the last one.
+    pub name: String,
+    /// The op, or the ops of a chain.
+    pub op: String,
+    /// Nodes of the graph that it computes.
+    pub nodes: usize,
+    /// Kernels that it launches; one of a product.
+    pub launches: usize,
+    /// Bytes that it reads and writes.
+    pub bytes: u64,
+    /// Bytes of scratch.
+    pub scratch: u64,
+    /// True if it runs once, before the first run.
+    pub once: bool,
+    /// Dtype and sizes of the results.
+    pub results: Vec<Typed>,
+}
+
+impl Plan {
+    /// Plans a graph.
+    ///
+    /// # Errors
+    /// What [`Concrete::new`] says; `Unsupported` for nodes that the GPU cannot run, all of them named.
+    pub fn new(graph: &Graph, given: &[Given], backend: &dyn Backend) -> Result<Self> {
+        let concrete = Concrete::new(graph, given)?;
+        let groups = chains::find(graph, &concrete)?;
+        let mut builder = Builder::new(graph, &concrete, given, backend);
+        builder.steps(&groups)?;
+        builder.outputs()?;
+        Ok(builder.finish())
+    }
+
+    /// What runs, in order; first what runs once.
+    pub fn list(&self) -> Vec<Listed> {
+        let listed = |step: &Step, once: bool| Listed {
+            name: step.name.clone(),
+            op: step.op.clone(),
+            nodes: step.nodes,
+            launches: step.work.launches(),
+            bytes: step.operands().map(|v| self.values[v].bytes()).sum(),
+            scratch: step.scratch,
+            once,
+            results: step.outputs.iter().map(|v| self.values[*v].typed.clone()).collect(),
+        };
+        let once = self.once.iter().map(|s| listed(s, true));
+        once.chain(self.steps.iter().map(|s| listed(s, false))).collect()
+    }
+
+    /// The one piece of memory for what steps hand to one another.
+    pub fn arena(&self) -> &Arena {
+        &self.arena
+    }
+
+    /// Bytes of weights that are on the GPU while it runs.
+    pub fn weight_bytes(&self) -> u64 {
+        let resident = |r: &&Root| matches!(r.place, Place::Weight(_) | Place::Kept(_));
+        self.roots.iter().filter(resident).map(|r| r.bytes).sum()
+    }
+
+    /// Kernels and products that one run launches.
+    pub fn launches(&self) -> usize {
+        self.steps.iter().map(|s| s.work.launches()).sum()
+    }
+
+    /// The texts of its kernels, each once: what is compiled before anything runs, but for fused norms, whose texts depend on the GPU.
+    pub fn texts(&self) -> BTreeSet<Arc<str>> {
+        let launches = self.once.iter().chain(&self.steps).flat_map(|s| s.work.kernels());
+        launches.map(|l| l.text.clone()).collect()
+    }
+
+    /// Dtypes and sizes of the graph's results.
+    pub fn results(&self) -> impl Iterator<Item = &Typed> {
+        self.outputs.iter().map(|v| &self.values[*v].typed)
+    }
+}
+
+pub(super) struct Builder<'a> {
+    graph: &'a Graph,
+    concrete: &'a Concrete,
+    pub(super) backend: &'a dyn Backend,
+    pub(super) values: Vec<Value>,
+    roots: Vec<Root>,
+    of: Vec<Option<usize>>,
+    steps: Vec<Step>,
+    outputs: Vec<usize>,
+    refused: Vec<Error>,
+}
+
+impl<'a> Builder<'a> {
+    fn new(graph: &'a Graph, concrete: &'a Concrete, given: &[Given], backend: &'a dyn Backend) -> Self {
+        let mut builder = Self {
+            graph,
+            concrete,
+            backend,
+            values: Vec::new(),
+            roots: Vec::new(),
+            of: vec![None; graph.value_bound()],
+            steps: Vec::new(),
+            outputs: Vec::new(),
+            refused: Vec::new(),
+        };
+        for (i, (id, given)) in graph.inputs().iter().zip(given).enumerate() {
+            let typed = Typed { dtype: given.typed.0, shape: given.typed.1.clone() };
+            let value = builder.rooted(typed, Place::Input(i));
+            builder.of[id.index()] = Some(value);
+        }
+        builder
+    }
+
+    /// A value with memory of its own.
+    fn rooted(&mut self, typed: Typed, place: Place) -> usize {
+        self.roots.push(Root { place, bytes: bytes_of(&typed) as u64 });
+        self.values.push(Value { typed, root: self.roots.len() - 1, offset: 0 });
+        self.values.len() - 1
+    }
+
+    /// The value of the graph's, as an operand.
+    pub(super) fn operand(&mut self, id: ValueId) -> Result<usize> {
+        if let Some(value) = self.of[id.index()] {
+            return Ok(value);
+        }
+        let typed = self.concrete.typed(id)?.clone();
+        let place = match (self.graph.value(id).as_const(), self.concrete.host(id)) {
+            (Some(_), _) => Place::Weight(id),
+            (None, Some(tensor)) => Place::Host(tensor.clone()),
+            (None, None) => return Err(crate::signature::dangling()),
+        };
+        let value = self.rooted(typed, place);
+        self.of[id.index()] = Some(value);
+        Ok(value)
+    }
+
+    /// Results of a node as values of their own.
+    pub(super) fn results(&mut self, outputs: &[ValueId], once: bool) -> Result<Vec<usize>> {
+        let mut made = Vec::with_capacity(outputs.len());
+        for id in outputs {
+            let place = if once { Place::Kept(*id) } else { Place::Arena(0) };
+            let value = self.rooted(self.concrete.typed(*id)?.clone(), place);
+            self.of[id.index()] = Some(value);
+            made.push(value);
+        }
+        Ok(made)
+    }
+
+    /// A value that only steps of one node hand to one another.
+    pub(super) fn temporary(&mut self, typed: Typed) -> usize {
+        self.rooted(typed, Place::Arena(0))
+    }
+
+    /// A part of a value's memory, from a byte of it on.
+    pub(super) fn part(&mut self, value: usize, typed: Typed, offset: u64) -> usize {
+        let Value { root, offset: base, .. } = self.values[value];
+        self.values.push(Value { typed, root, offset: base + offset });
+        self.values.len() - 1
+    }
+
+    /// Lets a value of the graph's be one that is there.
+    pub(super) fn name(&mut self, id: ValueId, value: usize) {
+        self.of[id.index()] = Some(value);
+    }
+
+    /// Sizes of a value of the graph's.
+    pub(super) fn shape_of(&self, id: ValueId) -> &[usize] {
+        self.concrete.typed(id).map_or(&[], |t| &t.shape)
+    }
+
+    /// A step of a node that takes several.
+    pub(super) fn step(
+        &mut self,
+        node: &Node,
+        op: String,
+        inputs: &[usize],
+        outputs: Vec<usize>,
+        work: Work,
+        scratch: u64,
+    ) {
+        let inputs = inputs.iter().map(|v| Some(*v)).collect();
+        self.steps.push(Step {
+            name: node.name.clone(),
+            op,
+            nodes: 1,
+            inputs,
+            outputs,
+            work,
+            scratch,
+            scratch_at: 0,
+            fault: None,
+            once: false,
+        });
+    }
+
+    fn steps(&mut self, groups: &BTreeMap<NodeId, Group>) -> Result<()> {
+        let inside: BTreeSet<NodeId> = groups.values().flat_map(|g| g.nodes.iter().copied()).collect();
+        for &id in self.concrete.nodes() {
+            let node = self.graph.node(id);
+            let done = match groups.get(&id) {
+                Some(group) => self.chain(id, group),
+                None if inside.contains(&id) => Ok(()),
+                None => self.node(id),
+            };
+            match done.map_err(|e| e.at_node(node.name.clone())) {
+                // Readers of what is refused are planned all the same, so that everything that is missing is said at once.
+                Err(e) if e.kind == ErrorKind::Unsupported => {
+                    self.refused.push(e);
+                    self.results(&node.outputs, false)?;
+                }
+                other => other?,
+            }
+        }
+        refusal(&self.refused).map_or(Ok(()), Err)
+    }
+
+    fn chain(&mut self, id: NodeId, group: &Group) -> Result<()> {
+        let (chain, operands) = chains::chain(self.graph, self.concrete, group)?;
+        let lowered = self.backend.chain(&chain)?;
+        let names: Vec<String> = group.nodes.iter().map(|id| self.graph.node(*id).op.name()).collect();
+        let inputs: Vec<Option<ValueId>> = operands.into_iter().map(Some).collect();
+        let scratch = lowered.scratch;
+        self.push(id, names.join(" "), group.nodes.len(), &inputs, Work::Kernels(lowered), scratch)
+    }
+
+    fn node(&mut self, id: NodeId) -> Result<()> {
+        let node = self.graph.node(id);
+        let typed = |v: &ValueId| self.concrete.typed(*v).cloned();
+        let inputs: Vec<Option<Typed>> =
+            node.inputs.iter().map(|v| v.as_ref().map(typed).transpose()).collect::<Result<_>>()?;
+        let outputs: Vec<Typed> = node.outputs.iter().map(typed).collect::<Result<_>>()?;
+        let known: Vec<Option<Tensor>> =
+            node.inputs.iter().map(|v| v.and_then(|v| self.concrete.host(v).cloned())).collect();
+        if let Some((x, typed)) = node.input(0).zip(inputs.first().and_then(Option::as_ref))
+            && let Some(offsets) = views::offsets(&node.op, typed, &outputs, &known)
+        {
+            return self.view(x, node, outputs, &offsets);
+        }
+        if let Op::Attention(op) = &node.op {
+            return self.attention(node, op);
+        }
+        let call = Call { op: &node.op, inputs: &inputs, outputs: &outputs, known: &known };
+        let (work, scratch) = match &node.op {
+            Op::FusedNorm(norm) => (fused(norm, &inputs)?, 0),
+            Op::Quantize(scheme) => (quantiser(scheme, &inputs)?, 0),
+            op if is_product(op) => {
+                let product = self.backend.product(&call)?;
+                let scratch = product.scratch();
+                (Work::Product(product), scratch)
+            }
+            _ => {
+                let lowered = self.backend.node(&call)?;
+                let scratch = lowered.scratch;
+                (Work::Kernels(lowered), scratch)
+            }
+        };
+        self.push(id, node.op.name(), 1, &node.inputs, work, scratch)
+    }
+
+    /// Results that are parts of an operand's memory.
+    fn view(&mut self, x: ValueId, node: &Node, outputs: Vec<Typed>, offsets: &[u64]) -> Result<()> {
+        let (root, base) = {
+            let x = self.operand(x)?;
+            (self.values[x].root, self.values[x].offset)
+        };
+        for ((id, typed), offset) in node.outputs.iter().zip(outputs).zip(offsets) {
+            self.values.push(Value { typed, root, offset: base + offset });
+            self.of[id.index()] = Some(self.values.len() - 1);
+        }
+        Ok(())
+    }
+
+    /// A step behind those that are there; of kernels, operands that no launch reads are left out.
+    fn push(
+        &mut self,
+        id: NodeId,
+        op: String,
+        nodes: usize,
+        inputs: &[Option<ValueId>],
+        work: Work,
+        scratch: u64,
+    ) -> Result<()> {
+        let reads = |port: usize| match &work {
+            Work::Kernels(lowered) => lowered.launches.iter().any(|l| l.words.contains(&Word::Input(port))),
+            _ => true,
+        };
+        let mut operands = Vec::with_capacity(inputs.len());
+        for (port, value) in inputs.iter().enumerate() {
+            operands.push(value.filter(|_| reads(port)).map(|v| self.operand(v)).transpose()?);
+        }
+        let node = self.graph.node(id);
+        let once = self.concrete.is_once(id);
+        let outputs = self.results(&node.outputs, once)?;
+        let name = node.name.clone();
+        self.steps.push(Step {
+            name,
+            op,
+            nodes,
+            inputs: operands,
+            outputs,
+            work,
+            scratch,
+            scratch_at: 0,
+            fault: None,
+            once,
+        });
+        Ok(())
+    }
+
+    /// Gives results memory of the caller's: their own where they have one, else a copy.
+    fn outputs(&mut self) -> Result<()> {
+        let made: BTreeSet<usize> =
+            self.steps.iter().filter(|s| !s.once).flat_map(|s| &s.outputs).map(|v| self.values[*v].root).collect();
+        let mut given = BTreeSet::new();
+        for (i, output) in self.graph.outputs().iter().enumerate() {
+            let value = self.operand(output.value)?;
+            let Value { typed, root, offset } = self.values[value].clone();
+            let whole = offset == 0 && self.roots[root].bytes == bytes_of(&typed) as u64;
+            if whole && made.contains(&root) && given.insert(root) {
+                self.roots[root].place = Place::Output(i);
+                self.outputs.push(value);
+                continue;
+            }
+            let bytes = bytes_of(&typed) as u64;
+            let copy = self.rooted(typed, Place::Output(i));
+            self.outputs.push(copy);
+            let work = Work::Copy(bytes);
+            let step = Step::of(&output.name, "copy", value, copy, work);
+            self.steps.push(step);
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Plan {
+        let (once, mut steps): (Vec<Step>, Vec<Step>) =
+            std::mem::take(&mut self.steps).into_iter().partition(|s| s.once);
+        let read: BTreeSet<usize> =
+            steps.iter().flat_map(|s| s.inputs.iter().flatten()).map(|v| self.values[*v].root).collect();
+        for (i, root) in self.roots.iter_mut().enumerate() {
+            root.place = match root.place {
+                Place::Weight(id) if !read.contains(&i) => Place::PassingWeight(id),
+                Place::Kept(_) if !read.contains(&i) => Place::Passing,
+                _ => continue,
+            };
+        }
+        let (mut blocks, mut owners) = self.blocks(&steps);
+        for (i, step) in steps.iter().enumerate().filter(|(_, s)| s.scratch > 0) {
+            owners.push(Owner::Scratch(i));
+            blocks.push(Block { bytes: step.scratch, first: i, last: i });
+        }
+        let arena = Arena::of(&blocks);
+        for (owner, offset) in owners.iter().zip(&arena.offsets) {
+            match owner {
+                Owner::Root(root) => self.roots[*root].place = Place::Arena(*offset),
+                Owner::Scratch(step) => steps[*step].scratch_at = *offset,
+            }
+        }
+        let mut faults = 0;
+        let mut once = once;
+        for step in once.iter_mut().chain(&mut steps).filter(|s| s.work.may_fail()) {
+            step.fault = Some(faults);
+            faults += 1;
+        }
+        let meeting = once.iter().chain(&steps).map(|s| s.work.meeting()).max().unwrap_or(0);
+        let Self { values, roots, outputs, .. } = self;
+        Plan { values, roots, once, steps, outputs, arena, faults, meeting }
+    }
+
+    /// Memory of the arena that steps need, from the step that writes it to the last one that reads it.
+    fn blocks(&self, steps: &[Step]) -> (Vec<Block>, Vec<Owner>) {
+        let mut of: BTreeMap<usize, Block> = BTreeMap::new();
+        for (i, step) in steps.iter().enumerate() {
+            for value in step.operands() {
+                let root = self.values[value].root;
+                if matches!(self.roots[root].place, Place::Arena(_)) {
+                    let block = of.entry(root).or_insert(Block { bytes: self.roots[root].bytes, first: i, last: i });
+                    block.last = i;
+                }
+            }
+        }
+        of.into_iter().map(|(root, block)| (block, Owner::Root(root))).unzip()
+    }
+}
+
+/// Whose a block of the arena is.
+enum Owner {
+    Root(usize),
+    Scratch(usize),
+}
+
+/// All that cannot run, as one error.
+fn refusal(all: &[Error]) -> Option<Error> {
+    let (first, rest) = all.split_first()?;
+    if rest.is_empty() {
+        return Some(first.clone());
+    }
+    let more: Vec<String> = all.iter().take(20).map(ToString::to_string).collect();
+    let left = if all.len() > 20 { format!("\n  and {} more", all.len() - 20) } else { String::new() };
+    let message = format!("{} nodes have no form on the GPU:\n  {}{left}", all.len(), more.join("\n  "));
+    Some(Error::new(ErrorKind::Unsupported, message))
+}
+
+/// A fused norm, with the rows of each of its jobs.
+fn fused(norm: &Arc<FusedNorm>, inputs: &[Option<Typed>]) -> Result<Work> {
+    let refused = |why| Error::new(ErrorKind::Unsupported, format!("`fused_norm` cannot run on a GPU: {why}"));
+    supports(norm).map_err(refused)?;
+    let rows = Norm::rows_of(norm, inputs);
+    Ok(Work::Norm(Norm { norm: norm.clone(), rows }))
+}
+
+/// A quantiser alone is a fused norm that divides by nothing.
+fn quantiser(scheme: &Scheme, inputs: &[Option<Typed>]) -> Result<Work> {
+    let missing = || Error::new(ErrorKind::Structure, "`quantize` needs operand 0");
+    let x = inputs.first().and_then(Option::as_ref).ok_or_else(missing)?;
+    let width = x.shape.last().copied().unwrap_or(1) as u64;
+    let rows = Sibling::undivided(width, x.dtype, vec![scheme.clone()]);
+    let norm = Arc::new(FusedNorm::of(vec![rows]));
+    let refused = |why| Error::new(ErrorKind::Unsupported, format!("`quantize` cannot run on a GPU: {why}"));
+    supports(&norm).map_err(refused)?;
+    let rows = Norm::rows_of(&norm, inputs);
+    Ok(Work::Norm(Norm { norm, rows }))
+}
