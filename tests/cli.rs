@@ -266,7 +266,7 @@ fn help_names_the_exit_codes_and_bad_usage_is_exit_2() {
 fn bench_and_tune_say_what_they_lack() {
     let list = normfuse(["bench", "--op", "list"]).code(0).stdout;
     assert!(list.lines().any(|l| l == "add+rms_norm+fp8_group128"), "{list}");
-    normfuse(["bench"]).code(2).says("--op");
+    normfuse(["bench"]).code(2).says("MODEL");
     normfuse(["bench", "--op", "rms"]).code(2).says("found `rms`").says("rms_norm+fp8_token");
     normfuse(["bench", "--op", "rms_norm", "--dim", "k=4"]).code(2).says("found `k=4`");
     normfuse(["bench", "--op", "rms_norm+mxfp8", "--dim", "n=40"]).code(2).says("groups of 32");
@@ -299,4 +299,33 @@ fn explain_shows_the_chain_from_the_source_to_the_recognised_term() {
     let m = model("llama_ts.onnx");
     let report = normfuse(["compile", s(&m), "--report", "json"]).code(0).json();
     assert!(report["sites"].as_array().unwrap().iter().all(|site| site.get("path").is_none()));
+}
+
+/// What a GPU would run is planned without one.
+#[test]
+fn plan_lists_steps_and_memory() {
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/in/fuse/quant_token.nf");
+    let text = normfuse(["plan", s(&model), "--dim", "batch=1", "--dim", "seq=8"]).code(0).stdout;
+    insta::assert_snapshot!(text);
+    let json = normfuse(["plan", s(&model), "--dim", "batch=1", "--dim", "seq=8", "--json"]).code(0).json();
+    assert_eq!(json["steps"].as_array().unwrap().len(), text.lines().count() - 2);
+    assert!(json["arena"].as_u64() >= json["arena_lower_bound"].as_u64());
+    normfuse(["plan", s(&model)]).code(2).says("--dim batch=N --dim seq=N");
+    normfuse(["plan", s(&model), "--dim", "sea=1"]).code(2).says("batch, seq");
+}
+
+/// A model is timed before and after fusion, on the CPU where nothing else is said.
+#[test]
+fn bench_times_a_model() {
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/in/fuse/quant_token.nf");
+    let text = normfuse(["bench", s(&model), "--dim", "batch=1", "--dim", "seq=8", "--replays", "2"]).code(0).stdout;
+    for said in ["fused 1 norm_quant", "whole", "reduce_mean", "fused_norm", "times as fast"] {
+        assert!(text.contains(said), "{said}: {text}");
+    }
+    normfuse(["bench", s(&model), "--op", "rms_norm"]).code(2).says("cannot be used with");
+    // No GPU is opened by a number that none has.
+    for command in ["run", "bench"] {
+        let done = normfuse([command, s(&model), "--dim", "batch=1", "--dim", "seq=8", "--device", "cuda:99"]).code(2);
+        assert!(done.stderr.contains("no CUDA driver") || done.stderr.contains("opening GPU 99"), "{}", done.stderr);
+    }
 }

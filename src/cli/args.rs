@@ -65,6 +65,9 @@ pub enum Command {
     /// Run a graph on given or random inputs
     #[command(after_help = EXIT_CODES)]
     Run(Run),
+    /// Say what a GPU would run: the steps, their launches and bytes, and the memory that they share. Needs no GPU
+    #[command(after_help = EXIT_CODES)]
+    Plan(Plan),
     /// Run two graphs on the same inputs and compare every output bit for bit
     #[command(after_help = EXIT_CODES)]
     Verify(Verify),
@@ -74,7 +77,8 @@ pub enum Command {
     /// Compile every graph of a folder and compare what comes out with the snapshots beside them
     #[command(after_help = TEST_EXIT_CODES)]
     Test(Test),
-    /// Time fused ops on a GPU beside their limit: a cast of the same bytes
+    /// Time a model before and after fusion, whole and by op; or with --op, fused ops on a GPU beside their limit, a cast of the
+    /// same bytes
     #[command(after_help = EXIT_CODES)]
     Bench(Bench),
     /// Measure which launch shapes are the fastest on this GPU, and write the table that kernels are picked by
@@ -84,20 +88,46 @@ pub enum Command {
 
 #[derive(Debug, Args)]
 pub struct Bench {
+    /// The model to time: .onnx, .pt2, .nf or .json
+    #[arg(required_unless_present = "ops", conflicts_with = "ops")]
+    pub model: Option<PathBuf>,
     /// Op to time, such as rms_norm+fp8_group128 or add+rms_norm (may be repeated); `--op list` lists them
-    #[arg(long = "op", value_name = "OP", required = true)]
+    #[arg(long = "op", value_name = "OP")]
     pub ops: Vec<String>,
-    /// Size to time it at: n=N elements in a row, m=M rows (may be repeated) [default: n of 4096 and 7168, m from 1 to 16384]
-    #[arg(long = "dim", value_name = "n=N|m=M")]
+    /// Where the model runs: cpu, cuda, or cuda:N for another GPU than the first
+    #[arg(long, default_value = "cpu", value_name = "DEVICE", conflicts_with = "ops")]
+    pub device: Device,
+    /// Size to time it at (may be repeated): of a model, NAME=N for each symbolic dimension; of an op, n=N elements in a row, m=M
+    /// rows [default: n of 4096 and 7168, m from 1 to 16384]
+    #[arg(long = "dim", value_name = "NAME=N")]
     pub dims: Vec<Binding>,
+    /// Make up weights for the model's parameters without data
+    #[arg(long, value_name = "SEED", requires = "model", conflicts_with = "weights")]
+    pub random_weights: Option<u64>,
     /// Try every launch shape and print the fastest, instead of the one that the table says
-    #[arg(long, conflicts_with = "regimes")]
+    #[arg(long, conflicts_with_all = ["regimes", "model"])]
     pub all_shapes: bool,
     #[command(flatten)]
     pub gpu: Gpu,
     /// Table of launch shapes, as `normfuse tune` writes it [default: the one measured for the architecture]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "model")]
     pub regimes: Option<PathBuf>,
+    #[command(flatten)]
+    pub weights: Checkpoint,
+}
+
+#[derive(Debug, Args)]
+pub struct Plan {
+    /// The model: .onnx, .pt2, .nf or .json
+    pub model: PathBuf,
+    /// Size of a symbolic dimension (may be repeated)
+    #[arg(long = "dim", value_name = "NAME=N")]
+    pub dims: Vec<Binding>,
+    /// Write JSON in place of a table
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub weights: Checkpoint,
 }
 
 #[derive(Debug, Args)]
@@ -216,8 +246,8 @@ pub struct Run {
     /// Where to write the outputs, by name: .safetensors, or .npz, which holds bf16 and narrower floats as f32
     #[arg(long, value_name = "FILE")]
     pub outputs: Option<PathBuf>,
-    /// Where to run
-    #[arg(long, default_value = "cpu")]
+    /// Where to run: cpu, cuda, or cuda:N for another GPU than the first
+    #[arg(long, default_value = "cpu", value_name = "DEVICE")]
     pub device: Device,
     #[command(flatten)]
     pub random: Random,
@@ -312,9 +342,26 @@ impl FromStr for Tie {
 }
 
 /// Where a graph runs.
-#[derive(Debug, Clone, Copy, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Device {
     Cpu,
+    /// The GPU of a number.
+    Cuda(usize),
+}
+
+impl FromStr for Device {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        let gpu =
+            |number: &str| number.parse().map(Self::Cuda).map_err(|_| format!("`{number}` is no number of a GPU"));
+        match s.split_once(':') {
+            None if s == "cpu" => Ok(Self::Cpu),
+            None if s == "cuda" => Ok(Self::Cuda(0)),
+            Some(("cuda", number)) => gpu(number),
+            _ => Err("expected cpu, cuda or cuda:N".into()),
+        }
+    }
 }
 
 /// How a report is written.
@@ -417,6 +464,17 @@ mod tests {
         assert_eq!(r.to_string(), "norm_quant=8");
         for bad in ["norm", "norm=", "norm=x", "norms=1", "norm>2", "norm=-1", "=1"] {
             assert!(bad.parse::<Requirement>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn devices_are_the_cpu_and_gpus_by_number() {
+        let device = |s: &str| s.parse::<Device>();
+        assert_eq!(device("cpu"), Ok(Device::Cpu));
+        assert_eq!(device("cuda"), Ok(Device::Cuda(0)));
+        assert_eq!(device("cuda:3"), Ok(Device::Cuda(3)));
+        for bad in ["", "tpu", "cuda:", "cuda:x", "cpu:0", "cuda:-1"] {
+            assert!(device(bad).is_err(), "{bad}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! `normfuse bench`: fused ops on a GPU beside their limit.
+//! `normfuse bench`: fused ops on a GPU beside their limit; models are in `bench_model.rs`.
 
 use std::{fs, path::Path};
 
@@ -9,7 +9,7 @@ use normfuse::cuda::{
 };
 
 use super::{
-    args,
+    args, bench_model,
     failure::{Failure, Result},
     output,
     progress::Progress,
@@ -19,6 +19,9 @@ use super::{
 const WIDTHS: [u64; 2] = [4096, 7168];
 
 pub fn main(args: &args::Bench) -> Result<()> {
+    if let Some(model) = &args.model {
+        return bench_model::main(args, model);
+    }
     if args.ops.iter().any(|op| op == "list") {
         return output::print(&(Op::names().join("\n") + "\n"));
     }

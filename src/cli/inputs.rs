@@ -1,8 +1,12 @@
 //! Inputs of a graph: from a file, by name, or made up from a seed.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use normfuse::{
+    cuda::exec::{Given, is_small},
     formats::{FormatError, parameters, ranges, tensors},
     ir::{DType, Def, Dim, Graph, Op, Shape, Tensor, Value, ValueId, tensor::byte_len},
 };
@@ -158,12 +162,9 @@ pub fn random(
             open.len()
         )));
     }
-    let free: Vec<String> = symbols(graph).into_iter().filter(|s| !dims.contains_key(s)).collect();
-    if !free.is_empty() {
-        let flags: Vec<String> = free.iter().map(|s| format!("--dim {s}=N")).collect();
+    if let Some(flags) = unbound(graph, dims) {
         return Err(Failure::Usage(format!(
-            "random inputs need the sizes of symbolic dimensions: {} (or give --inputs)",
-            flags.join(" ")
+            "random inputs need the sizes of symbolic dimensions: {flags} (or give --inputs)"
         )));
     }
     let mut left = most;
@@ -189,6 +190,38 @@ pub fn random(
     Ok(made)
 }
 
+/// The flags that are missing, if the sizes of some symbols are.
+fn unbound(graph: &Graph, dims: &BTreeMap<String, i64>) -> Option<String> {
+    let free = symbols(graph).into_iter().filter(|s| !dims.contains_key(s));
+    let flags: Vec<String> = free.map(|s| format!("--dim {s}=N")).collect();
+    (!flags.is_empty()).then(|| flags.join(" "))
+}
+
+/// What inputs of these sizes are, for a plan: those that decide sizes have the contents of [`random`] inputs, the others none.
+///
+/// # Errors
+/// As [`random`], but for parameters without data, which a plan does not need.
+pub fn described(graph: &Graph, dims: &BTreeMap<String, i64>, read: &BTreeSet<usize>) -> Result<Vec<Given>> {
+    if let Some(flags) = unbound(graph, dims) {
+        return Err(Failure::Usage(format!("a plan needs the sizes of symbolic dimensions: {flags}")));
+    }
+    let one = |(i, id): (usize, &ValueId)| {
+        let value = graph.value(*id);
+        let at = |message: String| Failure::Usage(format!("input `{}`: {message}", value.name));
+        let unknown = || at("the graph does not say its type".into());
+        let (dtype, shape) = value.ty.dtype.zip(value.ty.shape.as_ref()).ok_or_else(unknown)?;
+        let shape = concrete(shape, dims).map_err(at)?;
+        let contents = (read.contains(&i) && is_small(&shape)).then(|| match value.stored() {
+            Some(tensor) => Ok(tensor.bytes().to_vec()),
+            None => fill(dtype, &shape, &mut Dice::new(0, i as u64), bound_of_index(graph, *id), 0)
+                .map(|t| t.bytes().to_vec())
+                .map_err(at),
+        });
+        Ok(Given { typed: (dtype, shape), contents: contents.transpose()? })
+    };
+    graph.inputs().iter().enumerate().map(one).collect()
+}
+
 /// The size itself, or one from the range on that the program was exported for.
 pub fn exported_size(ranges: &[ranges::Range], symbol: &str, size: i64) -> i64 {
     let Some(range) = ranges.iter().find(|r| r.symbol == symbol && !r.contains(size)) else { return size };
@@ -205,7 +238,7 @@ fn concrete(shape: &Shape, dims: &BTreeMap<String, i64>) -> Result<Vec<usize>, S
 fn bound_of_index(graph: &Graph, input: ValueId) -> Option<u64> {
     let mut bound: Option<u64> = None;
     let mut queue = vec![input];
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     while let Some(value) = queue.pop() {
         for (user, port) in graph.users(value) {
             let node = graph.node(user);

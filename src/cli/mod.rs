@@ -2,13 +2,16 @@
 
 mod args;
 mod bench;
+mod bench_model;
 mod bits;
 mod compile;
 mod dice;
 mod explain;
 mod failure;
+mod gpu;
 mod inputs;
 mod output;
+mod plan;
 mod progress;
 mod random_weights;
 mod report;
@@ -35,6 +38,7 @@ pub fn main() -> ExitCode {
         Command::Compile(args) => compile::main(args),
         Command::Explain(args) => explain::main(args),
         Command::Run(args) => run::main(args),
+        Command::Plan(args) => plan::main(args),
         Command::Verify(args) => verify::main(args),
         Command::Rules(args) => rules::main(args),
         Command::Test(args) => test::main(args),

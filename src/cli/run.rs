@@ -1,6 +1,6 @@
 //! `normfuse run`: a graph on given or random inputs.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use normfuse::{
     cpu::Plan,
@@ -11,14 +11,13 @@ use normfuse::{
 use super::{
     args, bits,
     failure::{Failure, Result},
-    inputs, output,
+    gpu, inputs, output,
     progress::Progress,
     random_weights, table,
     weights::{self, Of},
 };
 
 pub fn main(args: &args::Run) -> Result<()> {
-    let args::Device::Cpu = args.device;
     let mut progress = Progress::new();
     progress.step("reading");
     let graph = open(&args.model, &args.weights, Of::Model)?;
@@ -28,9 +27,19 @@ pub fn main(args: &args::Run) -> Result<()> {
         Some(file) => inputs::load(&graph, file, &made)?,
         None => inputs::random(&graph, args.random.seed, &dims, inputs::MOST_BYTES, &made)?,
     };
-    progress.step("running");
-    let plan = Plan::new(&graph).map_err(Failure::of_graph(&args.model))?;
-    let results = execute(&plan, &given, &progress).map_err(Failure::of_graph(&args.model))?;
+    let graph = Arc::new(graph);
+    let results = match args.device {
+        args::Device::Cpu => {
+            progress.step("running");
+            let plan = Plan::new(&graph).map_err(Failure::of_graph(&args.model))?;
+            execute(&plan, &given, &progress).map_err(Failure::of_graph(&args.model))?
+        }
+        args::Device::Cuda(number) => {
+            progress.step("running on the GPU");
+            let executable = gpu::load(&graph, &args.model, number)?;
+            executable.run(&given).map_err(Failure::of_graph(&args.model))?
+        }
+    };
     let named: Vec<(String, Tensor)> = graph.outputs().iter().map(|o| o.name.clone()).zip(results).collect();
     if let Some(file) = &args.outputs {
         progress.step("writing");

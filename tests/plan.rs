@@ -1,0 +1,249 @@
+//! Plans of whole graphs for a GPU, made without one: every model of `tests/models` and every graph of `tests/in`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::{self, Write},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use normfuse::{
+    cuda::{
+        Compiler,
+        exec::{Backend, Given, OnPaper, Plan, Product, host_inputs},
+        ops::{Call, Chain, Launch, Lowered, Word},
+    },
+    formats::ranges,
+    ir::{self, ErrorKind, Graph, Op, Result, infer},
+};
+
+const NON_ZERO: &str = r#"graph "g"
+opset "" 20
+input %x: f32[n]
+%some = non_zero(%x)
+output %some
+"#;
+
+/// The largest index of the data is a size.
+const SHAPE_OF_DATA: &str = r#"graph "g"
+opset "" 20
+input %x: f32[128]
+const %v: f32[1] = [2.0]
+%i = arg_reduce(%x) {axis=0, keepdims=true, max=true, select_last=false}
+%y = expand(%v, %i)
+output %y
+"#;
+
+/// A causal mask out of ranges, a chain with a broadcast operand, views, and a product.
+const MASKED: &str = r#"graph "g"
+opset "" 20
+input %x: f32[seq, 64]
+const %w: f32[64, 64] = fill(0.5)
+const %zero: i64[] = 0
+const %one: i64[] = 1
+const %low: f32[] = -3.0e38
+const %nothing: f32[] = 0.0
+const %column: i64[2] = [-1, 1]
+%sizes = shape(%x) {end=1}
+%n = squeeze(%sizes) {axes=[0]}
+%range = range(%zero, %n, %one)
+%rows = reshape(%range, %column)
+%later = greater(%range, %rows)
+%mask = where(%later, %low, %nothing)
+%y = matmul(%x, %w)
+%t = transpose(%y) {perm=[1, 0]}
+%s = matmul(%y, %t)
+%scaled = mul(%s, %s)
+%kept = add(%scaled, %mask)
+%small = tanh(%kept)
+output %small
+"#;
+
+/// Every op has a kernel, which reads all operands and needs some scratch.
+struct Any;
+
+fn kernel(inputs: usize, outputs: usize, scratch: u64) -> Lowered {
+    let words = (0..inputs).map(Word::Input).chain((0..outputs).map(Word::Output)).collect();
+    let launch = Launch { text: Arc::from(""), entry: "k", blocks: 1, threads: 32, words, together: false };
+    Lowered { launches: vec![launch], scratch }
+}
+
+impl Backend for Any {
+    fn node(&self, call: &Call<'_>) -> Result<Lowered> {
+        Ok(kernel(call.inputs.len(), call.outputs.len(), 1000))
+    }
+
+    fn chain(&self, chain: &Chain) -> Result<Lowered> {
+        Ok(kernel(chain.inputs.len(), chain.outputs.len(), 0))
+    }
+
+    fn product(&self, call: &Call<'_>) -> Result<Arc<dyn Product>> {
+        OnPaper.product(call)
+    }
+}
+
+fn graphs(folder: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let ends = |e: &str| path.extension().is_some_and(|x| x == e);
+            if path.is_dir() {
+                folders.push(path);
+            } else if ends("onnx") || ends("pt2") || ends("nf") {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    assert!(!found.is_empty());
+    found
+}
+
+fn open(path: &Path) -> Graph {
+    let mut graph = normfuse::open(path).unwrap();
+    infer::infer(&mut graph).unwrap();
+    graph
+}
+
+/// The graph after the pass.
+fn fused(graph: &Graph) -> Graph {
+    let mut graph = graph.clone();
+    let options = normfuse::passes::Options {
+        supports: Arc::new(normfuse::cpu::supports),
+        ..normfuse::passes::Options::default()
+    };
+    normfuse::passes::run(&mut graph, &options).unwrap();
+    graph
+}
+
+/// Inputs of small sizes, those that the host reads filled with ones.
+fn given(graph: &Graph, size: i64) -> Vec<Given> {
+    let ranges = ranges::of(graph);
+    let read = host_inputs(graph).unwrap();
+    let mut sizes: BTreeMap<String, i64> = BTreeMap::new();
+    for range in &ranges {
+        let least = range.min.unwrap_or(1).max(size);
+        sizes.insert(range.symbol.clone(), range.max.map_or(least, |max| least.min(max)));
+    }
+    let given = |(i, id): (usize, &_)| {
+        let ty = &graph.value(*id).ty;
+        let of = |s: &str| Some(sizes.get(s).copied().unwrap_or(size));
+        let shape: Vec<usize> = ty.shape.iter().flat_map(|s| &s.0).map(|d| d.eval(&of).unwrap() as usize).collect();
+        let dtype = ty.dtype.unwrap();
+        let count: usize = shape.iter().product();
+        let one = || {
+            let mut one = vec![0; dtype.bits() / 8];
+            one[0] = 1;
+            one.repeat(count)
+        };
+        Given { contents: (read.contains(&i) && count <= 64).then(one), typed: (dtype, shape) }
+    };
+    graph.inputs().iter().enumerate().map(given).collect()
+}
+
+#[test]
+fn arenas_are_hardly_larger_than_they_must_be() {
+    let mut planned = 0;
+    for path in graphs("tests/models").into_iter().chain(graphs("tests/in")) {
+        let source = open(&path);
+        if source.nodes().any(|(_, n)| matches!(n.op, Op::Foreign(_))) {
+            continue;
+        }
+        for graph in [&source, &fused(&source)] {
+            for size in [1, 7, 64] {
+                let plan = match Plan::new(graph, &given(graph, size), &Any) {
+                    Ok(plan) => plan,
+                    // Some graphs are of certain sizes only.
+                    Err(e) if e.kind == ErrorKind::Shape => continue,
+                    Err(e) => panic!("{} at {size}: {e}", path.display()),
+                };
+                let arena = plan.arena();
+                let ratio = arena.bytes as f64 / arena.lower_bound.max(1) as f64;
+                assert!(
+                    ratio <= 1.15 || arena.bytes == 0,
+                    "{}: {} of {}",
+                    path.display(),
+                    arena.bytes,
+                    arena.lower_bound
+                );
+                planned += 1;
+            }
+        }
+    }
+    assert!(planned > 100);
+}
+
+/// Every op has a kernel on paper, and where NVRTC is found, all of them compile.
+#[test]
+fn every_graph_has_kernels() {
+    let mut texts = BTreeSet::new();
+    for path in graphs("tests/models").into_iter().chain(graphs("tests/in")) {
+        let source = open(&path);
+        for graph in [&source, &fused(&source)] {
+            match Plan::new(graph, &given(graph, 7), &OnPaper) {
+                Ok(plan) => texts.extend(plan.texts()),
+                Err(e) if e.kind == ErrorKind::Shape => {}
+                Err(e) => panic!("{}: {e}", path.display()),
+            }
+        }
+    }
+    let compiler = match Compiler::load() {
+        Ok(compiler) => compiler,
+        Err(e) => {
+            let _ = writeln!(io::stderr(), "skipped: {e}");
+            return;
+        }
+    };
+    let texts: Vec<Arc<str>> = texts.into_iter().collect();
+    let failed = Mutex::new(Vec::new());
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, std::num::NonZero::get) {
+            scope.spawn(|| {
+                while let Some(text) = texts.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if let Err(e) = compiler.compile(text, "sm_90") {
+                        failed.lock().unwrap().push(format!("{e}\n{text}"));
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().unwrap();
+    let message = failed.first().map_or("", String::as_str);
+    assert!(failed.is_empty(), "{} of {} do not compile, the first: {message}", failed.len(), texts.len());
+    assert!(texts.len() > 50, "{}", texts.len());
+}
+
+/// What a node asks for that depends on data is named before anything runs, and so is every op without a kernel.
+#[test]
+fn what_cannot_run_is_named() {
+    let refused = |text: &str| {
+        let mut graph = ir::text::parse(text, &mut |w| panic!("{}", w.name)).unwrap();
+        infer::infer(&mut graph).unwrap();
+        Plan::new(&graph, &given(&graph, 7), &OnPaper).unwrap_err().to_string()
+    };
+    let said = refused(NON_ZERO);
+    assert!(said.contains("node `some`") && said.contains("depend on data"), "{said}");
+    let said = refused(SHAPE_OF_DATA);
+    assert!(said.contains("node `y`") && said.contains("depends on data"), "{said}");
+}
+
+/// The mask is made on the host, three elementwise nodes are one kernel, and what is not read is not planned.
+#[test]
+fn masks_are_made_on_the_host_and_chains_are_one_kernel() {
+    let mut graph = ir::text::parse(MASKED, &mut |w| panic!("{}", w.name)).unwrap();
+    infer::infer(&mut graph).unwrap();
+    let plan = Plan::new(&graph, &given(&graph, 12), &OnPaper).unwrap();
+    let steps: Vec<(String, usize)> = plan.list().into_iter().map(|s| (s.op, s.nodes)).collect();
+    let want = [("matmul", 1), ("transpose", 1), ("matmul", 1), ("mul add tanh", 3)];
+    assert_eq!(steps, want.map(|(op, nodes)| (op.to_owned(), nodes)));
+    // y, its transpose and the scores; the result is the caller's.
+    let (y, scores) = (12 * 64 * 4, 12 * 12 * 4u64);
+    assert_eq!(plan.arena().bytes, 2 * y + scores.next_multiple_of(256));
+    assert_eq!(plan.arena().bytes, plan.arena().lower_bound);
+}
