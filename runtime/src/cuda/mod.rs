@@ -13,9 +13,11 @@ pub mod exec;
 mod fused_norm;
 mod graph;
 mod kernel;
+mod library;
 pub mod measure;
 mod nvrtc;
 pub mod ops;
+pub mod product;
 pub mod regimes;
 mod shape;
 mod source;
@@ -37,4 +39,4 @@ pub use source::{Params, scratch_bytes};
 pub use supports::supports;
 
 /// The environment variables that are read here.
-pub const VARIABLES: [&str; 2] = [NVRTC_VARIABLE, CACHE_VARIABLE];
+pub const VARIABLES: [&str; 3] = [NVRTC_VARIABLE, CACHE_VARIABLE, product::VARIABLE];

@@ -1,10 +1,7 @@
 //! Compiling CUDA C++ through NVRTC, which needs no GPU and no compiler, only its own library.
 
 use std::{
-    env,
     ffi::{CStr, CString, c_char, c_int},
-    fs,
-    path::{Path, PathBuf},
     ptr,
     sync::OnceLock,
 };
@@ -14,11 +11,22 @@ use normfuse_ir::{Error, ErrorKind, Result};
 
 use super::{
     cache::{Cache, Key},
+    library::Library,
     source::HEADERS,
 };
 
 /// The variable that names the library, or a folder that has it.
 pub const VARIABLE: &str = "NORMFUSE_NVRTC";
+
+const LIBRARY: Library = Library {
+    name: "NVRTC",
+    file: "libnvrtc.so",
+    opens: Some("libnvrtc-builtins.so"),
+    purpose: "to compile kernels",
+    variable: VARIABLE,
+    package: "nvidia-cuda-nvrtc",
+    folder: "cuda_nvrtc",
+};
 
 /// What keeps the bits: no contraction of products and sums, no flushing of denormals, IEEE division and roots.
 const OPTIONS: [&str; 7] = [
@@ -75,8 +83,9 @@ impl Compiler {
     /// `Unsupported` with every place that was looked at.
     pub fn load() -> Result<Self> {
         static LOADED: OnceLock<std::result::Result<(), String>> = OnceLock::new();
-        let loaded = LOADED.get_or_init(load);
-        loaded.as_ref().map(|()| Self(())).map_err(|places| missing(places))
+        // SAFETY: it opens and closes a library of a known name, whose constructors are safe to run.
+        let loaded = LOADED.get_or_init(|| LIBRARY.load(|| unsafe { sys::is_culib_present() }));
+        loaded.as_ref().map(|()| Self(())).map_err(|places| LIBRARY.missing(places))
     }
 
     /// Major and minor version.
@@ -185,115 +194,4 @@ fn check(result: sys::nvrtcResult, call: &str) -> Result<()> {
         return Ok(());
     }
     Err(Error::new(ErrorKind::Unsupported, format!("{call} failed: {result:?}")))
-}
-
-fn missing(places: &str) -> Error {
-    let message = format!("NVRTC is needed to compile kernels; looked for libnvrtc.so in {places}");
-    Error::new(ErrorKind::Unsupported, message)
-        .hint(format!("`pip install nvidia-cuda-nvrtc`, or name the library in {VARIABLE}"))
-}
-
-/// Where the library was looked for in vain: by the loader, then in these folders.
-fn searched(folders: &[String]) -> String {
-    if folders.is_empty() {
-        return "the loader's path; no folder of CUDA or of a Python environment is there to look in".into();
-    }
-    format!("the loader's path, {}", folders.join(", "))
-}
-
-/// Loads the library for good. Once it is, the bindings find it by its name, wherever it was.
-fn load() -> std::result::Result<(), String> {
-    let mut places = Vec::new();
-    let mut tried = |path: &Path| {
-        places.push(path.display().to_string());
-        newest(path).is_some_and(|file| keep(&file))
-    };
-    let named = env::var_os(VARIABLE).map(PathBuf::from);
-    if let Some(path) = &named {
-        if !tried(path) {
-            return Err(format!("{} (as {VARIABLE} says)", path.display()));
-        }
-    } else {
-        // SAFETY: it opens and closes a library of a known name, whose constructors are safe to run.
-        let by_loader = unsafe { sys::is_culib_present() };
-        if !by_loader && !folders().iter().any(|folder| tried(folder)) {
-            return Err(searched(&places));
-        }
-    }
-    // SAFETY: as above.
-    if unsafe { sys::is_culib_present() } {
-        Ok(())
-    } else {
-        Err(format!("{} (a version that is unknown here)", places.join(", ")))
-    }
-}
-
-/// The library itself, or the newest one in a folder.
-fn newest(path: &Path) -> Option<PathBuf> {
-    if path.is_file() { Some(path.to_owned()) } else { newest_of(path, "libnvrtc.so") }
-}
-
-fn newest_of(folder: &Path, prefix: &str) -> Option<PathBuf> {
-    let mut found = children(folder, prefix);
-    found.sort_by_key(|p| p.as_os_str().len());
-    found.pop()
-}
-
-/// Loads a library for good, after the one that it opens by name: that is beside it, where the loader may not look.
-fn keep(file: &Path) -> bool {
-    // SAFETY: the files are NVIDIA's libraries by their names, whose constructors are safe to run.
-    let open = |file: &Path| unsafe { libloading::Library::new(file) }.map(std::mem::forget).is_ok();
-    if let Some(builtins) = file.parent().and_then(|folder| newest_of(folder, "libnvrtc-builtins.so")) {
-        // An old version has none, and a new one that lacks it says so when it compiles.
-        let _ = open(&builtins);
-    }
-    open(file)
-}
-
-/// Folders that may have the library, besides those of the loader.
-fn folders() -> Vec<PathBuf> {
-    let mut all = Vec::new();
-    let homes = ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(env::var_os).map(PathBuf::from);
-    for home in homes.chain([PathBuf::from("/usr/local/cuda")]) {
-        all.extend(["lib64", "lib", "targets/x86_64-linux/lib"].map(|sub| home.join(sub)));
-    }
-    let environments = ["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().filter_map(env::var_os).map(PathBuf::from);
-    let system = ["/usr/local", "/usr"].map(PathBuf::from);
-    for root in environments.chain(system) {
-        for python in children(&root.join("lib"), "python3") {
-            for site in ["site-packages", "dist-packages"] {
-                let nvidia = python.join(site).join("nvidia");
-                all.extend(["cu13", "cu12", "cuda_nvrtc"].map(|sub| nvidia.join(sub).join("lib")));
-            }
-        }
-    }
-    all.retain(|folder| folder.is_dir());
-    all
-}
-
-fn children(folder: &Path, prefix: &str) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut all: Vec<PathBuf> =
-        entries.filter(|e| e.file_name().to_string_lossy().starts_with(prefix)).map(|e| e.path()).collect();
-    all.sort();
-    all
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_error_lists_the_folders_or_says_that_there_are_none() {
-        let said = |folders: &[&str]| {
-            let folders: Vec<String> = folders.iter().map(ToString::to_string).collect();
-            missing(&searched(&folders)).to_string()
-        };
-        let (none, two) = (said(&[]), said(&["/opt/cuda/lib64", "/venv/nvidia/cu13/lib"]));
-        let hint = " (`pip install nvidia-cuda-nvrtc`, or name the library in NORMFUSE_NVRTC)";
-        let begins = "NVRTC is needed to compile kernels; looked for libnvrtc.so in the loader's path";
-        let reason = "; no folder of CUDA or of a Python environment is there to look in";
-        assert_eq!(none, format!("{begins}{reason}{hint}"));
-        assert_eq!(two, format!("{begins}, /opt/cuda/lib64, /venv/nvidia/cu13/lib{hint}"));
-    }
 }
