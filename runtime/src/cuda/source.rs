@@ -22,7 +22,7 @@ pub const ENTRY: &str = "fused_norm";
 pub const PASSES: [&str; 2] = ["fused_norm_measure", "fused_norm_apply"];
 
 /// The files that the text includes, by the names that it includes them by.
-pub const HEADERS: [(&str, &str); 13] = [
+pub const HEADERS: [(&str, &str); 14] = [
     ("num.cuh", include_str!("../../kernels/num.cuh")),
     ("row.cuh", include_str!("../../kernels/row.cuh")),
     ("layout.cuh", include_str!("../../kernels/layout.cuh")),
@@ -36,6 +36,7 @@ pub const HEADERS: [(&str, &str); 13] = [
     ("group.cuh", include_str!("../../kernels/group.cuh")),
     ("move.cuh", include_str!("../../kernels/move.cuh")),
     ("linear.cuh", include_str!("../../kernels/linear.cuh")),
+    ("integer.cuh", include_str!("../../kernels/integer.cuh")),
 ];
 
 /// The kernel's one parameter, all of 8 bytes: pointers of the operands, their row strides in elements (0 where an

@@ -63,7 +63,7 @@ pub trait Backend: Send + Sync {
 
 /// True for the ops that [`Backend::product`] computes.
 pub fn is_product(op: &Op) -> bool {
-    matches!(op, Op::MatMul | Op::Gemm { .. } | Op::MatMulInteger)
+    matches!(op, Op::MatMul | Op::Gemm { .. })
 }
 
 /// Plans without a GPU: what products there are is not asked, and scratch of theirs is not counted.

@@ -9,6 +9,7 @@ mod attention;
 mod chain;
 mod copy;
 mod groups;
+mod integer;
 mod norm;
 mod pick;
 mod place;
@@ -162,9 +163,7 @@ pub fn is_elementwise(op: &Op) -> bool {
 pub fn supports(op: &Op) -> std::result::Result<(), String> {
     match op {
         Op::NonZero => Err("has as many results as its operand's data say, which no kernel can be planned for".into()),
-        Op::MatMul | Op::Gemm { .. } | Op::MatMulInteger => {
-            Err("is a product, which no kernel of single ops computes".into())
-        }
+        Op::MatMul | Op::Gemm { .. } => Err("is a product, which no kernel of single ops computes".into()),
         Op::Attention(_) => Err("is products and a softmax, which are planned one by one".into()),
         Op::Quantize(_) | Op::FusedNorm(_) => Err("is a fused op, which has kernels of its own".into()),
         Op::Shape { .. } | Op::Size => Err("depends on no data, and is known once sizes are".into()),
@@ -191,7 +190,9 @@ pub fn lower(call: &Call<'_>) -> Result<Lowered> {
     if is_elementwise(call.op) {
         return lower_elementwise(call);
     }
-    for family in [reduce::lower, norm::lower, quantise::lower, copy::lower, pick::lower, scatter::lower] {
+    for family in
+        [reduce::lower, norm::lower, quantise::lower, integer::lower, copy::lower, pick::lower, scatter::lower]
+    {
         if let Some(lowered) = family(call)? {
             return Ok(lowered);
         }
