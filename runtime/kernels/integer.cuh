@@ -1,6 +1,6 @@
 // Exact products of 8-bit integers, in i32. See normfuse_ir::eval::linear for the semantics.
 #pragma once
-#include "num.cuh"
+#include "row.cuh"
 
 // A block of 256 threads has a tile of 64 x 64 results, a thread 4 x 4 of them; sums are taken 16 at a time.
 constexpr int TILE = 64, OWN = 4, SUMS = 16;

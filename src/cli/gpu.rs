@@ -4,10 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use normfuse::{
-    cuda::{
-        Compiler, Device,
-        exec::{Executable, WithoutProducts},
-    },
+    cuda::{Compiler, Device, exec::Executable, product::Products},
     ir::Graph,
 };
 
@@ -20,7 +17,7 @@ use super::{
 pub fn load(graph: &Arc<Graph>, path: &Path, gpu: usize) -> Result<Executable> {
     let device = Device::open(gpu).map_err(usage)?;
     let compiler = Compiler::load().map_err(usage)?;
-    let executable = Executable::load(graph.clone(), &device, compiler, Box::new(WithoutProducts));
+    let executable = Executable::load(graph.clone(), &device, compiler, Box::new(Products::new(&device)));
     let bar = ProgressBar::new(0);
     if let Ok(style) = ProgressStyle::with_template("weights {bar:30} {bytes}/{total_bytes} {bytes_per_sec}") {
         bar.set_style(style);

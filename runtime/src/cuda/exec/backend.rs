@@ -88,13 +88,3 @@ impl Backend for OnPaper {
         Ok(Arc::new(NoProduct))
     }
 }
-
-/// Kernels, and no products: a graph that has any is refused.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct WithoutProducts;
-
-impl Backend for WithoutProducts {
-    fn product(&self, call: &Call<'_>) -> Result<Arc<dyn Product>> {
-        Err(Error::new(ErrorKind::Unsupported, format!("`{}` has no product on the GPU", call.op.name())))
-    }
-}

@@ -19,7 +19,7 @@ mod views;
 mod weights;
 
 pub use arena::{ALIGNMENT, Arena, Block};
-pub use backend::{Backend, OnPaper, Product, WithoutProducts};
+pub use backend::{Backend, OnPaper, Product};
 pub use bound::{Bound, Timed};
 pub use concrete::{Given, host_inputs, is_small};
 pub use executable::{Executable, given};

@@ -179,8 +179,10 @@ pub enum Addend {
 /// f64), and rounded once.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Problem {
-    /// Of all matrices: f16, bf16, f32 or f64.
+    /// Of the operands: f16, bf16, f32 or f64.
     pub dtype: DType,
+    /// Of the result and of what is added: the same, or f32.
+    pub result: DType,
     /// Rows of the result.
     pub m: usize,
     /// Length of the sums, at least 1.
@@ -236,22 +238,26 @@ pub struct Matmul {
 }
 
 impl Problem {
-    fn element(&self) -> Result<(Element, Compute)> {
-        Ok(match self.dtype {
-            DType::F16 => (Element::CUDA_R_16F, Compute::CUBLAS_COMPUTE_32F),
-            DType::BF16 => (Element::CUDA_R_16BF, Compute::CUBLAS_COMPUTE_32F),
-            DType::F32 => (Element::CUDA_R_32F, Compute::CUBLAS_COMPUTE_32F),
-            DType::F64 => (Element::CUDA_R_64F, Compute::CUBLAS_COMPUTE_64F),
+    /// Elements of operands and of the result, and what sums are computed in.
+    fn elements(&self) -> Result<(Element, Element, Compute)> {
+        let element = |dtype| match dtype {
+            DType::F16 => Ok(Element::CUDA_R_16F),
+            DType::BF16 => Ok(Element::CUDA_R_16BF),
+            DType::F32 => Ok(Element::CUDA_R_32F),
+            DType::F64 => Ok(Element::CUDA_R_64F),
             other => {
                 let message = format!("expected a product of f16, bf16, f32 or f64, found {other}");
-                return Err(Error::new(ErrorKind::Unsupported, message));
+                Err(Error::new(ErrorKind::Unsupported, message))
             }
-        })
+        };
+        let wide = self.dtype == DType::F64;
+        let compute = if wide { Compute::CUBLAS_COMPUTE_64F } else { Compute::CUBLAS_COMPUTE_32F };
+        Ok((element(self.dtype)?, element(self.result)?, compute))
     }
 
     /// With the row that is added at this address.
     fn describe(&self, row: u64) -> Result<Desc> {
-        let (element, compute) = self.element()?;
+        let (_, element, compute) = self.elements()?;
         let scale = if self.dtype == DType::F64 { Element::CUDA_R_64F } else { Element::CUDA_R_32F };
         let made = result::create_matmul_desc(compute, scale).map_err(|e| failed("cublasLtMatmulDescCreate", e))?;
         let desc = Desc(made);
@@ -274,7 +280,7 @@ impl Matmul {
     /// `Unsupported` for a dtype that has no product, or with what the library says.
     pub fn new(handle: &Arc<Handle>, problem: Problem) -> Result<Self> {
         let Problem { m, k, n, trans_a, trans_b, .. } = problem;
-        let (element, _) = problem.element()?;
+        let (element, made, _) = problem.elements()?;
         let count = i32::try_from(problem.count).map_err(|_| {
             Error::new(ErrorKind::Shape, format!("expected at most 2^31 products, found {}", problem.count))
         })?;
@@ -282,7 +288,7 @@ impl Matmul {
         let left = Layout::new(element, rows, columns, count, problem.b_step)?;
         let (rows, columns) = if trans_a { (m, k) } else { (k, m) };
         let right = Layout::new(element, rows, columns, count, problem.a_step)?;
-        let result = Layout::new(element, n, m, count, m * n)?;
+        let result = Layout::new(made, n, m, count, m * n)?;
         // Where the row lies does not matter yet, but it is somewhere.
         let desc = problem.describe(256)?;
         let preference = Preference::new(problem.alignment)?;

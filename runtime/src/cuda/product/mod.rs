@@ -7,7 +7,7 @@
 mod lt;
 mod sizes;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use cudarc::driver::{result, sys::CUstream};
 use normfuse_ir::{DType, Error, ErrorKind, Op, Result};
@@ -22,27 +22,34 @@ use super::{
     ops::Call,
 };
 
-/// What plans products for one GPU, and kernels as [`super::ops`] has them.
+/// What plans products for one GPU, and kernels as [`super::ops`] has them. cuBLASLt is loaded when the first product is planned: a
+/// graph without any runs where it is missing.
 #[derive(Debug, Clone)]
 pub struct Products {
     device: Device,
-    handle: Arc<Handle>,
+    handle: OnceLock<Arc<Handle>>,
 }
 
 impl Products {
-    /// Loads cuBLASLt.
-    ///
-    /// # Errors
-    /// `Unsupported` with every place where the library was looked for, or what it says.
-    pub fn new(device: &Device) -> Result<Self> {
-        device.bind()?;
-        Ok(Self { device: device.clone(), handle: Arc::new(Handle::new()?) })
+    /// For a GPU.
+    pub fn new(device: &Device) -> Self {
+        Self { device: device.clone(), handle: OnceLock::new() }
+    }
+
+    fn handle(&self) -> Result<&Arc<Handle>> {
+        if let Some(handle) = self.handle.get() {
+            return Ok(handle);
+        }
+        let made = Arc::new(Handle::new()?);
+        // Of two that are made at the same time, one stays.
+        Ok(self.handle.get_or_init(|| made))
     }
 
     /// Plans a `MatMul` or a `Gemm`.
     ///
     /// # Errors
-    /// `Unsupported` with the dtypes or sizes that there is no product for, `Shape` for operands that do not fit one another.
+    /// `Unsupported` with the dtypes or sizes that there is no product for, or every place where cuBLASLt was looked for; `Shape` for
+    /// operands that do not fit one another.
     pub fn plan(&self, call: &Call<'_>) -> Result<Planned> {
         let task = Task::of(call)?;
         self.device.bind()?;
@@ -51,7 +58,8 @@ impl Products {
             for run in &task.sizes.runs {
                 let problem = task.problem(run);
                 let same = launches.iter().find(|(r, _)| task.problem(r) == problem).map(|(_, made)| made.clone());
-                let made = same.map_or_else(|| Matmul::new(&self.handle, problem).map(Arc::new), Ok)?;
+                let new = || Matmul::new(self.handle()?, problem).map(Arc::new);
+                let made = same.map_or_else(new, Ok)?;
                 launches.push((*run, made));
             }
         }
@@ -69,6 +77,7 @@ impl Backend for Products {
 #[derive(Debug, Clone)]
 struct Task {
     dtype: DType,
+    result: DType,
     sizes: Sizes,
     trans: (bool, bool),
     alpha: f32,
@@ -84,14 +93,18 @@ impl Task {
         let missing = || Error::new(ErrorKind::Structure, format!("`{}` lacks an operand", call.op.name()));
         let (a, b) = operand(0).zip(operand(1)).ok_or_else(missing)?;
         let out = call.outputs.first().ok_or_else(missing)?;
-        let dtypes = [Some(a), Some(b), operand(2), Some(out)];
-        if let Some(other) = dtypes.into_iter().flatten().find(|t| t.dtype != a.dtype) {
-            let message = format!("a product of {} with {} has no form on the GPU", a.dtype, other.dtype);
+        // A result may keep the f32 of its sums.
+        let kept = out.dtype == DType::F32 && matches!(a.dtype, DType::F16 | DType::BF16);
+        let fits =
+            b.dtype == a.dtype && (out.dtype == a.dtype || kept) && operand(2).is_none_or(|c| c.dtype == out.dtype);
+        if !fits {
+            let message = format!("a product of {} and {} to {} has no form on the GPU", a.dtype, b.dtype, out.dtype);
             return Err(Error::new(ErrorKind::Unsupported, message));
         }
         let bytes = normfuse_ir::tensor::byte_len(out.dtype, &out.shape)?;
         let plain = |sizes| Self {
             dtype: a.dtype,
+            result: out.dtype,
             sizes,
             trans: (false, false),
             alpha: 1.0,
@@ -134,13 +147,16 @@ impl Task {
     }
 
     fn problem(&self, run: &Run) -> Problem {
-        let size = self.dtype.bits() / 8;
+        let (size, made) = (self.dtype.bits() / 8, self.result.bits() / 8);
         // Operands begin at multiples of 16; products after the first lie where they lie.
-        let steps = if run.count > 1 { [run.a_step, run.b_step, self.sizes.m * self.sizes.n] } else { [0; 3] };
-        let offsets = [run.a, run.b, run.d].into_iter().chain(steps).map(|n| n * size);
+        let several = usize::from(run.count > 1);
+        let steps = [run.a_step, run.b_step].map(|n| n * size * several);
+        let results = [run.d, self.sizes.m * self.sizes.n * several].map(|n| n * made);
+        let offsets = [run.a, run.b].map(|n| n * size).into_iter().chain(steps).chain(results);
         let alignment = offsets.filter(|n| *n > 0).map(|n| 1 << n.trailing_zeros().min(4)).min().unwrap_or(16);
         Problem {
             dtype: self.dtype,
+            result: self.result,
             m: self.sizes.m,
             k: self.sizes.k,
             n: self.sizes.n,
@@ -180,9 +196,10 @@ impl Product for Planned {
             let done = unsafe { result::memset_d8_async(d, 0, self.task.bytes, stream) };
             return done.map_err(|e| failed("cuMemsetD8Async", e));
         }
-        let size = (self.task.dtype.bits() / 8) as u64;
+        let [size, made] = [self.task.dtype, self.task.result].map(|d| (d.bits() / 8) as u64);
         for (run, product) in &self.launches {
-            let [a, b, d] = [(a, run.a), (b, run.b), (d, run.d)].map(|(at, n)| at + n as u64 * size);
+            let [a, b] = [(a, run.a), (b, run.b)].map(|(at, n)| at + n as u64 * size);
+            let d = d + run.d as u64 * made;
             // SAFETY: as the caller says; each run lies in its operands.
             unsafe { product.launch(stream, At { a, b, c, d, scratch }) }?;
         }

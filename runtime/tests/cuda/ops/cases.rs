@@ -445,3 +445,28 @@ pub fn quantisers() -> Vec<Case> {
     assert!(NARROW.iter().any(|d| all.iter().any(|c| c.inputs[0].as_ref().unwrap().dtype() == *d)));
     all
 }
+
+/// Products of 8-bit integers: tiles that are whole and that are not, batches, and zero points of every form.
+pub fn integer_products() -> Vec<Case> {
+    let mut all = Vec::new();
+    let sizes: [(&[usize], &[usize]); 6] = [
+        (&[64, 32], &[32, 64]),
+        (&[3, 65, 17], &[17, 130]),
+        (&[2, 1, 5, 7], &[3, 7, 4]),
+        (&[9], &[9]),
+        (&[2, 4, 0], &[0, 3]),
+        (&[1, 300], &[300, 1]),
+    ];
+    for (a, b) in [(DType::I8, DType::I8), (DType::U8, DType::I8), (DType::I8, DType::U8), (DType::U8, DType::U8)] {
+        for (left, right) in sizes {
+            let (x, y) = (noise(a, left, 3), noise(b, right, 4));
+            let lines = [left.iter().rev().nth(1).copied().unwrap_or(1), right.last().copied().unwrap_or(1)];
+            let columns = if right.len() == 1 { 1 } else { lines[1] };
+            let one = |dtype| noise(dtype, &[1], 8);
+            all.push(Case::new(Op::MatMulInteger, [x.clone(), y.clone()]));
+            all.push(Case::new(Op::MatMulInteger, [x.clone(), y.clone(), one(a), one(b)]));
+            all.push(Case::new(Op::MatMulInteger, [x, y, noise(a, &[lines[0]], 5), noise(b, &[columns], 6)]));
+        }
+    }
+    all
+}

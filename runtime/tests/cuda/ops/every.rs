@@ -7,7 +7,7 @@ use normfuse_runtime::cuda::ops::Launch;
 use super::{cases, compare, compile, ready};
 
 /// Texts of a family that are compiled where there may be no GPU; a GPU's tests compile all.
-const SHARE: usize = 24;
+const SHARE: usize = 8;
 
 /// So many texts, spread over all of them; all with `OPS=all`.
 fn share<'a>(launches: impl Iterator<Item = &'a Launch>) -> impl Iterator<Item = &'a Launch> {
@@ -36,7 +36,7 @@ macro_rules! families {
     )*};
 }
 
-families! { unary binary casts reductions rows_of_floats movement indices quantisers }
+families! { unary binary casts reductions rows_of_floats movement indices quantisers integer_products }
 
 #[test]
 fn blackwell_compiles_too() {
