@@ -150,6 +150,7 @@ These switch no rule, and are read where kernels are compiled.
 | variable | what it says |
 |---|---|
 | `NORMFUSE_NVRTC` | the library that compiles kernels, or the folder that has it |
+| `NORMFUSE_CUBLASLT` | the library that multiplies matrices on a GPU, or the folder that has it |
 | `NORMFUSE_CUDA_CACHE` | the folder of compiled kernels, or `off`; else `normfuse` under `XDG_CACHE_HOME`, or under `~/.cache` |
 ",
     );
