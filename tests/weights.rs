@@ -120,6 +120,24 @@ fn a_program_gets_its_weights_and_what_was_written_points_at_them() {
     assert!(told.contains("reads model.norm.weight: 1 bound\n"), "{told}");
 }
 
+/// `verify` binds the checkpoint to the model. What was written keeps its own data, or a wrong weight would be mended before
+/// anybody compares.
+#[test]
+fn a_weight_that_was_written_wrong_is_compared_as_it_was_written() {
+    let disk = Disk::new();
+    let mut wrong = weights();
+    wrong[0].1 = Tensor::from_f32(&[8], &[1.0; 8]);
+    let wrong = disk.save("wrong.safetensors", &wrong);
+    disk.compile(&["--weights", s(&wrong)]).code(0);
+    let (m, out) = (disk.path("m.pt2"), disk.path("out.onnx"));
+    let file = disk.save("w.safetensors", &weights());
+    normfuse(["verify", s(&m), s(&out), "--weights", s(&file)]).code(1).says("first site that differs");
+    normfuse(["verify", s(&m), s(&out), "--weights", s(&wrong)]).code(0);
+    // What was written without data gets the checkpoint's.
+    disk.compile(&[]).code(0);
+    normfuse(["verify", s(&m), s(&out), "--weights", s(&file)]).code(0);
+}
+
 #[test]
 fn without_weights_the_report_says_so() {
     let disk = Disk::new();

@@ -30,7 +30,7 @@ pub struct Rules {
     /// Parameters that are scales of quantised values.
     pub scales: Vec<String>,
     /// The graph is a compiled form of one that the checkpoint was bound to: parameters that went into other values, and
-    /// tensors of the checkpoint that it does not have, are no fault.
+    /// tensors of the checkpoint that it does not have, are no fault, and what it has data for keeps it.
     pub compiled: bool,
 }
 
@@ -181,6 +181,11 @@ impl<'a> Binder<'a> {
             if !same_type || also.region.data.bytes() != stored.region.data.bytes() {
                 self.misfit.add(Wrong::Tied, &p.name, format!("which `{name}` and `{other}` both are and differ"));
             }
+        }
+        // Otherwise a comparison would not see what the compiled graph itself has.
+        if let Some(value) = slot.value.filter(|_| self.rules.compiled && has_data) {
+            bound.kept.push(self.graph.value(value).name.clone());
+            return Ok(None);
         }
         let Some(value) = slot.value else {
             if p.unread {

@@ -162,5 +162,11 @@ fn a_graph_in_text_still_knows_its_parameters() {
     let all = [("m.w", f32s(&[2], &[3., 4.])), ("m.scale", f32s(&[1], &[3.]))];
     let e = bound(&mut g, &all, &Rules::default()).unwrap_err();
     assert!(e.contains("gone from the graph: m.scale"), "{e}");
-    assert_eq!(bound(&mut g, &all, &Rules { compiled: true, ..Rules::default() }).unwrap().bound, 1);
+    // What was compiled keeps the data that it has.
+    let other = [("m.w", f32s(&[2], &[5., 6.]))];
+    let b = bound(&mut g, &other, &Rules { compiled: true, ..Rules::default() }).unwrap();
+    assert_eq!((b.bound, b.kept), (0, vec!["m.w".to_owned()]));
+    assert_eq!(run(&g, &[f32s(&[2], &[1., 1.])]), [3., 4.]);
+    let b = bound(&mut g, &all, &Rules { compiled: true, ..Rules::default() }).unwrap();
+    assert_eq!((b.bound, b.kept.len()), (0, 1));
 }
