@@ -74,6 +74,40 @@ pub enum UnaryOp {
     IsInf,
 }
 
+impl UnaryOp {
+    /// All that there are.
+    pub const ALL: [Self; 28] = [
+        Self::Identity,
+        Self::Abs,
+        Self::Neg,
+        Self::Sign,
+        Self::Sqrt,
+        Self::Reciprocal,
+        Self::Rsqrt,
+        Self::Exp,
+        Self::Exp2,
+        Self::Log,
+        Self::Log2,
+        Self::Sin,
+        Self::Cos,
+        Self::Tanh,
+        Self::Erf,
+        Self::Sigmoid,
+        Self::Silu,
+        Self::Gelu,
+        Self::GeluTanh,
+        Self::Relu,
+        Self::Softplus,
+        Self::Floor,
+        Self::Ceil,
+        Self::Round,
+        Self::Not,
+        Self::BitwiseNot,
+        Self::IsNan,
+        Self::IsInf,
+    ];
+}
+
 /// Two-operand elementwise ops with multidirectional (numpy) broadcasting; both operands have one dtype.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -122,6 +156,34 @@ pub enum BinaryOp {
     ShiftLeft,
     /// Of unsigned integers.
     ShiftRight,
+}
+
+impl BinaryOp {
+    /// All that there are.
+    pub const ALL: [Self; 22] = [
+        Self::Add,
+        Self::Sub,
+        Self::Mul,
+        Self::Div,
+        Self::Pow,
+        Self::Max,
+        Self::Min,
+        Self::Mod,
+        Self::Fmod,
+        Self::And,
+        Self::Or,
+        Self::Xor,
+        Self::Equal,
+        Self::Less,
+        Self::LessOrEqual,
+        Self::Greater,
+        Self::GreaterOrEqual,
+        Self::BitwiseAnd,
+        Self::BitwiseOr,
+        Self::BitwiseXor,
+        Self::ShiftLeft,
+        Self::ShiftRight,
+    ];
 }
 
 /// What a reduction computes.

@@ -7,65 +7,9 @@ use normfuse_ir::{
 
 use crate::check::{KINDS, Kind, check, tensor};
 
-const UNARY: [UnaryOp; 28] = [
-    UnaryOp::Identity,
-    UnaryOp::Abs,
-    UnaryOp::Neg,
-    UnaryOp::Sign,
-    UnaryOp::Sqrt,
-    UnaryOp::Reciprocal,
-    UnaryOp::Rsqrt,
-    UnaryOp::Exp,
-    UnaryOp::Exp2,
-    UnaryOp::Log,
-    UnaryOp::Log2,
-    UnaryOp::Sin,
-    UnaryOp::Cos,
-    UnaryOp::Tanh,
-    UnaryOp::Erf,
-    UnaryOp::Sigmoid,
-    UnaryOp::Silu,
-    UnaryOp::Gelu,
-    UnaryOp::GeluTanh,
-    UnaryOp::Relu,
-    UnaryOp::Softplus,
-    UnaryOp::Floor,
-    UnaryOp::Ceil,
-    UnaryOp::Round,
-    UnaryOp::Not,
-    UnaryOp::BitwiseNot,
-    UnaryOp::IsNan,
-    UnaryOp::IsInf,
-];
-
-const BINARY: [BinaryOp; 22] = [
-    BinaryOp::Add,
-    BinaryOp::Sub,
-    BinaryOp::Mul,
-    BinaryOp::Div,
-    BinaryOp::Pow,
-    BinaryOp::Max,
-    BinaryOp::Min,
-    BinaryOp::Mod,
-    BinaryOp::Fmod,
-    BinaryOp::And,
-    BinaryOp::Or,
-    BinaryOp::Xor,
-    BinaryOp::Equal,
-    BinaryOp::Less,
-    BinaryOp::LessOrEqual,
-    BinaryOp::Greater,
-    BinaryOp::GreaterOrEqual,
-    BinaryOp::BitwiseAnd,
-    BinaryOp::BitwiseOr,
-    BinaryOp::BitwiseXor,
-    BinaryOp::ShiftLeft,
-    BinaryOp::ShiftRight,
-];
-
 #[test]
 fn unary_ops_have_the_reference_bits() {
-    for op in UNARY {
+    for op in UnaryOp::ALL {
         for dtype in DType::ALL {
             for (seed, kind) in KINDS.into_iter().enumerate() {
                 check(&Op::Unary(op), &[Some(&tensor(dtype, &[7, 31], kind, seed as u64))]);
@@ -81,7 +25,7 @@ fn unary_ops_have_the_reference_bits() {
 fn binary_ops_have_the_reference_bits() {
     let shapes: [(&[usize], &[usize]); 5] =
         [(&[3, 17], &[3, 17]), (&[3, 17], &[]), (&[17], &[3, 1]), (&[2, 1, 5], &[4, 1]), (&[0, 3], &[3])];
-    for op in BINARY {
+    for op in BinaryOp::ALL {
         for dtype in DType::ALL {
             for (seed, (a, b)) in shapes.into_iter().enumerate() {
                 for kind in [Kind::Hostile, Kind::Bits] {
@@ -114,7 +58,7 @@ fn powers_of_two_kinds() {
 fn operands_must_agree() {
     let (f32s, bf16s) = (tensor(DType::F32, &[4], Kind::Tame, 1), tensor(DType::BF16, &[4], Kind::Tame, 1));
     let five = tensor(DType::F32, &[5], Kind::Tame, 1);
-    for op in BINARY {
+    for op in BinaryOp::ALL {
         check(&Op::Binary(op), &[Some(&f32s), Some(&five)]);
         if op != BinaryOp::Pow {
             check(&Op::Binary(op), &[Some(&f32s), Some(&bf16s)]);

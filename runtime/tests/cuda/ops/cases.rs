@@ -17,61 +17,6 @@ pub const INTS: [DType; 8] =
 const NARROW: [DType; 6] =
     [DType::F8E4M3FN, DType::F8E4M3FNUZ, DType::F8E5M2, DType::F8E5M2FNUZ, DType::F8E8M0, DType::F4E2M1];
 
-const UNARY: [UnaryOp; 28] = [
-    UnaryOp::Identity,
-    UnaryOp::Abs,
-    UnaryOp::Neg,
-    UnaryOp::Sign,
-    UnaryOp::Sqrt,
-    UnaryOp::Reciprocal,
-    UnaryOp::Rsqrt,
-    UnaryOp::Exp,
-    UnaryOp::Exp2,
-    UnaryOp::Log,
-    UnaryOp::Log2,
-    UnaryOp::Sin,
-    UnaryOp::Cos,
-    UnaryOp::Tanh,
-    UnaryOp::Erf,
-    UnaryOp::Sigmoid,
-    UnaryOp::Silu,
-    UnaryOp::Gelu,
-    UnaryOp::GeluTanh,
-    UnaryOp::Relu,
-    UnaryOp::Softplus,
-    UnaryOp::Floor,
-    UnaryOp::Ceil,
-    UnaryOp::Round,
-    UnaryOp::Not,
-    UnaryOp::BitwiseNot,
-    UnaryOp::IsNan,
-    UnaryOp::IsInf,
-];
-const BINARY: [BinaryOp; 22] = [
-    BinaryOp::Add,
-    BinaryOp::Sub,
-    BinaryOp::Mul,
-    BinaryOp::Div,
-    BinaryOp::Pow,
-    BinaryOp::Max,
-    BinaryOp::Min,
-    BinaryOp::Mod,
-    BinaryOp::Fmod,
-    BinaryOp::And,
-    BinaryOp::Or,
-    BinaryOp::Xor,
-    BinaryOp::Equal,
-    BinaryOp::Less,
-    BinaryOp::LessOrEqual,
-    BinaryOp::Greater,
-    BinaryOp::GreaterOrEqual,
-    BinaryOp::BitwiseAnd,
-    BinaryOp::BitwiseOr,
-    BinaryOp::BitwiseXor,
-    BinaryOp::ShiftLeft,
-    BinaryOp::ShiftRight,
-];
-
 /// Rows of every kind in turn.
 pub fn data(dtype: DType, shape: &[usize], seed: u64) -> Tensor {
     let mut rng = Rng::new(seed);
@@ -120,7 +65,7 @@ fn either(dtype: DType, shape: &[usize], seed: u64) -> Tensor {
 /// Every op of one operand on every dtype that it is defined for.
 pub fn unary() -> Vec<Case> {
     let mut all = Vec::new();
-    for op in UNARY {
+    for op in UnaryOp::ALL {
         for (i, dtype) in DType::ALL.into_iter().enumerate() {
             all.push(Case::new(Op::Unary(op), [either(dtype, &[15, 67], i as u64)]));
         }
@@ -139,7 +84,7 @@ pub fn unary() -> Vec<Case> {
 /// Every op of two operands on every dtype, of one shape, and broadcast.
 pub fn binary() -> Vec<Case> {
     let mut all = Vec::new();
-    for op in BINARY {
+    for op in BinaryOp::ALL {
         for (i, dtype) in DType::ALL.into_iter().enumerate() {
             let seed = i as u64;
             let second = |shape: &[usize]| {
