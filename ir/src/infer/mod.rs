@@ -326,8 +326,8 @@ pub(crate) fn check_size(ty: &Type) -> Result<()> {
     Ok(())
 }
 
-/// The contents of a constant, if it is small and of integers or bools.
-fn constant(t: &Tensor) -> Option<Box<[Dim]>> {
+/// The contents of a constant, if it has at most [`MAX_KNOWN`] elements and is of integers or bools that i64 holds.
+pub fn constant(t: &Tensor) -> Option<Box<[Dim]>> {
     if t.len() > MAX_KNOWN || !(t.dtype().is_int() || t.dtype() == DType::Bool) {
         return None;
     }

@@ -278,7 +278,7 @@ fn constant(tensor: &Tensor) -> Fact {
 
 /// What the host has.
 fn constant_of(tensor: &Tensor) -> Fact {
-    Fact { typed: Some(typed_of(tensor)), host: Some(tensor.clone()), known: contents(tensor), weights: Some(0) }
+    Fact { typed: Some(typed_of(tensor)), host: Some(tensor.clone()), known: infer::constant(tensor), weights: Some(0) }
 }
 
 fn input(given: &Given) -> Result<Fact> {
@@ -287,25 +287,6 @@ fn input(given: &Given) -> Result<Fact> {
         Some(bytes) => Ok(constant_of(&Tensor::from_bytes(dtype, shape, bytes.clone())?)),
         None => Ok(Fact { typed: Some(Typed { dtype, shape }), ..Fact::default() }),
     }
-}
-
-/// Integers of a small tensor, as inference follows them.
-fn contents(tensor: &Tensor) -> Option<Box<[Dim]>> {
-    (tensor.len() <= MAX_KNOWN).then(|| integers(tensor))?.map(|all| all.into_iter().map(Dim::from).collect())
-}
-
-/// The elements of a tensor of integers or bools that i64 holds.
-pub fn integers(tensor: &Tensor) -> Option<Vec<i64>> {
-    let dtype = tensor.dtype();
-    let wide = |bytes: &[u8]| {
-        let negative = dtype.is_signed_int() && bytes.last()? & 0x80 != 0;
-        let mut wide = [if negative { 0xff } else { 0 }; 8];
-        wide.get_mut(..bytes.len())?.copy_from_slice(bytes);
-        let v = i64::from_le_bytes(wide);
-        (dtype != DType::U64 || v >= 0).then_some(v)
-    };
-    let whole = (dtype.is_int() || dtype == DType::Bool) && dtype.bits() >= 8;
-    whole.then(|| tensor.bytes().chunks_exact(dtype.bits() / 8).map(wide).collect())?
 }
 
 fn as_type(fact: &Fact) -> Type {
