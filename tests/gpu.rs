@@ -1,20 +1,24 @@
 //! Whole graphs on a GPU against the CPU: every model of `tests/models` and every graph of `tests/in`, before and after fusion.
-//! Products are a plain kernel of this test, so that nothing but a GPU and NVRTC is needed. What is missing skips the tests, and
-//! says so on standard error.
+//! A missing GPU or NVRTC skips the tests, and says so on standard error; a missing cuBLASLt fails them.
+
+#[path = "common/graphs.rs"]
+mod files;
 
 use std::{
     collections::BTreeMap,
     io::{self, Write},
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, Mutex},
 };
 
 use normfuse::{
     cpu,
     cuda::{Compiler, Device, exec::Executable, product::Products},
-    formats::{ranges, tensors},
-    ir::{DType, Graph, Op, Tensor, body::bits_equal, eval, infer},
+    formats::tensors,
+    ir::{DType, Graph, Op, Tensor, body::bits_equal, eval},
 };
+
+use files::{graphs, input_shapes, open, root};
 
 /// What is there, or none, and the reason is said, past the harness, which would keep it to itself.
 fn gpu() -> Option<(Device, Compiler)> {
@@ -22,53 +26,12 @@ fn gpu() -> Option<(Device, Compiler)> {
     found.inspect_err(|e| _ = writeln!(io::stderr(), "skipped: {e}")).ok()
 }
 
-fn root() -> PathBuf {
-    std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from)
-}
-
-fn graphs(folder: &str) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    let mut folders = vec![root().join(folder)];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            let ends = |e: &str| path.extension().is_some_and(|x| x == e);
-            if path.is_dir() {
-                folders.push(path);
-            } else if ends("onnx") || ends("pt2") || ends("nf") {
-                found.push(path);
-            }
-        }
-    }
-    found.sort();
-    assert!(!found.is_empty());
-    found
-}
-
-fn open(path: &Path) -> Graph {
-    let mut graph = normfuse::open(path).unwrap();
-    infer::infer(&mut graph).unwrap();
-    graph
-}
-
 fn fused(graph: &Graph) -> Graph {
-    let mut graph = graph.clone();
-    let options = normfuse::passes::Options {
-        supports: Arc::new(normfuse::cuda::supports),
-        ..normfuse::passes::Options::default()
-    };
-    normfuse::passes::run(&mut graph, &options).unwrap();
-    graph
+    files::fused(graph, Arc::new(normfuse::cuda::supports))
 }
 
 /// Spread numbers of both signs, now and then a large one; integers from 0 to 2.
 fn made_up(graph: &Graph, size: i64) -> Vec<Tensor> {
-    let ranges = ranges::of(graph);
-    let mut sizes: BTreeMap<String, i64> = BTreeMap::new();
-    for range in &ranges {
-        let least = range.min.unwrap_or(1).max(size);
-        sizes.insert(range.symbol.clone(), range.max.map_or(least, |max| least.min(max)));
-    }
     let mut state = 0x9e37_79b9u32;
     let mut next = move || {
         state ^= state << 13;
@@ -76,14 +39,11 @@ fn made_up(graph: &Graph, size: i64) -> Vec<Tensor> {
         state ^= state << 5;
         state
     };
-    let mut tensor = |id: &normfuse::ir::ValueId| {
+    let mut tensor = |(id, shape): (&normfuse::ir::ValueId, Vec<usize>)| {
         let value = graph.value(*id);
         if let Some(stored) = value.stored() {
             return stored.clone();
         }
-        let of = |s: &str| Some(sizes.get(s).copied().unwrap_or(size));
-        let shape: Vec<usize> =
-            value.ty.shape.iter().flat_map(|s| &s.0).map(|d| d.eval(&of).unwrap() as usize).collect();
         let count: usize = shape.iter().product();
         let dtype = value.ty.dtype.unwrap();
         let mut number = || {
@@ -97,7 +57,7 @@ fn made_up(graph: &Graph, size: i64) -> Vec<Tensor> {
         let numbers: Vec<f32> = (0..count).map(|_| number()).collect();
         eval::cast(&Tensor::from_f32(&shape, &numbers), dtype, true).unwrap()
     };
-    graph.inputs().iter().map(&mut tensor).collect()
+    graph.inputs().iter().zip(input_shapes(graph, size)).map(&mut tensor).collect()
 }
 
 /// Inputs that an exporter left beside the model, or others.

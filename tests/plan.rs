@@ -1,9 +1,11 @@
 //! Plans of whole graphs for a GPU, made without one: every model of `tests/models` and every graph of `tests/in`.
 
+#[path = "common/graphs.rs"]
+mod files;
+
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     io::{self, Write},
-    path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -16,9 +18,10 @@ use normfuse::{
         exec::{Backend, Given, OnPaper, Plan, Product, host_inputs},
         ops::{Call, Chain, Launch, Lowered, Word},
     },
-    formats::ranges,
     ir::{self, ErrorKind, Graph, Op, Result, infer},
 };
+
+use files::{graphs, input_shapes, open};
 
 const NON_ZERO: &str = r#"graph "g"
 opset "" 20
@@ -85,56 +88,15 @@ impl Backend for Any {
     }
 }
 
-fn graphs(folder: &str) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            let ends = |e: &str| path.extension().is_some_and(|x| x == e);
-            if path.is_dir() {
-                folders.push(path);
-            } else if ends("onnx") || ends("pt2") || ends("nf") {
-                found.push(path);
-            }
-        }
-    }
-    found.sort();
-    assert!(!found.is_empty());
-    found
-}
-
-fn open(path: &Path) -> Graph {
-    let mut graph = normfuse::open(path).unwrap();
-    infer::infer(&mut graph).unwrap();
-    graph
-}
-
-/// The graph after the pass.
 fn fused(graph: &Graph) -> Graph {
-    let mut graph = graph.clone();
-    let options = normfuse::passes::Options {
-        supports: Arc::new(normfuse::cpu::supports),
-        ..normfuse::passes::Options::default()
-    };
-    normfuse::passes::run(&mut graph, &options).unwrap();
-    graph
+    files::fused(graph, Arc::new(normfuse::cpu::supports))
 }
 
 /// Inputs of small sizes, those that the host reads filled with ones.
 fn given(graph: &Graph, size: i64) -> Vec<Given> {
-    let ranges = ranges::of(graph);
     let read = host_inputs(graph).unwrap();
-    let mut sizes: BTreeMap<String, i64> = BTreeMap::new();
-    for range in &ranges {
-        let least = range.min.unwrap_or(1).max(size);
-        sizes.insert(range.symbol.clone(), range.max.map_or(least, |max| least.min(max)));
-    }
-    let given = |(i, id): (usize, &_)| {
-        let ty = &graph.value(*id).ty;
-        let of = |s: &str| Some(sizes.get(s).copied().unwrap_or(size));
-        let shape: Vec<usize> = ty.shape.iter().flat_map(|s| &s.0).map(|d| d.eval(&of).unwrap() as usize).collect();
-        let dtype = ty.dtype.unwrap();
+    let given = |(i, (id, shape)): (usize, (&_, Vec<usize>))| {
+        let dtype = graph.value(*id).ty.dtype.unwrap();
         let count: usize = shape.iter().product();
         let one = || {
             let mut one = vec![0; dtype.bits() / 8];
@@ -143,7 +105,7 @@ fn given(graph: &Graph, size: i64) -> Vec<Given> {
         };
         Given { contents: (read.contains(&i) && count <= 64).then(one), typed: (dtype, shape) }
     };
-    graph.inputs().iter().enumerate().map(given).collect()
+    graph.inputs().iter().zip(input_shapes(graph, size)).enumerate().map(given).collect()
 }
 
 #[test]

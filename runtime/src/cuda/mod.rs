@@ -1,9 +1,11 @@
-//! The CUDA backend: fused norms as kernels that are written for their descriptor.
+//! The CUDA backend: fused norms as kernels that are written for their descriptor, single ops and chains of elementwise ones
+//! ([`ops`]), products ([`product`]), and whole graphs of these ([`exec`]).
 //!
-//! Everything builds and starts where there is no CUDA: its libraries are loaded when a [`Device`] is opened, and what is
-//! missing is an error that says where it was looked for. A kernel is text (`source.rs`), compiled by NVRTC ([`nvrtc`]) for
-//! the exact widths, dtypes and launch shape ([`LaunchShape`]), and run with the bits of `normfuse_ir::eval`, for every
-//! number of rows and every launch shape. What was compiled is kept on disk ([`Cache`]). What no kernel exists for is refused by [`supports`], never run in another way.
+//! Everything builds and starts where there is no CUDA: its libraries are loaded when a [`Device`] is opened or a product is
+//! planned, and what is missing is an error that says where it was looked for. A kernel is text, compiled by NVRTC
+//! ([`Compiler`]), that of a fused norm for the exact widths, dtypes and launch shape ([`LaunchShape`]), and run with the bits of
+//! `normfuse_ir::eval`, for every number of rows and every launch shape. What was compiled is kept on disk ([`Cache`]). What no
+//! kernel exists for is refused by [`supports`] or when a graph is planned, never run in another way.
 
 mod arguments;
 mod build;
