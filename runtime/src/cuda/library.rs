@@ -115,21 +115,13 @@ fn children(folder: &Path, prefix: &str) -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cuda::nvrtc::LIBRARY;
 
     #[test]
     fn the_error_lists_the_folders_or_says_that_there_are_none() {
-        let library = Library {
-            name: "NVRTC",
-            file: "libnvrtc.so",
-            opens: None,
-            purpose: "to compile kernels",
-            variable: "NORMFUSE_NVRTC",
-            package: "nvidia-cuda-nvrtc",
-            folder: "cuda_nvrtc",
-        };
         let said = |folders: &[&str]| {
             let folders: Vec<String> = folders.iter().map(ToString::to_string).collect();
-            library.missing(&searched(&folders)).to_string()
+            LIBRARY.missing(&searched(&folders)).to_string()
         };
         let (none, two) = (said(&[]), said(&["/opt/cuda/lib64", "/venv/nvidia/cu13/lib"]));
         let hint = " (`pip install nvidia-cuda-nvrtc`, or name the library in NORMFUSE_NVRTC)";

@@ -18,7 +18,7 @@ use super::{
 /// The variable that names the library, or a folder that has it.
 pub const VARIABLE: &str = "NORMFUSE_NVRTC";
 
-const LIBRARY: Library = Library {
+pub(super) const LIBRARY: Library = Library {
     name: "NVRTC",
     file: "libnvrtc.so",
     opens: Some("libnvrtc-builtins.so"),
