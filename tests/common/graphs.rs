@@ -18,8 +18,13 @@ pub fn root() -> PathBuf {
 
 /// All graphs in a folder of the repository and in those below it.
 pub fn graphs(folder: &str) -> Vec<PathBuf> {
+    files_in(&root().join(folder))
+}
+
+/// All graphs in a folder and in those below it.
+pub fn files_in(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    let mut folders = vec![root().join(folder)];
+    let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();

@@ -169,11 +169,8 @@ impl Device {
     /// # Errors
     /// As [`Device::alloc`].
     pub fn upload(&self, bytes: &[u8]) -> Result<Buffer> {
-        let buffer = self.alloc(bytes.len())?;
-        if !bytes.is_empty() {
-            // SAFETY: the buffer is as long as the bytes, and nobody else has it yet.
-            unsafe { result::memcpy_htod_sync(buffer.address, bytes) }.map_err(|e| failed("cuMemcpyHtoD", e))?;
-        }
+        let mut buffer = self.alloc(bytes.len())?;
+        buffer.write(bytes)?;
         Ok(buffer)
     }
 }
@@ -232,13 +229,16 @@ impl Buffer {
             let message = format!("expected {} bytes, found {}", self.len, bytes.len());
             return Err(Error::new(ErrorKind::Structure, message));
         }
-        self.device.wait()?;
-        if !bytes.is_empty() {
-            self.device.bind()?;
-            // SAFETY: the buffer is as long as the bytes, and this is the only reference.
-            unsafe { result::memcpy_htod_sync(self.address, bytes) }.map_err(|e| failed("cuMemcpyHtoD", e))?;
+        if bytes.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        self.device.bind()?;
+        // On the stream: `cuMemcpyHtoD` would come back when the bytes are no longer needed, which may be before they have arrived, and
+        // no stream but the default one waits for it.
+        // SAFETY: the buffer is as long as the bytes, which live until the stream was waited for, and this is the only reference.
+        let put = unsafe { result::memcpy_htod_async(self.address, bytes, self.device.stream.cu_stream()) };
+        put.map_err(|e| failed("cuMemcpyHtoDAsync", e))?;
+        self.device.wait()
     }
 
     /// The bytes, once all that was put on the stream is done.

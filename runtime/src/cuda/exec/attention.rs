@@ -101,37 +101,6 @@ impl Builder<'_> {
         Ok(Heads { value, sizes })
     }
 
-    /// A value with its axes in another order; where only axes of size 1 move, its own memory.
-    fn transposed(&mut self, node: &Node, value: usize, perm: &[i64]) -> Result<usize> {
-        let typed = self.values[value].typed.clone();
-        let shape: Vec<usize> = perm.iter().map(|a| typed.shape[*a as usize]).collect();
-        let result = Typed { dtype: typed.dtype, shape };
-        let op = Op::Transpose { perm: Some(perm.to_vec()) };
-        if super::views::offsets(&op, &typed, std::slice::from_ref(&result), &[None]).is_some() {
-            return Ok(self.part(value, result, 0));
-        }
-        self.lowered(node, &op, &[value], &[Some(typed)], result)
-    }
-
-    /// A step of one op.
-    fn lowered(
-        &mut self,
-        node: &Node,
-        op: &Op,
-        inputs: &[usize],
-        types: &[Option<Typed>],
-        result: Typed,
-    ) -> Result<usize> {
-        let known = vec![None; types.len()];
-        let outputs = [result.clone()];
-        let call = Call { op, inputs: types, outputs: &outputs, known: &known };
-        let lowered = self.backend.node(&call)?;
-        let value = self.temporary(result);
-        let scratch = lowered.scratch;
-        self.step(node, op.name(), inputs, vec![value], Work::Kernels(lowered), scratch);
-        Ok(value)
-    }
-
     /// A product of matrices, one a part.
     fn product(&mut self, node: &Node, inputs: [usize; 2], output: usize) -> Result<()> {
         let types = inputs.map(|v| Some(self.values[v].typed.clone()));

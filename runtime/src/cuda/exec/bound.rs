@@ -44,6 +44,8 @@ pub struct Bound {
 struct Recorded {
     /// By the addresses of inputs and results; the one that was used last comes last. Nothing is recorded where nothing is launched.
     graphs: Vec<(Vec<u64>, Option<Graph>)>,
+    /// True once everything was launched.
+    launched: bool,
     /// Inputs and results of [`Bound::run`].
     own: Option<(Vec<Buffer>, Vec<Buffer>)>,
 }
@@ -110,8 +112,8 @@ impl Bound {
         Ok(results)
     }
 
-    /// Puts a run on a stream of the caller's, with inputs and results in the caller's memory, by the graph's order. It is recorded
-    /// when it first sees these addresses, and replayed from then on. What the data are not defined for is said by
+    /// Puts a run on a stream of the caller's, with inputs and results in the caller's memory, by the graph's order. The very first run
+    /// is launched step by step; from then on it is recorded when it first sees these addresses, and replayed. What the data are not defined for is said by
     /// [`Bound::check`] once the run is done.
     ///
     /// # Errors
@@ -153,6 +155,8 @@ impl Bound {
     pub fn time(&self, replays: usize) -> Result<Time> {
         let mut recorded = self.lock();
         let at = self.own_addresses(&mut recorded)?;
+        // SAFETY: as for `run`.
+        unsafe { self.launch_first(&mut recorded, &at, self.device.stream().cu_stream()) }?;
         Timer::new(&self.device, replays).replay(1, |_, stream| {
             // SAFETY: as for `run`.
             unsafe { self.launch_all(&at, stream) }.map(drop)
@@ -166,6 +170,8 @@ impl Bound {
     pub fn time_steps(&self, replays: usize) -> Result<Vec<Timed>> {
         let mut recorded = self.lock();
         let at = self.own_addresses(&mut recorded)?;
+        // SAFETY: as for `run`.
+        unsafe { self.launch_first(&mut recorded, &at, self.device.stream().cu_stream()) }?;
         let timer = Timer::new(&self.device, replays);
         let listed = self.plan.list().into_iter().filter(|l| !l.once);
         let steps = self.plan.steps.iter().zip(&self.ready).zip(listed);
@@ -222,11 +228,31 @@ impl Bound {
         Addresses { roots, arena: self.arena.address(), faults: self.faults.address(), meeting: self.meeting.region() }
     }
 
-    /// Replays the recording for these addresses, or makes it.
+    /// Launches everything if nothing was yet, and says whether it did. Libraries load their code when a launch first needs it, which
+    /// must not be while a stream records.
+    ///
+    /// # Safety
+    /// As of [`Bound::run_on`].
+    unsafe fn launch_first(&self, recorded: &mut Recorded, at: &Addresses, stream: CUstream) -> Result<bool> {
+        if recorded.launched {
+            return Ok(false);
+        }
+        self.device.bind()?;
+        // SAFETY: as the caller says.
+        unsafe { self.launch_all(at, stream) }?;
+        recorded.launched = true;
+        Ok(true)
+    }
+
+    /// Replays the recording for these addresses, or makes it; the first time, launches.
     ///
     /// # Safety
     /// As of [`Bound::run_on`].
     unsafe fn replay(&self, recorded: &mut Recorded, stream: CUstream, inputs: &[u64], outputs: &[u64]) -> Result<()> {
+        // SAFETY: as the caller says.
+        if unsafe { self.launch_first(recorded, &self.addresses(inputs, outputs), stream) }? {
+            return Ok(());
+        }
         let key = [inputs, outputs].concat();
         let found = if let Some(i) = recorded.graphs.iter().position(|(of, _)| *of == key) {
             recorded.graphs.remove(i)

@@ -11,7 +11,7 @@ use normfuse_ir::{
     tensor::byte_len,
 };
 
-use super::super::ops::Typed;
+use super::{super::ops::Typed, columns::writes_columns};
 use crate::{
     cpu,
     signature::{Signature, dangling, needed_nodes},
@@ -202,7 +202,7 @@ impl Concrete {
                 }
             }
             let total: usize = results.iter().filter_map(size).sum();
-            if let Some(from) = weights.filter(|from| *from > 0)
+            if let Some(from) = weights.filter(|from| *from > 0 && !writes_columns(&node.op))
                 && total <= from.max(SMALL)
             {
                 self.once.insert(id);

@@ -10,6 +10,7 @@ mod attention;
 mod backend;
 mod bound;
 mod chains;
+mod columns;
 mod concrete;
 mod executable;
 mod kernels;

@@ -17,6 +17,7 @@ use super::{
     arena::{Arena, Block},
     backend::{Backend, is_product},
     chains::{self, Group},
+    columns::columns,
     concrete::{Concrete, Given, bytes_of},
     step::{Norm, Place, Root, Step, Value, Work},
     views,
@@ -125,6 +126,8 @@ pub(super) struct Builder<'a> {
     pub(super) values: Vec<Value>,
     roots: Vec<Root>,
     of: Vec<Option<usize>>,
+    /// Results that lie by columns, as they lie.
+    columns: BTreeMap<ValueId, usize>,
     steps: Vec<Step>,
     outputs: Vec<usize>,
     refused: Vec<Error>,
@@ -139,6 +142,7 @@ impl<'a> Builder<'a> {
             values: Vec::new(),
             roots: Vec::new(),
             of: vec![None; graph.value_bound()],
+            columns: BTreeMap::new(),
             steps: Vec::new(),
             outputs: Vec::new(),
             refused: Vec::new(),
@@ -164,6 +168,13 @@ impl<'a> Builder<'a> {
             return Ok(value);
         }
         let typed = self.concrete.typed(id)?.clone();
+        if let Some(columns) = self.columns.get(&id).copied()
+            && let Some((producer, _)) = self.graph.producer(id)
+        {
+            let value = self.by_rows(self.graph.node(producer), columns, typed)?;
+            self.of[id.index()] = Some(value);
+            return Ok(value);
+        }
         let place = match (self.graph.value(id).as_const(), self.concrete.host(id)) {
             (Some(_), _) => Place::Weight(id),
             (None, Some(tensor)) => Place::Host(tensor.clone()),
@@ -182,6 +193,21 @@ impl<'a> Builder<'a> {
             let value = self.rooted(self.concrete.typed(*id)?.clone(), place);
             self.of[id.index()] = Some(value);
             made.push(value);
+        }
+        Ok(made)
+    }
+
+    /// Results of a fused op, those that lie by columns among them.
+    fn results_of(&mut self, norm: &Norm, outputs: &[ValueId], once: bool) -> Result<Vec<usize>> {
+        let mut made = Vec::with_capacity(outputs.len());
+        for (port, id) in norm.norm.out_ports().into_iter().zip(outputs) {
+            if let Some(typed) = columns(&norm.norm, port, self.concrete.typed(*id)?)? {
+                let value = self.temporary(typed);
+                self.columns.insert(*id, value);
+                made.push(value);
+            } else {
+                made.extend(self.results(&[*id], once)?);
+            }
         }
         Ok(made)
     }
@@ -271,6 +297,13 @@ impl<'a> Builder<'a> {
         let outputs: Vec<Typed> = node.outputs.iter().map(typed).collect::<Result<_>>()?;
         let known: Vec<Option<Tensor>> =
             node.inputs.iter().map(|v| v.and_then(|v| self.concrete.host(v).cloned())).collect();
+        if let (Op::Transpose { perm: Some(perm) }, Some(x), [y]) = (&node.op, node.input(0), &outputs[..])
+            && let Some(columns) = self.columns.get(&x)
+            && let Some(value) = self.across(*columns, perm, y)
+        {
+            self.name(node.outputs[0], value);
+            return Ok(());
+        }
         if let Some((x, typed)) = node.input(0).zip(inputs.first().and_then(Option::as_ref))
             && let Some(offsets) = views::offsets(&node.op, typed, &outputs, &known)
         {
@@ -330,7 +363,10 @@ impl<'a> Builder<'a> {
         }
         let node = self.graph.node(id);
         let once = self.concrete.is_once(id);
-        let outputs = self.results(&node.outputs, once)?;
+        let outputs = match &work {
+            Work::Norm(norm) => self.results_of(norm, &node.outputs, once)?,
+            _ => self.results(&node.outputs, once)?,
+        };
         let name = node.name.clone();
         self.steps.push(Step {
             name,

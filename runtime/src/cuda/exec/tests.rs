@@ -9,8 +9,14 @@ use std::{
 
 use cudarc::driver::sys::CUstream;
 use normfuse_ir::{
-    DType, Error, ErrorKind, Graph, Op, Result, Shape, Tensor, Type, body::bits_equal, eval, infer, op::AttentionOp,
-    scheme::F32, text,
+    DType, Error, ErrorKind, FusedNorm, Graph, Op, Result, Shape, Tensor, Type,
+    body::bits_equal,
+    eval,
+    fused::OutPort,
+    infer,
+    op::AttentionOp,
+    scheme::{F32, ScaleLayout},
+    text,
 };
 
 use super::{
@@ -153,11 +159,39 @@ impl<'a> Machine<'a> {
             }
             Work::Copy(_) => vec![inputs[0].clone().unwrap()],
         };
-        for (value, result) in step.outputs.iter().zip(results) {
+        let laid_out = |(i, result): (usize, &Tensor)| match &step.work {
+            Work::Norm(norm) => as_laid_out(&norm.norm, i, result),
+            _ => result.bytes().to_vec(),
+        };
+        let memory: Vec<Vec<u8>> = results.iter().enumerate().map(laid_out).collect();
+        for (value, bytes) in step.outputs.iter().zip(memory) {
             let value = self.plan.values[*value].clone();
-            self.memory(&value).copy_from_slice(result.bytes());
+            self.memory(&value).copy_from_slice(&bytes);
         }
     }
+}
+
+/// The bytes of a result of a fused op in the order that its layout says, with others in places that belong to no row.
+fn as_laid_out(norm: &FusedNorm, port: usize, result: &Tensor) -> Vec<u8> {
+    let layout = match norm.out_ports()[port] {
+        OutPort::Scale(k, e) => norm.siblings[k].epilogues[e].layout,
+        _ => ScaleLayout::RowMajor,
+    };
+    if layout.is_in_order() {
+        return result.bytes().to_vec();
+    }
+    let (across, lead) = result.shape().split_last().unwrap();
+    let rows: usize = lead.iter().product();
+    // Words of packed exponents lie as aligned columns do.
+    let layout = if layout == ScaleLayout::PackedUe8m0 { ScaleLayout::TmaAligned } else { layout };
+    let size = result.dtype().bits() / 8;
+    let mut memory = vec![0xee; layout.held(rows as u64, *across as u64).unwrap() as usize * size];
+    for (i, element) in result.bytes().chunks_exact(size).enumerate() {
+        let at = ((i / across) as u64, (i % across) as u64);
+        let to = layout.index(at, (rows as u64, *across as u64)) as usize * size;
+        memory[to..to + size].copy_from_slice(element);
+    }
+    memory
 }
 
 fn of_chain(chain: &Chain, inputs: &[Option<&Tensor>]) -> Tensor {
@@ -341,6 +375,37 @@ output %e
     );
     for size in [1, 3, 8] {
         assert_eq!(differs(&graph, size), None, "{size}");
+    }
+}
+
+/// Scales that a fused op writes by columns, read as they lie and row by row; twice, as a result, and of rows that are no multiple of 4.
+#[test]
+fn scales_that_lie_by_columns_are_read_row_by_row() {
+    for (layout, dtype, steps, across) in [
+        ("column_major", "f32", "", 2),
+        ("tma_aligned", "f32", "", 2),
+        ("packed_ue8m0", "i32", ", log2, ceil, exp2", 1),
+    ] {
+        let scale = if layout == "packed_ue8m0" { "f8e8m0" } else { "f32" };
+        let graph = parsed(&format!(
+            r#"scheme !s = {{element=f8e4m3fn, granularity={{group=128}}, compute=f32, origin=amax, factor=[{{div=448.0}}, {{max=4.359654e-6}}{steps}], apply=divide, post=[{{max=-448.0}}, {{min=448.0}}], encode=saturate, scale={{steps=[{{div=448.0}}, {{max=4.359654e-6}}{steps}], dtype={scale}}}, layout={layout}}}
+graph "g"
+opset "" 20
+input %x: f32[n, 3, 256]
+%q: f8e4m3fn[n, 3, 256] scheme !s, %s: {dtype}[n, 3, {across}] scheme !s = quantize(%x) !s
+%across = transpose(%s) {{perm=[2, 0, 1]}}
+%back = transpose(%across) {{perm=[1, 2, 0]}}
+%other = transpose(%s) {{perm=[1, 0, 2]}}
+output %q
+output %s
+output %across
+output %back
+output %other
+"#
+        ));
+        for size in [1, 4, 5] {
+            assert_eq!(differs(&graph, size), None, "{layout}, {size}");
+        }
     }
 }
 
