@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc, time::Instant};
 
 use normfuse::{
     cpu::Plan,
-    cuda::{self, measure::Time},
+    cuda::{self, exec::Bound, measure::Time},
     ir::{Graph, Tensor},
     passes,
 };
@@ -18,6 +18,9 @@ use super::{
     weights::Of,
 };
 
+/// Turns in which both graphs are timed, the first one first and then the other: what drifts meets both alike.
+const TURNS: [[usize; 2]; 2] = [[0, 1], [1, 0]];
+
 /// How long a graph takes.
 struct Times {
     whole: Time,
@@ -25,7 +28,14 @@ struct Times {
     ops: BTreeMap<String, (usize, f64)>,
 }
 
+/// A graph that was made ready, with its inputs.
+enum Ready<'a> {
+    Cpu(&'a Graph, Plan),
+    Gpu(Arc<Bound>),
+}
+
 pub fn main(args: &args::Bench, model: &Path) -> Result<()> {
+    let of_graph = Failure::of_graph(model);
     let mut progress = Progress::new();
     progress.step("reading");
     let source = run::open(model, &args.weights, Of::Model)?;
@@ -40,39 +50,90 @@ pub fn main(args: &args::Bench, model: &Path) -> Result<()> {
     if let args::Device::Cuda(_) = args.device {
         options.supports = Arc::new(cuda::supports);
     }
-    let report = passes::run(&mut fused, &options).map_err(Failure::of_graph(model))?;
-    let mut all = Vec::new();
-    for (what, graph) in [("timing the source", source), ("timing the fused graph", fused)] {
-        progress.step(what);
-        all.push(times(args, model, graph, &given)?);
+    let report = passes::run(&mut fused, &options).map_err(&of_graph)?;
+    let graphs = [Arc::new(source), Arc::new(fused)];
+    let mut ready = Vec::new();
+    let mut place = "the CPU".to_owned();
+    // They live as long as what is bound of them is timed.
+    let mut executables = Vec::new();
+    for (graph, what) in graphs.iter().zip(["the source", "the fused graph"]) {
+        progress.step(&format!("preparing {what}"));
+        ready.push(match args.device {
+            args::Device::Cpu => Ready::Cpu(graph, Plan::new(graph).map_err(&of_graph)?),
+            args::Device::Cuda(number) => {
+                let executable = gpu::load(graph, model, number)?;
+                let bound = executable.bind(&executable.given(&given)).map_err(&of_graph)?;
+                executable.device().name().clone_into(&mut place);
+                executables.push(executable);
+                Ready::Gpu(bound)
+            }
+        });
+    }
+    let mut turns = [Vec::new(), Vec::new()];
+    for order in TURNS {
+        for which in order {
+            progress.step(["timing the source", "timing the fused graph"][which]);
+            let times = ready[which].times(&given, usize::from(args.gpu.replays));
+            turns[which].push(times.map_err(&of_graph)?);
+        }
     }
     drop(progress);
-    let fused = report.summary.fused;
+    let [source, fused] = turns.map(|turns| Times::of(&turns));
+    let count = report.summary.fused;
     output::print(&format!(
-        "{}: fused {} norm_quant, {} norm, {} gated_act, {} quant\n{}",
+        "{} on {place}: fused {} norm_quant, {} norm, {} gated_act, {} quant\n{}{}",
         model.display(),
-        fused.norm_quant,
-        fused.norm,
-        fused.gated_act,
-        fused.quant,
-        text(&all[0], &all[1])
+        count.norm_quant,
+        count.norm,
+        count.gated_act,
+        count.quant,
+        ready.iter().zip(["source", "fused"]).filter_map(|(ready, what)| ready.memory(what)).collect::<String>(),
+        text(&source, &fused)
     ))
 }
 
-fn times(args: &args::Bench, model: &Path, graph: Graph, given: &[Tensor]) -> Result<Times> {
-    let replays = usize::from(args.gpu.replays);
-    let of_graph = Failure::of_graph(model);
-    match args.device {
-        args::Device::Cpu => on_cpu(&graph, given, replays).map_err(of_graph),
-        args::Device::Cuda(number) => {
-            let executable = gpu::load(&Arc::new(graph), model, number)?;
-            on_gpu(&executable, given, replays).map_err(of_graph)
+impl Times {
+    /// Of several turns: means, and the widest spread.
+    fn of(turns: &[Self]) -> Self {
+        let count = turns.len().max(1) as f64;
+        let whole = Time {
+            us: turns.iter().map(|t| t.whole.us).sum::<f64>() / count,
+            low: turns.iter().map(|t| t.whole.low).fold(f64::INFINITY, f64::min),
+            high: turns.iter().map(|t| t.whole.high).fold(0.0, f64::max),
+        };
+        let mut ops = BTreeMap::<String, (usize, f64)>::new();
+        for (op, (steps, us)) in turns.iter().flat_map(|t| &t.ops) {
+            let entry = ops.entry(op.clone()).or_default();
+            entry.0 = *steps;
+            entry.1 += us / count;
+        }
+        Self { whole, ops }
+    }
+
+    /// Steps, and microseconds of all of them.
+    fn steps(&self) -> (usize, f64) {
+        self.ops.values().fold((0, 0.0), |(n, us), (more, time)| (n + more, us + time))
+    }
+}
+
+impl Ready<'_> {
+    /// The memory that it takes on a GPU, as a line.
+    fn memory(&self, what: &str) -> Option<String> {
+        let Self::Gpu(bound) = self else { return None };
+        let (plan, mib) = (bound.plan(), |bytes: u64| bytes as f64 / f64::from(1 << 20));
+        let (weights, arena) = (mib(plan.weight_bytes()), mib(plan.arena().bytes));
+        Some(format!("  {what}: {} launches, weights {weights:.1} MiB, arena {arena:.1} MiB\n", plan.launches()))
+    }
+
+    fn times(&self, given: &[Tensor], replays: usize) -> normfuse::ir::Result<Times> {
+        match self {
+            Self::Cpu(graph, plan) => on_cpu(graph, plan, given, replays),
+            Self::Gpu(bound) => on_gpu(bound, given, replays),
         }
     }
 }
 
-fn on_cpu(graph: &Graph, given: &[Tensor], replays: usize) -> normfuse::ir::Result<Times> {
-    let plan = Plan::new(graph)?;
+fn on_cpu(graph: &Graph, plan: &Plan, given: &[Tensor], replays: usize) -> normfuse::ir::Result<Times> {
     plan.run(given)?;
     let (mut whole, mut each) = (Vec::new(), BTreeMap::<String, (usize, Vec<f64>)>::new());
     for _ in 0..replays {
@@ -99,8 +160,7 @@ fn on_cpu(graph: &Graph, given: &[Tensor], replays: usize) -> normfuse::ir::Resu
     Ok(Times { whole: Time::of(whole).unwrap_or(Time { us: 0.0, low: 0.0, high: 0.0 }), ops })
 }
 
-fn on_gpu(executable: &cuda::exec::Executable, given: &[Tensor], replays: usize) -> normfuse::ir::Result<Times> {
-    let bound = executable.bind(&executable.given(given))?;
+fn on_gpu(bound: &Bound, given: &[Tensor], replays: usize) -> normfuse::ir::Result<Times> {
     bound.run(given)?;
     let whole = bound.time(replays)?;
     let mut ops = BTreeMap::<String, (usize, f64)>::new();
@@ -116,10 +176,11 @@ fn text(source: &Times, fused: &Times) -> String {
     let us = |us: f64| format!("{us:.1}");
     let spread = |t: &Time| format!("+-{:.1}%", t.spread() * 100.0);
     let mut rows = vec![["", "source", "us", "", "fused", "us", ""].map(str::to_owned).to_vec()];
-    let count = |t: &Times| t.ops.values().map(|(n, _)| n).sum::<usize>().to_string();
     let (before, after) = (&source.whole, &fused.whole);
-    let whole = [count(source), us(before.us), spread(before), count(fused), us(after.us), spread(after)];
-    rows.push([vec!["whole".to_owned()], whole.to_vec()].concat());
+    let whole = |t: &Times| [t.steps().0.to_string(), us(t.whole.us), spread(&t.whole)];
+    rows.push([vec!["whole".to_owned()], whole(source).to_vec(), whole(fused).to_vec()].concat());
+    let alone = |t: &Times| [String::new(), us(t.steps().1), String::new()];
+    rows.push([vec!["all steps, each alone".to_owned()], alone(source).to_vec(), alone(fused).to_vec()].concat());
     let mut ops: Vec<&String> = source.ops.keys().chain(fused.ops.keys()).collect();
     ops.sort_unstable();
     ops.dedup();

@@ -14,7 +14,7 @@ use normfuse::{
 
 pub type Gpu = (Device, Compiler);
 
-fn numbers(t: &Tensor) -> Vec<f32> {
+pub fn numbers(t: &Tensor) -> Vec<f32> {
     let wide = eval::cast(t, DType::F32, true).unwrap();
     wide.bytes().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
 }
@@ -98,7 +98,9 @@ pub fn compare((device, compiler): &Gpu, graph: &Graph, given: &[Tensor]) -> Res
             }
             if is_far(graph, want, apart) {
                 let Apart { angle, largest } = apart;
-                return Err(format!("`{name}`: 1 - cosine is {angle:.1e}, the largest difference {largest:.1e} of the largest"));
+                return Err(format!(
+                    "`{name}`: 1 - cosine is {angle:.1e}, the largest difference {largest:.1e} of the largest"
+                ));
             }
             worst = worst.and(apart);
         }

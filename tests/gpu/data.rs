@@ -81,12 +81,20 @@ pub fn inputs(path: &Path, graph: &Graph) -> Vec<Tensor> {
     let Some(found) = found.or_else(|| (ordered.len() == asked.len()).then_some(ordered)) else {
         return made_up(graph, 7);
     };
-    let mut all = if open.is_empty() { vec![None; graph.inputs().len()] } else { made_up(graph, 7).into_iter().map(Some).collect() };
+    let mut all = if open.is_empty() {
+        vec![None; graph.inputs().len()]
+    } else {
+        made_up(graph, 7).into_iter().map(Some).collect()
+    };
     for (all, id) in all.iter_mut().zip(graph.inputs()) {
         let value = graph.value(*id);
         if let Some(at) = asked.iter().position(|v| v == id) {
             let to = value.ty.dtype.unwrap();
-            *all = Some(if found[at].dtype() == to { found[at].clone() } else { eval::cast(found[at], to, true).unwrap() });
+            *all = Some(if found[at].dtype() == to {
+                found[at].clone()
+            } else {
+                eval::cast(found[at], to, true).unwrap()
+            });
         } else if let Some(stored) = value.stored() {
             *all = Some(stored.clone());
         }

@@ -2,10 +2,10 @@
 
 use std::{fmt::Write as _, path::Path, sync::Mutex, time::Instant};
 
-use normfuse::ir::{Graph, Op, body::bits_equal, infer};
+use normfuse::ir::{Graph, Op, Tensor, body::bits_equal, infer};
 
 use crate::{
-    compare::{Apart, Gpu, between_products, compare, is_product, memory},
+    compare::{Apart, Gpu, between_products, compare, is_product, memory, numbers},
     data::{inputs, missing_bytes},
     files::files_in,
     fused, gpu, on_all_threads,
@@ -21,11 +21,19 @@ const COLUMNS: [&str; 9] =
 type Row = (Vec<String>, Option<String>);
 
 /// The values of a graph that are no products, with the CPU's products as inputs; how many have its bits.
-fn between(gpu: &Gpu, graph: &Graph, given: &[normfuse::ir::Tensor]) -> Result<String, String> {
+fn between(gpu: &Gpu, graph: &Graph, given: &[Tensor]) -> Result<String, String> {
     let (cut, given) = between_products(graph, given)?;
     assert!(!cut.nodes().any(|(_, n)| is_product(&n.op)));
     compare(gpu, &cut, &given).map_err(|e| format!("between products: {e}"))?;
     Ok(format!("{} equal", cut.outputs().len()))
+}
+
+/// That numbers are numbers, and not all the same: others would be equal on any device.
+fn says_something(result: &Tensor) -> Result<(), String> {
+    let numbers = numbers(result);
+    let finite = numbers.iter().all(|v| v.is_finite());
+    let same = numbers.len() > 1 && numbers.iter().all(|v| *v == numbers[0]);
+    if finite && !same { Ok(()) } else { Err(format!("a result says nothing: finite: {finite}, all the same: {same}")) }
 }
 
 /// Source and fused graph of a model; the model's name alone, and why, where it cannot run here.
@@ -56,6 +64,7 @@ fn rows(gpu: &Gpu, path: &Path) -> Vec<Row> {
             row.extend([launches.to_string(), arena.to_string(), format!("{:.3}", arena as f64 / least.max(1) as f64)]);
             row.push(between(gpu, graph, &given)?);
             let ran = compare(gpu, graph, &given)?;
+            ran.results.iter().try_for_each(says_something)?;
             let Apart { angle, largest } = ran.apart;
             row.extend([format!("{angle:.1e}"), format!("{largest:.1e}")]);
             Ok(ran.results)

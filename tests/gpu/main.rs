@@ -156,23 +156,28 @@ fn runs_in_memory_of_the_caller_are_the_same() {
     assert!(said.contains("expected addresses of"), "{said}");
 }
 
+/// Memory that others take of the GPU meanwhile is counted, too: run this test alone.
 #[test]
+#[ignore = "needs a GPU that nobody else uses"]
 fn runs_leave_no_memory_behind() {
     let Some((device, compiler)) = gpu() else { return };
-    let path = root().join("tests/in/fuse/quant_token.nf");
-    let graph = Arc::new(fused(&open(&path)));
-    let given = made_up(&graph, 7);
-    let run = || {
-        let products = Box::new(Products::new(&device));
-        let executable = Executable::load(graph.clone(), &device, compiler, products).unwrap();
-        executable.run(&given).unwrap()
-    };
-    run();
-    let before = device.free_memory().unwrap();
-    for _ in 0..1000 {
-        run();
+    for (path, runs) in [("tests/in/fuse/quant_token.nf", 1000), ("tests/models/llama_token.onnx", 1000)] {
+        let path = root().join(path);
+        let source = open(&path);
+        let graph = Arc::new(fused(&source));
+        let given = inputs(&path, &source);
+        let run = || {
+            let products = Box::new(Products::new(&device));
+            let executable = Executable::load(graph.clone(), &device, compiler, products).unwrap();
+            executable.run(&given).unwrap();
+            executable.run(&given).unwrap();
+        };
+        // The driver keeps what it needs for the most that was there.
+        (0..50).for_each(|_| run());
+        let before = device.free_memory().unwrap();
+        (0..runs).for_each(|_| run());
+        let after = device.free_memory().unwrap();
+        let _ = writeln!(io::stderr(), "{}: {before} bytes were free, {after} are after {runs} runs", path.display());
+        assert!(before.saturating_sub(after) < 4 << 20, "{before} bytes were free, {after} are");
     }
-    let after = device.free_memory().unwrap();
-    // The driver takes some of its own now and then, of a few MiB.
-    assert!(before.saturating_sub(after) < 16 << 20, "{before} bytes were free, {after} are");
 }
