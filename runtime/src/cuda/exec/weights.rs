@@ -12,6 +12,8 @@ use super::{
 
 /// Bytes of each of the two buffers that weights go through.
 const STAGING: usize = 16 << 20;
+/// Bytes that go through none: pinned memory takes longer to get than they take to copy.
+const DIRECT: u64 = 1 << 20;
 
 /// Told of bytes that are on the GPU, and of how many will be.
 pub type Progress = dyn Fn(u64, u64) + Send + Sync;
@@ -69,12 +71,21 @@ pub fn upload<'a>(
 ) -> Result<(Buffer, Vec<u64>)> {
     let tensors: Vec<&Tensor> = tensors.collect();
     let total = packed(tensors.iter().copied());
-    let buffer = device.alloc(total as usize)?;
+    let mut buffer = device.alloc(total as usize)?;
     let mut offsets = Vec::with_capacity(tensors.len());
     let mut at = 0u64;
     for tensor in &tensors {
         offsets.push(at);
         at += (tensor.bytes().len() as u64).next_multiple_of(ALIGNMENT);
+    }
+    if total <= DIRECT {
+        let mut bytes = vec![0; total as usize];
+        for (tensor, offset) in tensors.iter().zip(&offsets) {
+            bytes[*offset as usize..][..tensor.bytes().len()].copy_from_slice(tensor.bytes());
+        }
+        buffer.write(&bytes)?;
+        progress(total, total);
+        return Ok((buffer, offsets));
     }
     let room = STAGING.min(total as usize).max(1);
     let mut staging = [Pinned::new(device, room)?, Pinned::new(device, room)?];
