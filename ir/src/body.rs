@@ -2,6 +2,7 @@
 //! and must give the same bits.
 
 mod bits;
+mod deviation;
 pub mod hostile;
 mod operands;
 mod sizes;
@@ -9,6 +10,7 @@ mod sizes;
 use std::collections::BTreeSet;
 
 pub use bits::{Mismatch, bits_equal};
+pub use deviation::{Deviation, deviation};
 use hostile::{Rng, Row, WeightKind};
 use operands::{data, operands};
 use sizes::{DataSet, Extent};
@@ -77,8 +79,16 @@ fn check_body(node: &Node, types: &[Type]) -> Result<()> {
     let Some(body) = &node.body else {
         return Err(Error::new(ErrorKind::Structure, "a fused op needs a body that spells it out, found none"));
     };
-    let operands = operands(&node.op, types)?;
-    let (ins, outs) = (operands.len(), node.op.num_outputs());
+    agree(&node.op, body, types)
+}
+
+/// [`check`] of an op and a body that are in no graph yet.
+///
+/// # Errors
+/// As [`check`], without a node.
+pub fn agree(op: &Op, body: &Graph, types: &[Type]) -> Result<()> {
+    let operands = operands(op, types)?;
+    let (ins, outs) = (operands.len(), op.num_outputs());
     if body.inputs().len() != ins || body.outputs().len() != outs {
         return Err(Error::new(
             ErrorKind::Structure,
@@ -89,7 +99,7 @@ fn check_body(node: &Node, types: &[Type]) -> Result<()> {
             ),
         ));
     }
-    Subject { op: &node.op, body, extent: Extent::of(operands)? }.check()
+    Subject { op, body, extent: Extent::of(operands)? }.check()
 }
 
 /// An op and the body that it is compared with.

@@ -74,3 +74,17 @@ pub fn bits_equal(a: &Tensor, b: &Tensor) -> Option<Mismatch> {
         Some(Mismatch::Element { index, left, right })
     })
 }
+
+/// How many elements of two tensors of one dtype and shape differ, as [`bits_equal`] has it.
+pub(super) fn differences(a: &Tensor, b: &Tensor) -> usize {
+    if a.bytes() == b.bytes() {
+        return 0;
+    }
+    let (x, y) = (Numbers::of(a), Numbers::of(b));
+    let bits = a.dtype().bits();
+    let same = |i: usize| match bits {
+        4 => crate::num::nibble(a.bytes(), i) == crate::num::nibble(b.bytes(), i),
+        _ => a.bytes()[i * bits / 8..(i + 1) * bits / 8] == b.bytes()[i * bits / 8..(i + 1) * bits / 8],
+    };
+    (0..a.len()).filter(|&i| !(same(i) || is_nan(&x, i) && is_nan(&y, i))).count()
+}
