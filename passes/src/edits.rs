@@ -151,7 +151,8 @@ impl Source<'_> {
         let made = candidate.ports.iter().zip(&node.outputs);
         Edit {
             name: node.name.clone(),
-            descriptor: candidate.descriptor.clone(),
+            // A relaxation has given it another one.
+            descriptor: Descriptor::of(&node.op).unwrap_or_else(|| candidate.descriptor.clone()),
             // The node's own operands are in the shapes that the op takes.
             inputs: candidate
                 .operands

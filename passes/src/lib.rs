@@ -41,6 +41,7 @@ mod proof;
 pub mod quant;
 pub mod reach;
 pub mod region;
+pub mod relax;
 pub mod report;
 pub mod rewrite;
 pub mod rules;
@@ -59,6 +60,7 @@ use normfuse_ir::{Graph, NodeId, Op, infer};
 pub use edits::{Edits, edits, edits_with};
 pub use observe::Observer;
 pub use options::{Marks, Options, Supports, SupportsQuantize};
+pub use relax::{Relaxation, Relaxed};
 pub use report::{Dequantiser, Fused, Kind, Outcome, Report, RuleUse, Site, Summary};
 pub use rules::Rule;
 
@@ -112,10 +114,12 @@ fn fuse(
     graph.remove_unused_consts(&idle);
     graph.verify_changed(facts, first_new, touched)?;
     debug_assert_eq!(graph.verify(), Ok(()), "what was not touched stays as it verified");
+    let mut report = pass.finish(graph);
+    relax::all(graph, options, &mut report)?;
     if options.verify {
-        pass.verified(verify_bodies(graph)?);
+        report.summary.verified = Some(verify_bodies(graph)?);
     }
-    Ok(pass.finish(graph))
+    Ok(report)
 }
 
 /// Removes what no result of the graph depends on: a dead reader of a norm's inside would keep that alive. What another

@@ -13,7 +13,7 @@ pub trait Observer {
     /// So many regions were cut around norms, and so many of them are distinct: each of those was saturated once.
     fn solved(&mut self, _distinct: usize, _regions: usize) {}
 
-    /// What became of an anchor. A quantiser that is in a norm's op has no site of its own.
+    /// What became of an anchor, before anything is relaxed. A quantiser that is in a norm's op has no site of its own.
     fn decided(&mut self, _site: &Site) {}
 }
 

@@ -10,6 +10,7 @@ use normfuse_ir::{Descriptor, Error, ErrorKind, FusedNorm, Node, Scheme};
 
 use crate::{
     cost::{CostTable, Device},
+    relax::Relaxation,
     rules::{self, Rule},
     switches,
 };
@@ -44,6 +45,8 @@ pub struct Options {
     /// Take dequantised values into norms' ops even where a product multiplies two of them. By default such a product keeps the
     /// codes and scales of both sides, since a backend that multiplies those finds it by its operands.
     pub whole_products: bool,
+    /// Departures from the source's bits that are allowed: none by default.
+    pub relax: BTreeSet<Relaxation>,
     /// Compare each distinct fused op with its body on hostile data, bit for bit.
     pub verify: bool,
     /// Say of each fused norm by which rewrites it is one ([`crate::Site::path`]). Takes many times as long as recognising it.
@@ -64,6 +67,7 @@ impl Default for Options {
             device: Device::default(),
             cost: None,
             whole_products: false,
+            relax: BTreeSet::new(),
             verify: false,
             explain: false,
             opaque: None,
@@ -79,6 +83,7 @@ impl fmt::Debug for Options {
             .field("disabled", &self.disabled)
             .field("device", &self.device)
             .field("whole_products", &self.whole_products)
+            .field("relax", &self.relax)
             .field("verify", &self.verify)
             .field("explain", &self.explain)
             .field("extra_rules", &rules)

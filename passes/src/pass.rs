@@ -454,6 +454,7 @@ impl<'o> Pass<'o> {
                 bound,
                 schemes: schemes.iter().map(ToString::to_string).collect(),
                 arithmetic: schemes.iter().map(|s| s.arithmetic()).collect(),
+                relaxed: Vec::new(),
                 dequantisers: dequantisers(graph, &d.candidate, part.anchor, applied),
                 rewrites: of_part().flat_map(|n| &n.rules).cloned().collect(),
                 path: of_part().flat_map(|n| &n.path).cloned().collect(),
@@ -495,6 +496,7 @@ impl<'o> Pass<'o> {
             bound: 0,
             schemes: Vec::new(),
             arithmetic: Vec::new(),
+            relaxed: Vec::new(),
             dequantisers: Vec::new(),
             rewrites: Vec::new(),
             path: Vec::new(),
@@ -528,11 +530,6 @@ impl<'o> Pass<'o> {
         self.report.summary.nodes_after = graph.node_count();
         self.report.sites = self.sites.into_values().collect();
         self.report
-    }
-
-    /// Says how many distinct bodies were compared.
-    pub(crate) fn verified(&mut self, bodies: usize) {
-        self.report.summary.verified = Some(bodies);
     }
 }
 

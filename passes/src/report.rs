@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::relax::Relaxed;
+
 /// What became of an anchor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -81,6 +83,9 @@ pub struct Site {
     /// The arithmetic of each of them in words, step by step.
     #[serde(default)]
     pub arithmetic: Vec<String>,
+    /// Departures from the source's bits that the op was allowed, and what each changes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub relaxed: Vec<Relaxed>,
     /// Dequantisers of the codes that the op makes for this norm or quantiser.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dequantisers: Vec<Dequantiser>,

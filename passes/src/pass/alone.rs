@@ -242,6 +242,7 @@ impl Pass<'_> {
                         replaced: made.replaced,
                         schemes: vec![made.scheme],
                         arithmetic: vec![made.arithmetic],
+                        relaxed: Vec::new(),
                         dequantisers: made.dequantisers,
                         ..refused.unwrap_or_else(fused)
                     }
