@@ -75,16 +75,24 @@ pub fn bits_equal(a: &Tensor, b: &Tensor) -> Option<Mismatch> {
     })
 }
 
-/// How many elements of two tensors of one dtype and shape differ, as [`bits_equal`] has it.
-pub(super) fn differences(a: &Tensor, b: &Tensor) -> usize {
-    if a.bytes() == b.bytes() {
-        return 0;
-    }
+/// How many elements of two tensors of one dtype and shape differ, as [`bits_equal`] has it, and by how much at most, where they are
+/// floats: infinitely, where one of two is no finite number.
+pub(super) fn differences(a: &Tensor, b: &Tensor) -> (usize, Option<f32>) {
     let (x, y) = (Numbers::of(a), Numbers::of(b));
     let bits = a.dtype().bits();
     let same = |i: usize| match bits {
         4 => crate::num::nibble(a.bytes(), i) == crate::num::nibble(b.bytes(), i),
         _ => a.bytes()[i * bits / 8..(i + 1) * bits / 8] == b.bytes()[i * bits / 8..(i + 1) * bits / 8],
     };
-    (0..a.len()).filter(|&i| !(same(i) || is_nan(&x, i) && is_nan(&y, i))).count()
+    let (mut count, mut most) = (0, (!matches!(x, Numbers::Int(_))).then_some(0.0_f32));
+    for i in (0..a.len()).filter(|&i| !(same(i) || is_nan(&x, i) && is_nan(&y, i))) {
+        count += 1;
+        let by = match (&x, &y) {
+            (Numbers::F32(x), Numbers::F32(y)) => (x[i] - y[i]).abs(),
+            (Numbers::F64(x), Numbers::F64(y)) => (x[i] - y[i]).abs() as f32,
+            _ => 0.0,
+        };
+        most = most.map(|most| if by.is_nan() { f32::INFINITY } else { most.max(by) });
+    }
+    (count, most)
 }

@@ -11,7 +11,7 @@ use super::{
     operands::{data, operands},
     sizes::Extent,
 };
-use crate::{Error, ErrorKind, Op, Result, Tensor, Type, eval};
+use crate::{Error, ErrorKind, Op, Result, Tensor, Type, eval, scheme::F32};
 
 /// Elements of a result, and how many of them differ.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,11 +22,20 @@ pub struct Deviation {
     pub differ: usize,
     /// Elements.
     pub of: usize,
+    /// The largest difference between two of them, where they are floats. It is that of numbers as the result has them: of codes
+    /// before they meet a scale.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub most: Option<F32>,
 }
 
 impl fmt::Display for Deviation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} of {}", self.output, self.differ, self.of)
+        let Self { output, differ, of, most } = self;
+        write!(f, "{output} in {differ} of {of}")?;
+        match most.map(F32::get) {
+            Some(most) if *differ > 0 => write!(f, ", by {most:e} at most"),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -46,10 +55,9 @@ pub fn deviation(from: &Op, to: &Op, types: &[Type]) -> Result<Vec<Deviation>> {
     let refs: Vec<Option<&Tensor>> = inputs.iter().map(Some).collect();
     let (before, after) = (eval::eval_node(from, &refs)?, eval::eval_node(to, &refs)?);
     let names = from.output_names();
-    let counted = names.into_iter().zip(before.iter().zip(&after)).map(|(output, (a, b))| Deviation {
-        output,
-        differ: differences(a, b),
-        of: a.len(),
+    let counted = names.into_iter().zip(before.iter().zip(&after)).map(|(output, (a, b))| {
+        let (differ, most) = differences(a, b);
+        Deviation { output, differ, of: a.len(), most: most.map(F32::new) }
     });
     Ok(counted.collect())
 }

@@ -64,37 +64,38 @@ fn widened(sibling: &Sibling) -> Option<Sibling> {
 
 /// The body in which some results read rows in f32, before their last rounding to a dtype.
 fn without_rounding(body: &Graph, dtype: DType, rows: &[ValueId], results: &[ValueId]) -> Option<Graph> {
-    let shared = ancestors(body, results);
     let order = body.topo_order().ok()?;
     let numel = |v: ValueId| body.value(v).ty.shape.as_ref().map(Shape::numel);
     let is_rows = |v: ValueId| numel(v).is_some() && rows.iter().any(|r| numel(*r) == numel(v));
-    let made = |id: NodeId| body.node(id).outputs.first().copied();
     // The last one first: what is rounded before it is rounded again.
-    let mut roundings = order.iter().rev().filter(|id| made(**id).is_some_and(|v| shared.contains(&v) && is_rows(v)));
-    roundings.find_map(|id| {
+    order.iter().rev().find_map(|id| {
+        let rounded = body.node(*id).outputs.first().copied()?;
+        if body.value(rounded).ty.dtype != Some(dtype) || !is_rows(rounded) || !is_between(body, rounded, rows, results)
+        {
+            return None;
+        }
         let mut widening = Widening { graph: body.clone(), dtype, wide: BTreeMap::new() };
         widening.skip(*id, &order)?;
         Some(widening.graph)
     })
 }
 
-/// Values that all of some results are made of.
-fn ancestors(graph: &Graph, of: &[ValueId]) -> BTreeSet<ValueId> {
-    let behind = |value: &ValueId| {
-        let mut seen = BTreeSet::new();
-        let mut stack = vec![*value];
-        while let Some(value) = stack.pop() {
-            if seen.insert(value)
-                && let Some((node, _)) = graph.producer(value)
-            {
-                stack.extend(graph.node(node).operands().map(|(_, v)| v));
-            }
+/// True if all that results are made of rows is made of a value.
+fn is_between(graph: &Graph, value: ValueId, rows: &[ValueId], results: &[ValueId]) -> bool {
+    let mut seen = BTreeSet::from([value]);
+    let mut stack = results.to_vec();
+    while let Some(value) = stack.pop() {
+        if !seen.insert(value) {
+            continue;
         }
-        seen
-    };
-    let mut all = of.iter().map(behind);
-    let first = all.next().unwrap_or_default();
-    all.fold(first, |shared, more| &shared & &more)
+        if rows.contains(&value) {
+            return false;
+        }
+        // A shape is none of its elements.
+        let made = graph.producer(value).map(|(id, _)| graph.node(id)).filter(|n| !matches!(n.op, Op::Shape { .. }));
+        stack.extend(made.iter().flat_map(|n| n.operands()).map(|(_, v)| v));
+    }
+    true
 }
 
 struct Widening {
@@ -128,9 +129,6 @@ impl Widening {
     fn before(&mut self, rounding: NodeId) -> Option<ValueId> {
         let node = self.graph.node(rounding).clone();
         let (value, operand) = (*node.outputs.first()?, node.input(0)?);
-        if self.dtype_of(value) != Some(self.dtype) {
-            return None;
-        }
         match node.op {
             Op::Cast { .. } => (self.dtype_of(operand) == Some(DType::F32)).then_some(operand),
             Op::Binary(BinaryOp::Mul) => {
