@@ -78,6 +78,10 @@ fn sites(report: &Report) -> String {
                 let _ = writeln!(text, "  {what} {}", list.join(", "));
             }
         }
+        for relaxed in &site.relaxed {
+            let differ: Vec<String> = relaxed.deviation.iter().map(ToString::to_string).collect();
+            let _ = writeln!(text, "  relaxed by {}: differs at {}", relaxed.relaxation, differ.join("; "));
+        }
     }
     let s = &report.summary;
     let _ = writeln!(text, "nodes: {} before, {} after", s.nodes_before, s.nodes_after);

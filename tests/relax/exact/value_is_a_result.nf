@@ -1,0 +1,25 @@
+# The normed value is a result of the graph: what is quantised must stay what is handed out.
+graph "value_is_a_result"
+opset "" 20
+input %x: bf16[batch, seq, 256]
+const %w: bf16[256] = fill(1.25)
+const %eps: f32[] = 1e-6
+const %two: f32[] = 2.0
+const %fmax: f32[] = 448.0
+const %fmin: f32[] = -448.0
+const %inv: f32[1] = [103.1367]
+%x32 = cast(%x) {to=f32}
+%sq = pow(%x32, %two)
+%ms = reduce_mean(%sq) {axes=[-1]}
+%ve = add(%ms, %eps)
+%rt = sqrt(%ve)
+%r = reciprocal(%rt)
+%n = mul(%x32, %r)
+%nc = cast(%n) {to=bf16}
+%y = mul(%w, %nc)
+%y32 = cast(%y) {to=f32}
+%m = mul(%y32, %inv)
+%mc = clip(%m, %fmin, %fmax)
+%q = cast(%mc) {to=f8e4m3fn}
+output %q
+output %y
