@@ -151,8 +151,56 @@ fn rules_can_be_switched_off_by_name() {
 #[test]
 fn relaxations_are_known_by_name_and_never_skipped_silently() {
     let m = model("llama_ts.onnx");
-    normfuse(["compile", s(&m), "--relax", "scale-bits"]).code(2).says("scale-bits has no rule yet");
-    normfuse(["compile", s(&m), "--relax", "speed"]).code(2).says("no such relaxation");
+    normfuse(["compile", s(&m), "--relax", "speed"]).code(2).says("no such relaxation; relaxations: single-rounding");
+    // Semantics name it, and nothing implements it.
+    for name in ["scale-bits", "weight-folding", "allreduce-order"] {
+        let done = normfuse(["compile", s(&m), "--relax", "single-rounding", "--relax", name]).code(2);
+        done.says(&format!("--relax {name}: relaxation {name} has no rule yet, so it would change nothing"));
+    }
+    let done = normfuse(["compile", s(&m), "--relax", "single-rounding", "--verify"]).code(0);
+    assert!(done.stdout.contains("single-rounding changes nothing"), "{}", done.stdout);
+    assert!(done.stdout.contains("whole graph equal in 3 runs\n"), "{}", done.stdout);
+}
+
+#[test]
+fn what_was_relaxed_is_said_site_by_site_and_not_called_equal() {
+    let m = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/relax/single_rounding/product_in_f32.nf");
+    let temp = tempfile::tempdir().unwrap();
+    let (exact, relaxed) = (temp.path().join("exact.nf"), temp.path().join("relaxed.nf"));
+    let compile = |more: &[&str]| normfuse([&["compile", s(&m), "--verify"], more].concat()).code(0);
+    let relax = ["--relax", "single-rounding"];
+    insta::assert_snapshot!("relaxed", compile(&relax).stdout);
+    let plain = compile(&["-o", s(&exact), "--report", "json"]);
+    assert!(!plain.stdout.contains("relaxed"), "{}", plain.stdout);
+    let twice = ["-o", s(&relaxed), "--report", "json"];
+    let report = compile(&[relax.as_slice(), &relax, &twice].concat()).json();
+    assert_eq!(report["relax"], serde_json::json!(["single-rounding"]));
+    let sites: Vec<_> = report["sites"].as_array().unwrap().iter().filter(|s| s.get("relaxed").is_some()).collect();
+    assert_eq!(sites.len(), 1);
+    let told = &sites[0]["relaxed"][0];
+    assert_eq!(told["relaxation"], "single-rounding");
+    let by_output = told["deviation"].as_array().unwrap();
+    assert_eq!(
+        by_output.iter().map(|d| d["output"].as_str().unwrap()).collect::<Vec<_>>(),
+        ["sum", "q0_0", "scale0_0"]
+    );
+    assert_eq!(by_output[0]["differ"], 0);
+    assert!(by_output[1..].iter().all(|d| d["differ"].as_u64() > Some(0) && d["differ"].as_u64() <= d["of"].as_u64()));
+    assert!(by_output[1..].iter().all(|d| d["most"].as_f64() > Some(0.0)), "{told}");
+    assert_eq!(report["verify"]["runs"], 3);
+    let far = report["verify"]["relaxed"].as_array().unwrap();
+    assert_eq!(far.iter().map(|d| d["output"].as_str().unwrap()).collect::<Vec<_>>(), ["q", "s", "h"]);
+    assert!(far[1]["differ"].as_u64() > Some(0) && far[1]["max_abs"].as_f64() > Some(0.0), "{far:?}");
+    assert_eq!(far[2]["differ"], 0);
+    // The files say so, too: one is the source, the other is not.
+    normfuse(["verify", s(&m), s(&exact)]).code(0);
+    normfuse(["verify", s(&m), s(&relaxed)]).code(1);
+    // As ONNX, its function spells out the relaxed op, or it would not be read.
+    let onnx = temp.path().join("relaxed.onnx");
+    normfuse([&["compile", s(&m), "-o", s(&onnx), "--copy-weights"], relax.as_slice()].concat()).code(0);
+    normfuse(["verify", s(&relaxed), s(&onnx)]).code(0);
+    // What fails without a relaxation fails with it.
+    normfuse([&["compile", s(&m), "--require", "norm=3"], relax.as_slice()].concat()).code(1);
 }
 
 #[test]

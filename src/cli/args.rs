@@ -169,7 +169,7 @@ pub struct Compile {
     /// How the report is written to standard output
     #[arg(long, value_name = "FORM", default_value = "text")]
     pub report: ReportForm,
-    /// Allow a named departure from the source's bits (may be repeated)
+    /// Allow a named departure from the source's bits: single-rounding (may be repeated)
     #[arg(long, value_name = "NAME")]
     pub relax: Vec<String>,
     #[command(flatten)]

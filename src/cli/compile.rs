@@ -1,12 +1,12 @@
 //! `normfuse compile`: read, fuse, check, report, write.
 
-use std::{fmt::Write, path::Path};
+use std::{collections::BTreeSet, fmt::Write, path::Path};
 
 use normfuse::{
     Format,
     formats::{onnx::WriteOptions, parameters},
     ir::{Data, Graph},
-    passes::{self, Kind, Outcome, Report, Site, cost::Device},
+    passes::{self, Kind, Outcome, Relaxation, Report, Site, cost::Device},
 };
 
 use super::{
@@ -16,11 +16,11 @@ use super::{
     progress::Progress,
     report::{self, Document, Verification},
     switches,
-    verify::{ALL_NAN, Pair},
+    verify::{self, ALL_NAN, Pair, Until},
     weights::{self, Of},
 };
 
-/// Departures from the source's bits that semantics may allow by name.
+/// Departures from the source's bits that semantics may allow by name. Those that the pass knows have a rule.
 const RELAXATIONS: [&str; 5] = ["single-rounding", "scale-bits", "scaled-matmul", "weight-folding", "allreduce-order"];
 
 /// `--verify` runs whole graphs up to this many bytes of weights; larger models are compared op by op only.
@@ -29,7 +29,7 @@ const WHOLE_GRAPH_BYTES: u64 = 1 << 30;
 const WHOLE_GRAPH_INPUTS: usize = 64 << 20;
 
 pub fn main(args: &args::Compile) -> Result<()> {
-    check_relaxations(&args.relax)?;
+    let relax = relaxations(&args.relax)?;
     let switches = switches::read(&args.switches)?;
     let mut progress = Progress::new();
     progress.step("reading");
@@ -41,6 +41,7 @@ pub fn main(args: &args::Compile) -> Result<()> {
     let options = passes::Options {
         device: device(args.target.as_deref())?,
         whole_products: args.whole_products,
+        relax: relax.clone(),
         ..switches::options(&switches)
     };
     let mut report = passes::run_with(&mut graph, &options, &mut progress).map_err(Failure::of_graph(&args.model))?;
@@ -49,7 +50,8 @@ pub fn main(args: &args::Compile) -> Result<()> {
     let mut verification = None;
     if args.verify {
         progress.step("verifying");
-        match verify(args, &source, &graph, &progress) {
+        let exact = exact(args, &source, &options, &report)?;
+        match verify(args, &source, exact.as_ref(), &graph, &progress) {
             Ok(found) => {
                 report.summary.verified = Some(found.bodies);
                 verification = Some(found);
@@ -64,7 +66,7 @@ pub fn main(args: &args::Compile) -> Result<()> {
         normfuse::save(&graph, out, *format, &WriteOptions { copy_weights: args.copy_weights })?;
     }
     drop(progress);
-    let from = report::Origin { quantised: quantised.as_ref(), weights: bound.as_ref() };
+    let from = report::Origin { quantised: quantised.as_ref(), weights: bound.as_ref(), relax: &relax };
     let document = Document::new(&args.model, &report, &switches.settings, from, verification.as_ref());
     match args.report {
         args::ReportForm::Text => output::print(&document.text())?,
@@ -83,16 +85,30 @@ fn device(file: Option<&Path>) -> Result<Device> {
     Ok(device)
 }
 
-fn check_relaxations(relax: &[String]) -> Result<()> {
-    match relax.first() {
-        None => Ok(()),
-        Some(name) if RELAXATIONS.contains(&name.as_str()) => Err(Failure::Usage(format!(
-            "--relax {name}: relaxation {name} has no rule yet, so it would change nothing"
-        ))),
-        Some(name) => {
-            Err(Failure::Usage(format!("--relax {name}: no such relaxation; relaxations: {}", RELAXATIONS.join(", "))))
-        }
+/// The relaxations by these names.
+fn relaxations(names: &[String]) -> Result<BTreeSet<Relaxation>> {
+    let by_name = |name: &String| {
+        name.parse().map_err(|why| {
+            let why = if RELAXATIONS.contains(&name.as_str()) {
+                format!("relaxation {name} has no rule yet, so it would change nothing")
+            } else {
+                why
+            };
+            Failure::Usage(format!("--relax {name}: {why}"))
+        })
+    };
+    names.iter().map(by_name).collect()
+}
+
+/// The graph as it would be had nothing been relaxed, if something was.
+fn exact(args: &args::Compile, source: &Graph, options: &passes::Options, report: &Report) -> Result<Option<Graph>> {
+    if report.sites.iter().all(|s| s.relaxed.is_empty()) {
+        return Ok(None);
     }
+    let mut graph = source.clone();
+    let options = passes::Options { relax: BTreeSet::new(), ..options.clone() };
+    passes::run(&mut graph, &options).map_err(Failure::of_graph(&args.model))?;
+    Ok(Some(graph))
 }
 
 /// Where and how to write; never over a file that the graph is read from.
@@ -171,11 +187,18 @@ fn may_be(site: &Site, kind: Kind) -> bool {
     }
 }
 
-/// Compares each distinct fused op with what it replaced, and the whole graphs where they run here.
-fn verify(args: &args::Compile, source: &Graph, graph: &Graph, progress: &Progress) -> Result<Verification> {
-    let bodies = passes::verify_bodies(graph).map_err(|e| Failure::Check(e.to_string()))?;
-    let skipped = |why: String| Verification { bodies, runs: 0, skipped: Some(why) };
-    let stored = graph.values().filter_map(|(_, v)| v.stored()).filter_map(|t| t.dtype().size_of(t.len()));
+/// Compares each distinct fused op with what it replaced, and the whole graphs where they run here: the exact one bit for bit, and
+/// where that is another than the one that was made, how far that is from the source.
+fn verify(
+    args: &args::Compile,
+    source: &Graph,
+    exact: Option<&Graph>,
+    made: &Graph,
+    progress: &Progress,
+) -> Result<Verification> {
+    let bodies = passes::verify_bodies(made).map_err(|e| Failure::Check(e.to_string()))?;
+    let mut found = Verification { bodies, runs: 0, skipped: None, relaxed: None };
+    let stored = made.values().filter_map(|(_, v)| v.stored()).filter_map(|t| t.dtype().size_of(t.len()));
     let open = parameters::without_data(source)?.into_iter().filter_map(|v| {
         let ty = &source.value(v).ty;
         let count = ty.shape.as_ref()?.numel().as_const()?;
@@ -183,23 +206,37 @@ fn verify(args: &args::Compile, source: &Graph, graph: &Graph, progress: &Progre
     });
     let weights = stored.chain(open).fold(0, |sum: u64, n| sum.saturating_add(n as u64));
     if weights > WHOLE_GRAPH_BYTES {
-        return Ok(skipped(format!("{weights} bytes of weights; run `normfuse verify` for the whole graph")));
+        found.skipped = Some(format!("{weights} bytes of weights; run `normfuse verify` for the whole graph"));
+        return Ok(found);
     }
-    // Types of the inputs are known from here on, and what cannot run says so.
-    let pair = match Pair::new(source, &args.model, graph) {
-        Ok(pair) => pair,
-        Err(Failure::Check(why)) => return Err(Failure::Check(why)),
-        Err(other) => return Ok(skipped(other.to_string())),
-    };
-    let random = args::Random { weights_seed: args.random_weights, dims: args.dims.clone(), seed: 0 };
-    let outcome = match pair.compare_random(&random, WHOLE_GRAPH_INPUTS, progress) {
+    let outcome = match runs(args, source, exact.unwrap_or(made), Until::Differs, progress) {
         Ok(outcome) => outcome,
         Err(Failure::Check(why)) => return Err(Failure::Check(why)),
-        Err(other) => return Ok(skipped(other.to_string())),
+        Err(other) => return Ok(Verification { skipped: Some(other.to_string()), ..found }),
     };
     outcome.check()?;
     if outcome.is_all_nan() {
-        return Ok(skipped(ALL_NAN.into()));
+        found.skipped = Some(ALL_NAN.into());
+        return Ok(found);
     }
-    Ok(Verification { bodies, runs: outcome.runs.len(), skipped: None })
+    found.runs = outcome.runs.len();
+    if exact.is_some() {
+        // What the exact graph runs with, the relaxed one has to run with too.
+        found.relaxed = Some(runs(args, source, made, Until::Enough, progress)?.distances());
+    }
+    Ok(found)
+}
+
+/// Runs two graphs on random inputs.
+fn runs(
+    args: &args::Compile,
+    source: &Graph,
+    rewritten: &Graph,
+    until: Until,
+    progress: &Progress,
+) -> Result<verify::Outcome> {
+    // Types of the inputs are known from here on, and what cannot run says so.
+    let pair = Pair::new(source, &args.model, rewritten)?;
+    let random = args::Random { weights_seed: args.random_weights, dims: args.dims.clone(), seed: 0 };
+    pair.compare_random(&random, WHOLE_GRAPH_INPUTS, until, progress)
 }

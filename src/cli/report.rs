@@ -5,11 +5,13 @@ use std::{collections::BTreeSet, fmt::Write, path::Path};
 use normfuse::{
     Format,
     formats::checkpoint::Bound,
-    passes::{Dequantiser, Kind, Outcome, Report, RuleUse, Site, Summary, linears::Quantised, switches::Setting},
+    passes::{
+        Dequantiser, Kind, Outcome, Relaxation, Report, RuleUse, Site, Summary, linears::Quantised, switches::Setting,
+    },
 };
 use serde::Serialize;
 
-use super::table;
+use super::{table, verify::Distance};
 
 /// More names than this are counted.
 const LISTED: usize = 3;
@@ -23,6 +25,9 @@ pub struct Verification {
     pub runs: usize,
     /// Why the whole graph was not compared, if it was not.
     pub skipped: Option<String>,
+    /// Where something was relaxed, those runs are of the graph without that; and how far it is from the source with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub relaxed: Option<Vec<Distance>>,
 }
 
 /// What the compiled graph was made of beside the model: where its weights came from and how they are quantised.
@@ -32,6 +37,8 @@ pub struct Origin<'a> {
     pub quantised: Option<&'a Quantised>,
     /// With `--weights`.
     pub weights: Option<&'a Bound>,
+    /// With `--relax`.
+    pub relax: &'a BTreeSet<Relaxation>,
 }
 
 /// The report; field order is the order of the JSON object's keys.
@@ -39,7 +46,7 @@ pub struct Origin<'a> {
 pub struct Document<'a> {
     model: String,
     format: &'static str,
-    relax: [&'static str; 0],
+    relax: &'a BTreeSet<Relaxation>,
     summary: &'a Summary,
     sites: &'a [Site],
     rules: &'a [RuleUse],
@@ -65,7 +72,7 @@ impl<'a> Document<'a> {
         Self {
             model: model.file_name().unwrap_or(model.as_os_str()).to_string_lossy().into_owned(),
             format: Format::of(model).map_or("", Format::name),
-            relax: [],
+            relax: from.relax,
             summary: &report.summary,
             sites: &report.sites,
             rules: &report.rules,
@@ -105,16 +112,11 @@ impl<'a> Document<'a> {
         if s.fused.gated_act > 0 {
             rows.push(row("gates", format!("{} fused with the quantisers that read them", s.fused.gated_act)));
         }
+        rows.extend(self.relaxed());
         rows.extend(self.dequantisers());
         rows.extend(self.quantised.map(linear_row));
         rows.extend(self.weight_rows());
-        if let Some(v) = self.verify {
-            let whole = v.skipped.as_ref().map_or_else(
-                || format!("whole graph equal in {} runs", v.runs),
-                |why| format!("whole graph not compared: {why}"),
-            );
-            rows.push(row("verified", format!("{} distinct fused ops, bit for bit; {whole}", v.bodies)));
-        }
+        rows.extend(self.verify.map(verified_row));
         rows.extend(rule_rows(self.rules));
         text.push_str(&table::columns(&rows));
         let (fused, rest): (Vec<&Site>, Vec<&Site>) = self.sites.iter().partition(|s| s.outcome == Outcome::Fused);
@@ -135,6 +137,7 @@ impl<'a> Document<'a> {
             });
             text.push_str(&table::columns(&std::iter::once(header).chain(rows).collect::<Vec<_>>()));
         }
+        text.push_str(&self.relaxed_sites());
         if !rest.is_empty() {
             let _ = writeln!(text, "\nnot fused");
             for site in rest {
@@ -167,6 +170,37 @@ impl<'a> Document<'a> {
         rows
     }
 
+    /// What was allowed to differ from the source, and at how many sites it does.
+    fn relaxed(&self) -> Option<Vec<String>> {
+        let said = self.relax.iter().map(|relaxation| {
+            let sites = self.sites.iter().filter(|s| s.relaxed.iter().any(|r| r.relaxation == *relaxation)).count();
+            match sites {
+                0 => format!("{relaxation} changes nothing"),
+                1 => format!("{relaxation} at 1 site"),
+                n => format!("{relaxation} at {n} sites"),
+            }
+        });
+        (!self.relax.is_empty()).then(|| row("relaxed", said.collect::<Vec<_>>().join("; ")))
+    }
+
+    /// Site by site, what was relaxed and how much of the op's results differs from the exact ones on ordinary data.
+    fn relaxed_sites(&self) -> String {
+        let mut rows = vec![["anchor", "op", "by", "differs on ordinary data"].map(String::from).to_vec()];
+        for site in self.sites {
+            for relaxed in &site.relaxed {
+                let differ = relaxed.deviation.iter().filter(|d| d.differ > 0);
+                let differ: Vec<String> = differ.map(ToString::to_string).collect();
+                rows.push(vec![
+                    site.title(),
+                    site.op.clone().unwrap_or_default(),
+                    relaxed.relaxation.to_string(),
+                    if differ.is_empty() { "nothing".into() } else { differ.join("; ") },
+                ]);
+            }
+        }
+        if rows.len() == 1 { String::new() } else { format!("\nrelaxed\n{}", table::columns(&rows)) }
+    }
+
     /// What makes numbers of the codes of fused ops again, and why some of it stays.
     fn dequantisers(&self) -> Option<Vec<String>> {
         let all = || self.sites.iter().flat_map(|s| &s.dequantisers);
@@ -196,6 +230,19 @@ impl<'a> Document<'a> {
         }
         text
     }
+}
+
+/// What `--verify` compared, and what came of it.
+fn verified_row(v: &Verification) -> Vec<String> {
+    let whole = match (&v.skipped, &v.relaxed) {
+        (Some(why), _) => format!("whole graph not compared: {why}"),
+        (None, None) => format!("whole graph equal in {} runs", v.runs),
+        (None, Some(distances)) => {
+            let far: Vec<String> = distances.iter().map(ToString::to_string).collect();
+            format!("whole graph equal in {} runs before it was relaxed; relaxed, {}", v.runs, far.join(", "))
+        }
+    };
+    row("verified", format!("{} distinct fused ops, bit for bit; {whole}", v.bodies))
 }
 
 /// What the config made of the linear layers.

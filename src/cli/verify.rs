@@ -8,6 +8,8 @@ use normfuse::{
     ir::{self, Error, ErrorKind, Graph, Tensor},
 };
 
+use serde::Serialize;
+
 use super::{
     args, bits,
     failure::{Failure, Result},
@@ -38,7 +40,7 @@ pub fn main(args: &args::Verify) -> Result<()> {
             let results = pair.run_original(&given)?;
             Outcome { runs: vec![pair.compare(label, &given, &results)?] }
         }
-        None => pair.compare_random(&args.random, inputs::MOST_BYTES, &progress)?,
+        None => pair.compare_random(&args.random, inputs::MOST_BYTES, Until::Differs, &progress)?,
     };
     let mut text = outcome.text();
     if args.bisect
@@ -80,6 +82,41 @@ pub struct Run {
     outputs: Vec<(String, Tensor, bits::Compared)>,
     /// Where the graphs part, if they do.
     parting: Option<String>,
+}
+
+/// How many random runs a comparison makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// No more after one that differs: that one is looked into.
+    Differs,
+    /// All, to say how far two graphs are from one another.
+    Enough,
+}
+
+/// How far an output of one graph is from that of another, over all runs.
+#[derive(Debug, Serialize)]
+pub struct Distance {
+    output: String,
+    /// Elements whose bits differ.
+    differ: usize,
+    /// Elements.
+    of: usize,
+    /// The largest difference between two numbers; none where one of the two is no number.
+    max_abs: Option<f64>,
+}
+
+impl std::fmt::Display for Distance {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { output, differ, of, max_abs } = self;
+        match max_abs {
+            _ if *differ == 0 => write!(f, "{output} equal"),
+            Some(by) => write!(f, "{output} differs in {differ} of {of} elements, at most by {by:.3e}"),
+            None => write!(
+                f,
+                "{output} differs in {differ} of {of} elements, some of them infinite or NaN in one graph alone"
+            ),
+        }
+    }
 }
 
 /// All runs.
@@ -131,7 +168,13 @@ impl<'g> Pair<'g> {
     ///
     /// # Errors
     /// If the original runs under none of the sizes.
-    pub fn compare_random(&self, random: &args::Random, most: usize, progress: &Progress) -> Result<Outcome> {
+    pub fn compare_random(
+        &self,
+        random: &args::Random,
+        most: usize,
+        until: Until,
+        progress: &Progress,
+    ) -> Result<Outcome> {
         let given = inputs::bindings(self.original, &random.dims)?;
         let free: Vec<String> = inputs::symbols(self.original).into_iter().filter(|s| !given.contains_key(s)).collect();
         let made = run::made_up(self.original, random)?;
@@ -139,7 +182,7 @@ impl<'g> Pair<'g> {
         let mut outcome = Outcome { runs: Vec::new() };
         let mut refused = None;
         for attempt in 0..2 * SIZES.len() {
-            if outcome.runs.len() == RUNS || outcome.differs() {
+            if outcome.runs.len() == RUNS || until == Until::Differs && outcome.differs() {
                 break;
             }
             progress.at(outcome.runs.len() + 1, RUNS);
@@ -291,6 +334,25 @@ impl Outcome {
             text.push_str(&table::columns(&rows));
         }
         text
+    }
+
+    /// How far the two are from one another, by output.
+    pub fn distances(&self) -> Vec<Distance> {
+        let mut distances: Vec<Distance> = Vec::new();
+        for (output, _, c) in self.runs.iter().flat_map(|r| &r.outputs) {
+            let max_abs = c.max_abs.is_finite().then_some(c.max_abs);
+            match distances.iter_mut().find(|d| d.output == *output) {
+                Some(d) => {
+                    d.differ += c.differing;
+                    d.of += c.elements;
+                    d.max_abs = d.max_abs.zip(max_abs).map(|(a, b)| a.max(b));
+                }
+                None => {
+                    distances.push(Distance { output: output.clone(), differ: c.differing, of: c.elements, max_abs });
+                }
+            }
+        }
+        distances
     }
 
     /// True if there are outputs and none has a number.

@@ -234,7 +234,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::cli::{args, progress::Progress, weights::Of};
+    use crate::cli::{args, progress::Progress, verify::Until, weights::Of};
 
     /// Finds the causes where a set fails that holds all of one of these; and in how many trials.
     fn find(count: usize, wrong: &[&[usize]]) -> (Vec<Vec<usize>>, usize) {
@@ -260,7 +260,8 @@ mod tests {
             let mut rewritten = original.clone();
             normfuse::passes::run(&mut rewritten, &normfuse::passes::Options::default()).unwrap();
             let pair = Pair::new(&original, &path, &rewritten).unwrap();
-            let outcome = pair.compare_random(&args::Random::default(), 1 << 30, &Progress::new()).unwrap();
+            let outcome =
+                pair.compare_random(&args::Random::default(), 1 << 30, Until::Differs, &Progress::new()).unwrap();
             let mut unknown = Vec::new();
             let mut bisection = Bisection::new(&pair, &outcome.runs[0], &mut unknown).unwrap();
             assert_eq!(unknown, [""; 0], "{}", path.display());
