@@ -83,8 +83,9 @@ pub(crate) fn all(graph: &mut Graph, options: &Options, report: &mut Report) -> 
     Ok(())
 }
 
-/// Another descriptor of a fused norm, with a body that spells it out; `None` if there is nothing to relax.
-type Change = fn(&FusedNorm, &Graph) -> Option<(FusedNorm, Graph)>;
+/// Another descriptor of a fused norm, with a body that spells it out; `None` if there is nothing to relax, or why there is and it
+/// cannot be.
+type Change = fn(&FusedNorm, &Graph) -> std::result::Result<Option<(FusedNorm, Graph)>, String>;
 
 /// A relaxation of single ops: every fused norm that the pass made, where the change has another descriptor for it, the host supports
 /// that, and it agrees with its body.
@@ -108,9 +109,12 @@ fn fused_norms(
         let becomes = if let Some(met) = met {
             met.becomes.clone()
         } else {
-            let becomes = change(norm, body).and_then(|(norm, body)| {
-                let tried = relaxed(&node.op, norm, body, &types, options);
-                tried.map_err(|why| report.notes.push(format!("{relaxation} leaves {} exact: {why}", node.name))).ok()
+            let tried = change(norm, body).and_then(|changed| {
+                changed.map(|(norm, body)| relaxed(&node.op, norm, body, &types, options)).transpose()
+            });
+            let becomes = tried.unwrap_or_else(|why| {
+                report.notes.push(format!("{relaxation} leaves {} exact: {why}", node.name));
+                None
             });
             known.push(Known { op: node.op.clone(), body: body.clone(), types, becomes: becomes.clone() });
             becomes

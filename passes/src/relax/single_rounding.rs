@@ -6,24 +6,27 @@
 //! ```
 //! Models round the normed value to bf16 and quantisers widen it again, so that a value is rounded twice on its way to 8 bits or
 //! fewer. In the body, what reads the rounded value in f32 reads the one before it instead: the operand of a cast, or a product of two
-//! 16-bit values in f32. Steps that round nothing (views, magnitudes, extremes) are repeated in f32. A rounded value that anybody
+//! 16-bit values in f32, or a native norm that ends in one of these. Steps that round nothing (views, magnitudes, extremes) are repeated in f32. A rounded value that anybody
 //! needs for something else stays: then the two would not be one value any more.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use normfuse_ir::{
-    DType, FusedNorm, Graph, NodeId, Op, Shape, Type, ValueId,
+    DType, Dim, FusedNorm, Graph, NodeId, Op, Shape, Tensor, Type, ValueId,
     fused::{OutPort, Prologue, Sibling},
-    op::{BinaryOp, ReduceOp, UnaryOp},
+    op::{BinaryOp, CastBack, ReduceOp, UnaryOp},
 };
 
 /// The descriptor without the roundings that may go, and its body; `None` if none may.
-pub fn relax(norm: &FusedNorm, body: &Graph) -> Option<(FusedNorm, Graph)> {
+///
+/// # Errors
+/// Why the body cannot say what a descriptor may.
+pub fn relax(norm: &FusedNorm, body: &Graph) -> Result<Option<(FusedNorm, Graph)>, String> {
     if matches!(norm.prologue, Prologue::Gated(_)) {
-        return None;
+        return Ok(None);
     }
     let (mut norm, mut body) = (norm.clone(), body.clone());
-    let mut changed = false;
+    let (mut changed, mut left) = (false, Ok(None));
     for k in 0..norm.siblings.len() {
         let Some(sibling) = widened(&norm.siblings[k]) else { continue };
         let ports = norm.out_ports();
@@ -31,10 +34,16 @@ pub fn relax(norm: &FusedNorm, body: &Graph) -> Option<(FusedNorm, Graph)> {
         let results: Vec<ValueId> = own.map(|(_, o)| o.value).collect();
         let inputs = norm.in_ports().into_iter().zip(body.inputs());
         let rows: Vec<ValueId> = inputs.filter(|(p, _)| p.is_rows()).map(|(_, v)| *v).collect();
-        let Some(wide) = without_rounding(&body, norm.siblings[k].output, &rows, &results) else { continue };
+        let Some(wide) = without_rounding(&body, norm.siblings[k].output, &rows, &results) else {
+            left = Err("its body has no one rounding that all of its quantisers read".to_owned());
+            continue;
+        };
         (norm.siblings[k], body, changed) = (sibling, wide, true);
     }
-    (changed && norm.check().is_ok()).then_some((norm, body))
+    if !changed {
+        return left;
+    }
+    norm.check().map(|()| Some((norm, body)))
 }
 
 /// A sibling whose normed value, in f32, is not rounded before its quantisers read it.
@@ -131,9 +140,19 @@ impl Widening {
         let (value, operand) = (*node.outputs.first()?, node.input(0)?);
         match node.op {
             Op::Cast { .. } => (self.dtype_of(operand) == Some(DType::F32)).then_some(operand),
-            Op::Binary(BinaryOp::Mul) => {
-                let factors = [Some(self.in_f32(operand)?), Some(self.in_f32(node.input(1)?)?)];
-                self.node(node.op, &factors, value)
+            // What is rounded once, at its end.
+            Op::Binary(BinaryOp::Mul) | Op::RmsNorm { cast: CastBack::AfterScale, .. } => {
+                let operands = [Some(self.in_f32(operand)?), Some(self.in_f32(node.input(1)?)?)];
+                self.node(node.op, &operands, value)
+            }
+            // A product of two 16-bit numbers again, one of which is the norm without a weight.
+            Op::RmsNorm { cast: CastBack::BeforeScale, .. } => {
+                let weight = node.input(1)?;
+                let ones = self.ones(weight)?;
+                let normed = self.node(node.op, &[Some(operand), Some(ones)], value)?;
+                *self.graph.type_mut(normed) = self.graph.value(value).ty.clone();
+                let factors = [Some(self.in_f32(normed)?), Some(self.in_f32(weight)?)];
+                self.node(Op::Binary(BinaryOp::Mul), &factors, value)
             }
             _ => None,
         }
@@ -171,6 +190,19 @@ impl Widening {
         let wide = self.node(node.op, &operands, made)?;
         self.wide.insert(made, wide);
         Some(())
+    }
+
+    /// Ones in the place of a weight.
+    fn ones(&mut self, weight: ValueId) -> Option<ValueId> {
+        let sizes: Option<Vec<i64>> = self.graph.value(weight).ty.shape.as_ref()?.0.iter().map(Dim::as_const).collect();
+        let (sizes, dtype) = (sizes?, self.dtype_of(weight)?);
+        let name = format!("wide{}", self.graph.value_bound());
+        let shape = self.graph.add_const(name, Tensor::from_i64(&[sizes.len()], &sizes));
+        let one = Op::ConstantOfShape { dtype: DType::F32, value: 1.0_f32.to_le_bytes().to_vec() };
+        let ones = self.node(one, &[Some(shape)], weight)?;
+        let ones = self.node(Op::Cast { to: dtype, saturate: true }, &[Some(ones)], weight)?;
+        *self.graph.type_mut(ones) = self.graph.value(weight).ty.clone();
+        Some(ones)
     }
 
     fn dtype_of(&self, value: ValueId) -> Option<DType> {
