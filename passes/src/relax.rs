@@ -160,3 +160,19 @@ fn relaxed(
     let deviation = body::deviation(exact, &op, types).map_err(|e| e.to_string())?;
     Ok(Becomes { op, body, deviation })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_as_they_are_written() {
+        for relaxation in Relaxation::ALL {
+            assert_eq!(relaxation.to_string().parse(), Ok(relaxation));
+            assert_eq!(serde_json::to_value(relaxation).unwrap(), relaxation.name());
+        }
+        let unknown = "exact".parse::<Relaxation>().unwrap_err();
+        assert!(unknown.starts_with("no such relaxation; relaxations: single-rounding"), "{unknown}");
+        assert!(Options::default().relax.is_empty());
+    }
+}

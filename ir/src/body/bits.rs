@@ -96,3 +96,25 @@ pub(super) fn differences(a: &Tensor, b: &Tensor) -> (usize, Option<f32>) {
     }
     (count, most)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::DType;
+
+    #[test]
+    fn differences_are_counted_by_bits_and_measured_by_numbers() {
+        let f = |v: &[f32]| Tensor::from_f32(&[v.len()], v);
+        let (a, b) = (f(&[1.0, f32::NAN, 0.0, 2.0]), f(&[1.5, f32::NAN, -0.0, 2.0]));
+        assert_eq!(differences(&a, &a), (0, Some(0.0)));
+        assert_eq!(differences(&a, &b), (2, Some(0.5)));
+        // What is no number in one of the two alone is infinitely far away.
+        assert_eq!(differences(&f(&[1.0]), &f(&[f32::NAN])), (1, Some(f32::INFINITY)));
+        assert_eq!(differences(&f(&[f32::INFINITY]), &f(&[f32::NEG_INFINITY])), (1, Some(f32::INFINITY)));
+        // Codes of whole numbers have no such distance, and two codes in a byte are two.
+        let whole = |v: &[i64]| Tensor::from_i64(&[v.len()], v);
+        assert_eq!(differences(&whole(&[1, 2, 3]), &whole(&[1, 5, 4])), (2, None));
+        let codes = |byte: u8| Tensor::new(DType::F4E2M1, vec![2], vec![byte]).unwrap();
+        assert_eq!(differences(&codes(0x12), &codes(0x22)), (1, Some(0.5)));
+    }
+}
