@@ -16,6 +16,7 @@ pub mod json;
 pub mod linear;
 pub mod num;
 pub mod op;
+pub mod scaled;
 pub mod scheme;
 pub mod tensor;
 pub mod text;

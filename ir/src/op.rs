@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     DType, FusedNorm, Scheme,
     fused::Root,
+    scaled::ScaledMatMul,
     scheme::{F32, ZeroPoint},
 };
 
@@ -441,6 +442,9 @@ pub enum Op {
     /// Operands: a, b (8-bit integers), optional zero points of a and b. Result i32, exact.
     #[serde(rename = "matmul_integer")]
     MatMulInteger,
+    /// A product of codes and their scales. Operands: a, b, scale of a, scale of b (f32), optional bias; see [`ScaledMatMul`].
+    #[serde(rename = "scaled_matmul")]
+    ScaledMatMul(ScaledMatMul),
     /// Scaled dot-product attention.
     Attention(AttentionOp),
     /// Operands: x, shape (i64).
@@ -633,6 +637,7 @@ impl Op {
             | Self::QuantizeLinear { .. }
             | Self::DequantizeLinear { .. } => (2, Some(3)),
             Self::MatMulInteger | Self::Pad => (2, Some(4)),
+            Self::ScaledMatMul(_) => (4, Some(5)),
             Self::Attention(_) => (3, Some(6)),
             Self::Split { .. } | Self::Trilu { .. } => (1, Some(2)),
             Self::Slice => (3, Some(5)),

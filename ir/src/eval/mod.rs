@@ -14,6 +14,7 @@ pub mod numbers;
 mod quantise;
 mod reduce;
 mod run;
+mod scaled;
 mod scatter;
 pub mod shape;
 
@@ -27,6 +28,7 @@ pub use quantise::{dequantize_linear, dynamic_quantize_linear, quantize, quantiz
 pub(crate) use reduce::int_limits;
 pub use reduce::{arg_reduce, cum_sum, reduce, top_k};
 pub use run::run;
+pub use scaled::scaled_matmul;
 pub use scatter::{scatter_elements, scatter_nd};
 
 use numbers::{Numbers, from_numbers, ints, one_int, unsupported};
@@ -105,6 +107,9 @@ fn dispatch(op: &Op, x: &Operands) -> Result<Vec<Tensor>> {
             one(gemm(x.get(0)?, x.get(1)?, x.opt(2), (alpha.get(), beta.get()), (*trans_a, *trans_b)))
         }
         Op::MatMulInteger => one(matmul_integer(x.get(0)?, x.get(1)?, x.opt(2), x.opt(3))),
+        Op::ScaledMatMul(product) => {
+            one(scaled_matmul(product, [x.get(0)?, x.get(1)?], [x.get(2)?, x.get(3)?], x.opt(4)))
+        }
         Op::Attention(a) => attention(a, x.0),
         Op::QuantizeLinear { axis, block_size, to, saturate, precision, .. } => {
             one(quantize_linear(x.get(0)?, x.get(1)?, x.opt(2), (*axis, *block_size), *to, *saturate, *precision))

@@ -5,6 +5,7 @@ mod fuzz;
 mod gated;
 mod norms;
 mod quant;
+mod scaled;
 
 use std::sync::Arc;
 

@@ -50,6 +50,7 @@ pub(super) fn check_attributes(op: &Op) -> Result<()> {
         Op::DequantizeLinear { to: Some(d), .. } if !d.is_arithmetic_float() => {
             bad(format!("to: expected f32, f16, bf16 or f64, found {d}"))
         }
+        Op::ScaledMatMul(product) => product.check().or_else(bad),
         Op::Quantize(scheme) => check_scheme(scheme),
         Op::FusedNorm(f) => check_fused(f),
         Op::Foreign(f) if f.domain.is_empty() && f.op_type.is_empty() => {

@@ -24,6 +24,7 @@ mod math;
 mod movement;
 mod ports;
 mod quant;
+mod scaled;
 mod slice;
 
 pub use args::Operand;
@@ -256,6 +257,7 @@ fn types(args: &Args<'_>) -> Result<Vec<Type>> {
         Op::SkipRmsNorm { .. } => math::skip_rms_norm(args),
         Op::MatMul => one(math::mat_mul(args)),
         Op::MatMulInteger => one(math::mat_mul_integer(args)),
+        Op::ScaledMatMul(product) => one(scaled::product(args, product)),
         Op::Gemm { trans_a, trans_b, .. } => one(math::gemm(args, *trans_a, *trans_b)),
         Op::Attention(a) => math::attention(args, a),
         Op::Reshape { allow_zero } => one(movement::reshape(args, *allow_zero)),

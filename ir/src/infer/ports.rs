@@ -9,6 +9,7 @@ pub(crate) fn operand(op: &Op, port: usize) -> String {
         Op::Binary(_) | Op::MatMul => &["a", "b"],
         Op::Gemm { .. } => &["a", "b", "c"],
         Op::MatMulInteger => &["a", "b", "a_zero_point", "b_zero_point"],
+        Op::ScaledMatMul(_) => &["a", "b", "scale_a", "scale_b", "bias"],
         Op::Where => &["condition", "a", "b"],
         Op::Clip => &["x", "min", "max"],
         Op::CumSum { .. } => &["x", "axis"],

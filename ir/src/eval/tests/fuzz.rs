@@ -7,6 +7,7 @@ use crate::{
     eval::eval_node,
     fused::Root,
     op::{BinaryOp, CastBack, Dialect, ReduceOp, ScatterReduction, UnaryOp},
+    scaled::{ScalePer, ScaledMatMul},
     scheme::F32,
 };
 
@@ -104,6 +105,11 @@ fn ops(rng: &mut Rng) -> Vec<Op> {
         Op::MatMul,
         Op::Gemm { alpha: F32::new(1.0), beta: F32::new(1.0), trans_a: flag, trans_b: !flag },
         Op::MatMulInteger,
+        Op::ScaledMatMul(ScaledMatMul {
+            a: [ScalePer::Tensor, ScalePer::Row, ScalePer::Block(1, 2)][rng.below(3)],
+            b: [ScalePer::Tensor, ScalePer::Row, ScalePer::Block(2, 2)][rng.below(3)],
+            to: dtype,
+        }),
         Op::Attention(attention),
         Op::Reshape { allow_zero: flag },
         Op::Squeeze { axes: axes.clone() },
@@ -148,7 +154,7 @@ fn ops(rng: &mut Rng) -> Vec<Op> {
 
 #[test]
 fn no_operand_makes_an_op_panic() {
-    let mut rng = Rng::new(1);
+    let mut rng = Rng::new(2);
     let mut worked = vec![0; ops(&mut rng).len()];
     for _ in 0..4000 {
         for (i, op) in ops(&mut rng).iter().enumerate() {
