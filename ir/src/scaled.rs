@@ -7,6 +7,8 @@
 //!
 //! This is what `torch._scaled_mm` and cuBLASLt compute, up to the order of the sums.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::DType;
@@ -21,6 +23,17 @@ pub enum ScalePer {
     Row,
     /// A block of so many rows and columns, the last of which may be cut off: `[.., ceil(rows / r), ceil(columns / c)]`.
     Block(u64, u64),
+}
+
+impl fmt::Display for ScalePer {
+    /// `tensor`, `row`, `block1x128`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tensor => f.write_str("tensor"),
+            Self::Row => f.write_str("row"),
+            Self::Block(r, c) => write!(f, "block{r}x{c}"),
+        }
+    }
 }
 
 /// A product of codes and their scales. Operands: a, b, scale of a, scale of b, optional bias.

@@ -4,7 +4,10 @@
 //! one: what it makes is compared with what it says of itself, bit for bit on hostile data, and stays as it was where that fails.
 //! How far it is from the exact graph is measured on ordinary data, and told at its sites.
 
+mod deviation;
+mod scaled_matmul;
 mod single_rounding;
+mod spread;
 
 use std::{collections::BTreeSet, fmt, str::FromStr, sync::Arc};
 
@@ -23,24 +26,33 @@ use crate::{Options, Report};
 pub enum Relaxation {
     /// The normed value goes to its quantisers as it is, in f32, where the source rounds it to 16 bits before.
     SingleRounding,
+    /// A product of two dequantised values multiplies codes, and scales what comes of it.
+    ScaledMatmul,
 }
 
 impl Relaxation {
     /// All that there are, in the order in which they are applied.
-    pub const ALL: [Self; 1] = [Self::SingleRounding];
+    pub const ALL: [Self; 2] = [Self::SingleRounding, Self::ScaledMatmul];
 
     /// Its name.
     pub const fn name(self) -> &'static str {
         match self {
             Self::SingleRounding => "single-rounding",
+            Self::ScaledMatmul => "scaled-matmul",
         }
     }
 
     /// Rewrites all places of a graph that it may, and tells of them.
     fn apply(self, graph: &mut Graph, options: &Options, report: &mut Report) -> Result<()> {
         match self {
-            Self::SingleRounding => fused_norms(self, single_rounding::relax, graph, options, report),
+            Self::SingleRounding => fused_norms(self, single_rounding::relax, graph, options, report)?,
+            Self::ScaledMatmul => {
+                let (made, left) = scaled_matmul::relax(graph)?;
+                report.products.extend(made);
+                report.notes.extend(left.iter().map(|why| format!("{self} leaves {why}")));
+            }
         }
+        Ok(())
     }
 }
 

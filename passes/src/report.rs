@@ -1,5 +1,6 @@
 //! What the pass did and why: one site an anchor, and a summary.
 
+use normfuse_ir::{DType, scheme::F32};
 use serde::{Deserialize, Serialize};
 
 use crate::relax::Relaxed;
@@ -124,6 +125,26 @@ impl Site {
     }
 }
 
+/// A product of two dequantised values that a product of codes and scales took the place of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScaledProduct {
+    /// Name of the product in the source.
+    pub node: String,
+    /// Where it is in the model's source, if the format says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<String>,
+    /// Name of the new op.
+    pub op: String,
+    /// Its left side: type of the codes and what shares a scale.
+    pub a: String,
+    /// Its right side, a weight as a rule.
+    pub b: String,
+    /// Dtype of the result.
+    pub to: DType,
+    /// The largest difference from the source's product over the largest magnitude of that, on ordinary data.
+    pub deviation: F32,
+}
+
 /// How many of each kind were fused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Fused {
@@ -192,6 +213,9 @@ pub struct Report {
     /// One entry a rule, in the order of [`crate::rules::ALL`].
     #[serde(default)]
     pub rules: Vec<RuleUse>,
+    /// Products of dequantised values that multiply codes now, in the order of the graph.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub products: Vec<ScaledProduct>,
     /// What the reader and the pass want the user to know.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,

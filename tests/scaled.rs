@@ -1,0 +1,112 @@
+//! `--relax scaled-matmul`: every graph under `tests/in/scaled` has products of two dequantised values, which become products of codes
+//! and scales; what looks alike under `tests/in/unscaled` stays as it is.
+
+mod common;
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use normfuse_ir::{
+    DType, Graph, Op, Tensor,
+    body::{
+        bits_equal,
+        hostile::{Rng, Row, rows},
+    },
+    eval::{self, numbers::floats},
+    text,
+};
+use normfuse_passes::{Options, Relaxation, Report};
+
+use common::bits::parse;
+
+fn sources(folder: &str) -> Vec<(String, String)> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/in").join(folder);
+    let mut found: Vec<(String, String)> = fs::read_dir(&dir)
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .map(|p| (p.file_stem().unwrap().to_str().unwrap().to_owned(), fs::read_to_string(&p).unwrap()))
+        .collect();
+    found.sort();
+    found
+}
+
+fn relaxed(source: &Graph) -> (Graph, Report) {
+    let mut graph = source.clone();
+    let options = Options { verify: true, relax: BTreeSet::from([Relaxation::ScaledMatmul]), ..Options::default() };
+    let report = normfuse_passes::run(&mut graph, &options).unwrap();
+    (graph, report)
+}
+
+fn products(graph: &Graph) -> usize {
+    graph.nodes().filter(|(_, n)| matches!(n.op, Op::ScaledMatMul(_))).count()
+}
+
+/// Codes of bell-shaped rows, scales between 1/64 and 1/32.
+fn inputs(graph: &Graph) -> Vec<Tensor> {
+    let mut rng = Rng::new(7);
+    let size = |s: &str| Some(if s == "batch" { 3 } else { 2 });
+    let mut made = |id: &normfuse_ir::ValueId| {
+        let ty = &graph.value(*id).ty;
+        let shape: Vec<usize> = ty.shape.as_ref().unwrap().0.iter().map(|d| d.eval(&size).unwrap() as usize).collect();
+        let wide = if ty.dtype == Some(DType::F32) || shape.len() < 2 {
+            let count = shape.iter().product();
+            let all: Vec<f32> = (0..count).map(|_| (1.0 + rng.below(1000) as f32 / 1000.0) / 64.0).collect();
+            Tensor::from_f32(&shape, &all)
+        } else {
+            rows(DType::F32, &shape, &[Row::Bell], &mut rng).unwrap()
+        };
+        eval::cast(&wide, ty.dtype.unwrap(), true).unwrap()
+    };
+    graph.inputs().iter().map(&mut made).collect()
+}
+
+#[test]
+fn products_of_dequantised_values_multiply_codes() {
+    for (name, text_in) in sources("scaled") {
+        let source = parse(&text_in);
+        let (graph, report) = relaxed(&source);
+        let all = source.nodes().filter(|(_, n)| matches!(n.op, Op::MatMul)).count();
+        assert_eq!((products(&graph), report.products.len()), (all, all), "{name}: {:#?}", report.notes);
+        assert!(graph.nodes().all(|(_, n)| !matches!(n.op, Op::MatMul | Op::DequantizeLinear { .. })), "{name}");
+        insta::with_settings!({ snapshot_path => "snapshots/scaled", prepend_module_to_snapshot => false, omit_expression => true }, {
+            let told = serde_json::to_string_pretty(&report.products).unwrap();
+            insta::assert_snapshot!(name.as_str(), format!("{}\n{told}", text::print(&graph)));
+        });
+        // What was written down is read as itself.
+        let written = text::print(&graph);
+        assert_eq!(text::print(&parse(&written)), written, "{name}");
+        let given = inputs(&source);
+        let (want, found) = (eval::run(&source, &given).unwrap(), eval::run(&graph, &given).unwrap());
+        for (want, found) in want.iter().zip(&found) {
+            assert_eq!((want.dtype(), want.shape()), (found.dtype(), found.shape()), "{name}");
+            let (x, y) = (floats(want).unwrap(), floats(found).unwrap());
+            let largest = x.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+            let apart = x.iter().zip(&y).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
+            // A rounding of each factor to 8 bits, and one of the result.
+            let most = if text_in.contains("bf16") { 1.0 / 128.0 } else { 1e-5 };
+            assert!(largest > 0.0 && apart <= most * largest, "{name}: {apart} of {largest}");
+        }
+    }
+}
+
+#[test]
+fn what_looks_alike_stays_as_it_is() {
+    for (name, text_in) in sources("unscaled") {
+        let source = parse(&text_in);
+        let (graph, report) = relaxed(&source);
+        assert_eq!((products(&graph), report.products.len()), (0, 0), "{name}");
+        let said = report.notes.iter().any(|n| n.starts_with("scaled-matmul leaves y: "));
+        assert_eq!(said, !matches!(name.as_str(), "one_side" | "zero_point"), "{name}: {:?}", report.notes);
+        let given = inputs(&source);
+        let (want, found) = (eval::run(&source, &given).unwrap(), eval::run(&graph, &given).unwrap());
+        assert!(want.iter().zip(&found).all(|(a, b)| bits_equal(a, b).is_none()), "{name}");
+    }
+}
+
+#[test]
+fn nothing_is_scaled_that_nobody_asked_for() {
+    for (name, text_in) in sources("scaled") {
+        let mut graph = parse(&text_in);
+        normfuse_passes::run(&mut graph, &Options::default()).unwrap();
+        assert_eq!(products(&graph), 0, "{name}");
+    }
+}
