@@ -17,6 +17,7 @@ use normfuse::{
         Compiler,
         exec::{Backend, Given, OnPaper, Plan, Product, host_inputs},
         ops::{Call, Chain, Launch, Lowered, Word},
+        product::Scaled,
     },
     ir::{self, ErrorKind, Graph, Op, Result, infer},
 };
@@ -85,6 +86,10 @@ impl Backend for Any {
 
     fn product(&self, call: &Call<'_>) -> Result<Arc<dyn Product>> {
         OnPaper.product(call)
+    }
+
+    fn scaled(&self, product: &Scaled) -> Result<Arc<dyn Product>> {
+        OnPaper.scaled(product)
     }
 }
 

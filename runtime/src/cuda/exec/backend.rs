@@ -5,7 +5,10 @@ use std::{fmt::Debug, sync::Arc};
 use cudarc::driver::sys::CUstream;
 use normfuse_ir::{Error, ErrorKind, Op, Result};
 
-use super::super::ops::{self, AttentionSoftmax, Call, Chain, Lowered};
+use super::super::{
+    ops::{self, AttentionSoftmax, Call, Chain, Lowered},
+    product::Scaled,
+};
 
 /// A matrix product of certain sizes, ready to be launched.
 pub trait Product: Debug + Send + Sync {
@@ -59,6 +62,12 @@ pub trait Backend: Send + Sync {
     /// # Errors
     /// `Unsupported` with the dtypes or sizes that there is no product for.
     fn product(&self, call: &Call<'_>) -> Result<Arc<dyn Product>>;
+
+    /// A product of codes and scales.
+    ///
+    /// # Errors
+    /// As [`Backend::product`].
+    fn scaled(&self, product: &Scaled) -> Result<Arc<dyn Product>>;
 }
 
 /// True for the ops that [`Backend::product`] computes.
@@ -85,6 +94,10 @@ impl Product for NoProduct {
 
 impl Backend for OnPaper {
     fn product(&self, _: &Call<'_>) -> Result<Arc<dyn Product>> {
+        Ok(Arc::new(NoProduct))
+    }
+
+    fn scaled(&self, _: &Scaled) -> Result<Arc<dyn Product>> {
         Ok(Arc::new(NoProduct))
     }
 }

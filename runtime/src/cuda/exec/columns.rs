@@ -1,6 +1,6 @@
 //! What lies in another order than row by row: scales that a fused op writes by columns, and operands with their axes in another order.
 
-use normfuse_ir::{Error, ErrorKind, FusedNorm, Node, Op, Result, fused::OutPort, scheme::ScaleLayout};
+use normfuse_ir::{Error, ErrorKind, FusedNorm, Node, Op, Result, Tensor, fused::OutPort, scheme::ScaleLayout};
 
 use super::{
     super::ops::{Call, Typed},
@@ -70,9 +70,21 @@ impl Builder<'_> {
         types: &[Option<Typed>],
         result: Typed,
     ) -> Result<usize> {
-        let known = vec![None; types.len()];
+        self.lowered_with(node, op, inputs, types, &vec![None; types.len()], result)
+    }
+
+    /// A step of one op, some operands of which the host knows.
+    pub(super) fn lowered_with(
+        &mut self,
+        node: &Node,
+        op: &Op,
+        inputs: &[usize],
+        types: &[Option<Typed>],
+        known: &[Option<Tensor>],
+        result: Typed,
+    ) -> Result<usize> {
         let outputs = [result.clone()];
-        let call = Call { op, inputs: types, outputs: &outputs, known: &known };
+        let call = Call { op, inputs: types, outputs: &outputs, known };
         let lowered = self.backend.node(&call)?;
         let value = self.temporary(result);
         let scratch = lowered.scratch;

@@ -15,6 +15,7 @@ mod concrete;
 mod executable;
 mod kernels;
 mod plan;
+mod scaled;
 mod step;
 mod views;
 mod weights;

@@ -120,14 +120,14 @@ impl Plan {
 }
 
 pub(super) struct Builder<'a> {
-    graph: &'a Graph,
-    concrete: &'a Concrete,
+    pub(super) graph: &'a Graph,
+    pub(super) concrete: &'a Concrete,
     pub(super) backend: &'a dyn Backend,
     pub(super) values: Vec<Value>,
-    roots: Vec<Root>,
+    pub(super) roots: Vec<Root>,
     of: Vec<Option<usize>>,
     /// Results that lie by columns, as they lie.
-    columns: BTreeMap<ValueId, usize>,
+    pub(super) columns: BTreeMap<ValueId, usize>,
     steps: Vec<Step>,
     outputs: Vec<usize>,
     refused: Vec<Error>,
@@ -309,13 +309,18 @@ impl<'a> Builder<'a> {
         {
             return self.view(x, node, outputs, &offsets);
         }
-        if let Op::Attention(op) = &node.op {
-            return self.attention(node, op);
+        match &node.op {
+            Op::Attention(op) => return self.attention(node, op),
+            Op::ScaledMatMul(product) => return self.scaled(id, node, product),
+            _ => {}
         }
         let call = Call { op: &node.op, inputs: &inputs, outputs: &outputs, known: &known };
         let (work, scratch) = match &node.op {
-            Op::FusedNorm(norm) => (fused(norm, &inputs)?, 0),
-            Op::Quantize(scheme) => (quantiser(scheme, &inputs)?, 0),
+            Op::FusedNorm(norm) => (fused(&self.laid_out(norm, node), &inputs)?, 0),
+            Op::Quantize(scheme) => {
+                let by_columns = self.for_products(scheme, node.outputs.get(1).copied());
+                (quantiser(by_columns.as_ref().unwrap_or(scheme), &inputs)?, 0)
+            }
             op if is_product(op) => {
                 let product = self.backend.product(&call)?;
                 let scratch = product.scratch();

@@ -15,16 +15,20 @@ use normfuse_ir::{
     fused::OutPort,
     infer,
     op::AttentionOp,
+    scaled::{ScalePer, ScaledMatMul},
     scheme::{F32, ScaleLayout},
     text,
 };
 
 use super::{
-    super::ops::{AttentionSoftmax, Call, Chain, Launch, Lowered, Source, Word},
+    super::{
+        ops::{AttentionSoftmax, Call, Chain, Launch, Lowered, Source, Word},
+        product::{Scaled, Scales},
+    },
     Backend, Plan, Product,
     executable::given,
     host_inputs,
-    step::{Place, Step, Value, Work},
+    step::{Place, Root, Step, Value, Work},
 };
 use crate::cpu;
 
@@ -33,6 +37,7 @@ enum Asked {
     Op(Op),
     Chain(Chain),
     Softmax(AttentionSoftmax),
+    Scaled(Scaled),
 }
 
 /// Notes what it is asked for; the text of a kernel is its number.
@@ -98,6 +103,10 @@ impl Backend for Notes {
     fn product(&self, call: &Call<'_>) -> Result<Arc<dyn Product>> {
         Ok(Arc::new(Numbered(self.note(Asked::Op(call.op.clone())))))
     }
+
+    fn scaled(&self, product: &Scaled) -> Result<Arc<dyn Product>> {
+        Ok(Arc::new(Numbered(self.note(Asked::Scaled(product.clone())))))
+    }
 }
 
 /// Memory as a plan lays it out.
@@ -146,16 +155,20 @@ impl<'a> Machine<'a> {
             Work::Kernels(lowered) => {
                 let number: usize = lowered.launches[0].text.parse().unwrap();
                 match &self.asked[number] {
-                    Asked::Op(op) => cpu::execute(op, &refs).unwrap(),
+                    Asked::Op(op) => self.of_shape(op, &refs, step),
                     Asked::Chain(chain) => vec![of_chain(chain, &refs)],
                     Asked::Softmax(softmax) => of_softmax(softmax, &refs),
+                    Asked::Scaled(_) => panic!("a product is no kernel"),
                 }
             }
             Work::Norm(norm) => cpu::fused_norm(&norm.norm, &refs).unwrap(),
             Work::Product(product) => {
                 let number: usize = format!("{product:?}").parse().unwrap();
-                let Asked::Op(op) = &self.asked[number] else { panic!("a product is an op") };
-                cpu::execute(op, &refs).unwrap()
+                match &self.asked[number] {
+                    Asked::Op(op) => cpu::execute(op, &refs).unwrap(),
+                    Asked::Scaled(scaled) => return self.scaled(scaled, step),
+                    _ => panic!("a product is an op"),
+                }
             }
             Work::Copy(_) => vec![inputs[0].clone().unwrap()],
         };
@@ -192,6 +205,62 @@ fn as_laid_out(norm: &FusedNorm, port: usize, result: &Tensor) -> Vec<u8> {
         memory[to..to + size].copy_from_slice(element);
     }
     memory
+}
+
+impl Machine<'_> {
+    /// Results of an op that the plan made up: what the host knows of it is said by the result's sizes.
+    fn of_shape(&self, op: &Op, refs: &[Option<&Tensor>], step: &Step) -> Vec<Tensor> {
+        let shape: Vec<i64> = self.plan.values[step.outputs[0]].typed.shape.iter().map(|n| *n as i64).collect();
+        match (op, refs) {
+            (Op::Expand, [Some(x)]) => vec![eval::movement::expand(x, &shape).unwrap()],
+            (Op::Pad, [Some(x)]) => {
+                let behind = shape.iter().zip(x.shape()).map(|(to, from)| to - *from as i64);
+                let pads: Vec<i64> = vec![0; shape.len()].into_iter().chain(behind).collect();
+                vec![eval::movement::pad(x, &pads, None, None).unwrap()]
+            }
+            _ => cpu::execute(op, refs).unwrap(),
+        }
+    }
+
+    /// So many bytes from where a value lies: of its own, and behind them.
+    fn bytes(&mut self, value: usize, count: usize) -> &mut [u8] {
+        let Value { root, offset, .. } = self.plan.values[value].clone();
+        let Root { place, bytes } = self.plan.roots[root].clone();
+        assert!(offset as usize + count <= bytes as usize, "{count} bytes of {bytes} from {offset} on");
+        match place {
+            Place::Arena(at) => &mut self.arena[at as usize + offset as usize..][..count],
+            _ => &mut self.roots[root][offset as usize..][..count],
+        }
+    }
+
+    /// As the library does it: by the sizes that it was told, whatever the values are.
+    fn scaled(&mut self, p: &Scaled, step: &Step) {
+        let groups = p.k.div_ceil(128);
+        let inputs: Vec<usize> = step.inputs.iter().map(|v| v.unwrap()).collect();
+        let mut read = |port: usize, dtype: DType, shape: &[usize]| {
+            let count = shape.iter().product::<usize>() * dtype.bits() / 8;
+            Tensor::from_bytes(dtype, shape.to_vec(), self.bytes(inputs[port], count).to_vec()).unwrap()
+        };
+        let (a, b) = (read(0, p.codes[0], &[p.m, p.k]), read(1, p.codes[1], &[p.n, p.k]));
+        let mut side = |port: usize, rows: usize| match p.scales[port - 2] {
+            Scales::One => (ScalePer::Tensor, read(port, DType::F32, &[1])),
+            Scales::Rows => (ScalePer::Row, read(port, DType::F32, &[rows, 1])),
+            Scales::Groups => {
+                assert!(rows.is_multiple_of(4));
+                let by_columns = read(port, DType::F32, &[groups, rows]);
+                (ScalePer::Block(1, 128), eval::movement::transpose(&by_columns, None).unwrap())
+            }
+            Scales::Blocks => {
+                let whole = read(port, DType::F32, &[rows.div_ceil(128), groups.next_multiple_of(4)]);
+                let own = eval::movement::slice(&whole, &[0], &[groups as i64], Some(&[1]), None).unwrap();
+                (ScalePer::Block(128, 128), own)
+            }
+        };
+        let ((of_a, scale_a), (of_b, scale_b)) = (side(2, p.m), side(3, p.n));
+        let op = Op::ScaledMatMul(ScaledMatMul { a: of_a, b: of_b, to: p.to });
+        let y = eval::eval_node(&op, &[Some(&a), Some(&b), Some(&scale_a), Some(&scale_b)]).unwrap().remove(0);
+        self.bytes(step.outputs[0], y.bytes().len()).copy_from_slice(y.bytes());
+    }
 }
 
 fn of_chain(chain: &Chain, inputs: &[Option<&Tensor>]) -> Tensor {

@@ -12,7 +12,7 @@ use cudarc::{
         result,
         sys::{
             self, cublasComputeType_t as Compute, cublasLtEpilogue_t as Epilogue,
-            cublasLtMatmulDescAttributes_t as DescAttribute,
+            cublasLtMatmulDescAttributes_t as DescAttribute, cublasLtMatmulMatrixScale_t as Mode,
             cublasLtMatmulPreferenceAttributes_t as PreferenceAttribute,
             cublasLtMatrixLayoutAttribute_t as LayoutAttribute, cudaDataType_t as Element,
         },
@@ -175,12 +175,39 @@ pub enum Addend {
     Row,
 }
 
+/// What the scales of a side of a product of codes are, and how they lie: f32 from a multiple of 16 bytes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scales {
+    /// One for all.
+    One,
+    /// One a row.
+    Rows,
+    /// One for 128 columns of a row: those of all rows lie one behind the other, and the number of rows is a multiple of 4.
+    Groups,
+    /// One for 128 rows and 128 columns, row by row, as many a row as the next multiple of 4.
+    Blocks,
+}
+
+impl Scales {
+    /// What the library calls it.
+    const fn mode(self) -> Mode {
+        match self {
+            Self::One => Mode::CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F,
+            Self::Rows => Mode::CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F,
+            Self::Groups => Mode::CUBLASLT_MATMUL_MATRIX_SCALE_VEC128_32F,
+            Self::Blocks => Mode::CUBLASLT_MATMUL_MATRIX_SCALE_BLK128x128_32F,
+        }
+    }
+}
+
 /// `d = alpha * a * b + beta * c` of row-major matrices, one product or several at regular distances. Sums are in f32 (of f64 in
 /// f64), and rounded once.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Problem {
-    /// Of the operands: f16, bf16, f32 or f64.
-    pub dtype: DType,
+    /// Of the operands: f16, bf16, f32 or f64, or 8-bit floats that have scales.
+    pub dtypes: [DType; 2],
+    /// The scales of both sides, of codes.
+    pub scales: Option<[Scales; 2]>,
     /// Of the result and of what is added: the same, or f32.
     pub result: DType,
     /// Rows of the result.
@@ -218,6 +245,8 @@ pub struct At {
     pub b: u64,
     /// Of what is added, if anything is.
     pub c: u64,
+    /// Of the scales of both sides, if there are any.
+    pub scales: [u64; 2],
     /// Of the first result.
     pub d: u64,
     /// Of the scratch.
@@ -239,26 +268,32 @@ pub struct Matmul {
 
 impl Problem {
     /// Elements of operands and of the result, and what sums are computed in.
-    fn elements(&self) -> Result<(Element, Element, Compute)> {
+    fn elements(&self) -> Result<([Element; 2], Element, Compute)> {
         let element = |dtype| match dtype {
+            DType::F8E4M3FN => Ok(Element::CUDA_R_8F_E4M3),
+            DType::F8E5M2 => Ok(Element::CUDA_R_8F_E5M2),
             DType::F16 => Ok(Element::CUDA_R_16F),
             DType::BF16 => Ok(Element::CUDA_R_16BF),
             DType::F32 => Ok(Element::CUDA_R_32F),
             DType::F64 => Ok(Element::CUDA_R_64F),
             other => {
-                let message = format!("expected a product of f16, bf16, f32 or f64, found {other}");
+                let message = format!("expected a product of f16, bf16, f32, f64 or 8-bit floats, found {other}");
                 Err(Error::new(ErrorKind::Unsupported, message))
             }
         };
-        let wide = self.dtype == DType::F64;
-        let compute = if wide { Compute::CUBLAS_COMPUTE_64F } else { Compute::CUBLAS_COMPUTE_32F };
-        Ok((element(self.dtype)?, element(self.result)?, compute))
+        let compute = if self.is_wide() { Compute::CUBLAS_COMPUTE_64F } else { Compute::CUBLAS_COMPUTE_32F };
+        let [a, b] = self.dtypes;
+        Ok(([element(a)?, element(b)?], element(self.result)?, compute))
     }
 
-    /// With the row that is added at this address.
-    fn describe(&self, row: u64) -> Result<Desc> {
+    fn is_wide(&self) -> bool {
+        self.dtypes[0] == DType::F64
+    }
+
+    /// With what is added and the scales at these addresses.
+    fn describe(&self, row: u64, scales: [u64; 2]) -> Result<Desc> {
         let (_, element, compute) = self.elements()?;
-        let scale = if self.dtype == DType::F64 { Element::CUDA_R_64F } else { Element::CUDA_R_32F };
+        let scale = if self.is_wide() { Element::CUDA_R_64F } else { Element::CUDA_R_32F };
         let made = result::create_matmul_desc(compute, scale).map_err(|e| failed("cublasLtMatmulDescCreate", e))?;
         let desc = Desc(made);
         // CUBLAS_OP_N is 0, CUBLAS_OP_T is 1.
@@ -268,6 +303,12 @@ impl Problem {
             desc.set(DescAttribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &Epilogue::CUBLASLT_EPILOGUE_BIAS)?;
             desc.set(DescAttribute::CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &element)?;
             desc.set(DescAttribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &row)?;
+        }
+        if let Some([a, b]) = self.scales {
+            desc.set(DescAttribute::CUBLASLT_MATMUL_DESC_A_SCALE_MODE, &b.mode())?;
+            desc.set(DescAttribute::CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &scales[1])?;
+            desc.set(DescAttribute::CUBLASLT_MATMUL_DESC_B_SCALE_MODE, &a.mode())?;
+            desc.set(DescAttribute::CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &scales[0])?;
         }
         Ok(desc)
     }
@@ -280,17 +321,17 @@ impl Matmul {
     /// `Unsupported` for a dtype that has no product, or with what the library says.
     pub fn new(handle: &Arc<Handle>, problem: Problem) -> Result<Self> {
         let Problem { m, k, n, trans_a, trans_b, .. } = problem;
-        let (element, made, _) = problem.elements()?;
+        let ([of_a, of_b], made, _) = problem.elements()?;
         let count = i32::try_from(problem.count).map_err(|_| {
             Error::new(ErrorKind::Shape, format!("expected at most 2^31 products, found {}", problem.count))
         })?;
         let (rows, columns) = if trans_b { (k, n) } else { (n, k) };
-        let left = Layout::new(element, rows, columns, count, problem.b_step)?;
+        let left = Layout::new(of_b, rows, columns, count, problem.b_step)?;
         let (rows, columns) = if trans_a { (m, k) } else { (k, m) };
-        let right = Layout::new(element, rows, columns, count, problem.a_step)?;
+        let right = Layout::new(of_a, rows, columns, count, problem.a_step)?;
         let result = Layout::new(made, n, m, count, m * n)?;
-        // Where the row lies does not matter yet, but it is somewhere.
-        let desc = problem.describe(256)?;
+        // Where the row and the scales lie does not matter yet, but they are somewhere.
+        let desc = problem.describe(256, [256; 2])?;
         let preference = Preference::new(problem.alignment)?;
         let mut found = MaybeUninit::<sys::cublasLtMatmulHeuristicResult_t>::zeroed();
         let mut number = 0;
@@ -309,7 +350,9 @@ impl Matmul {
                 &raw mut number,
             )
         };
-        let what = format!("cuBLASLt has no product of {} for [{m}, {k}] times [{k}, {n}]", problem.dtype);
+        let [a, b] = problem.dtypes;
+        let scaled = problem.scales.map_or_else(String::new, |[a, b]| format!(", scales {a:?} and {b:?}"));
+        let what = format!("cuBLASLt has no product of {a} and {b} for [{m}, {k}] times [{k}, {n}]{scaled}");
         let none = |status| Error::new(ErrorKind::Unsupported, format!("{what}: {status:?}"));
         asked.result().map_err(|e| none(e.0))?;
         // SAFETY: zeros are a value of the type, as is what the library wrote over them.
@@ -335,16 +378,12 @@ impl Matmul {
     /// The addresses are of that GPU's memory, as large as the problem says, at multiples of its alignment, until the launch is
     /// done; meanwhile nothing else writes what it reads or touches what it writes.
     pub unsafe fn launch(&self, stream: CUstream, at: At) -> Result<()> {
-        let desc = self.problem.describe(at.c)?;
+        let desc = self.problem.describe(at.c, at.scales)?;
         let matrix = self.problem.addend == Addend::Matrix;
         let beta = if matrix { self.problem.beta } else { 0.0 };
         let (narrow, wide) = ([self.problem.alpha, beta], [f64::from(self.problem.alpha), f64::from(beta)]);
         let factor = |i: usize| -> *const c_void {
-            if self.problem.dtype == DType::F64 {
-                ptr::from_ref(&wide[i]).cast()
-            } else {
-                ptr::from_ref(&narrow[i]).cast()
-            }
+            if self.problem.is_wide() { ptr::from_ref(&wide[i]).cast() } else { ptr::from_ref(&narrow[i]).cast() }
         };
         let address = |at: u64| at as usize as *const c_void;
         // SAFETY: all handles exist and fit one another, as the heuristic has found; the factors live past the call; the caller

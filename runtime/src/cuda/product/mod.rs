@@ -5,6 +5,7 @@
 //! the library's. There is no TF32.
 
 mod lt;
+mod scaled;
 mod sizes;
 
 use std::sync::{Arc, OnceLock};
@@ -12,7 +13,8 @@ use std::sync::{Arc, OnceLock};
 use cudarc::driver::{result, sys::CUstream};
 use normfuse_ir::{DType, Error, ErrorKind, Op, Result};
 
-pub use lt::VARIABLE;
+pub use lt::{Scales, VARIABLE};
+pub use scaled::Scaled;
 pub use sizes::{Run, Sizes};
 
 use self::lt::{Addend, At, Handle, Matmul, Problem};
@@ -70,6 +72,11 @@ impl Products {
 impl Backend for Products {
     fn product(&self, call: &Call<'_>) -> Result<Arc<dyn Product>> {
         Ok(Arc::new(self.plan(call)?))
+    }
+
+    fn scaled(&self, product: &Scaled) -> Result<Arc<dyn Product>> {
+        self.device.bind()?;
+        Ok(Arc::new(scaled::Planned::new(&self.device, self.handle()?, product)?))
     }
 }
 
@@ -155,7 +162,8 @@ impl Task {
         let offsets = [run.a, run.b].map(|n| n * size).into_iter().chain(steps).chain(results);
         let alignment = offsets.filter(|n| *n > 0).map(|n| 1 << n.trailing_zeros().min(4)).min().unwrap_or(16);
         Problem {
-            dtype: self.dtype,
+            dtypes: [self.dtype; 2],
+            scales: None,
             result: self.result,
             m: self.sizes.m,
             k: self.sizes.k,
@@ -201,7 +209,7 @@ impl Product for Planned {
             let [a, b] = [(a, run.a), (b, run.b)].map(|(at, n)| at + n as u64 * size);
             let d = d + run.d as u64 * made;
             // SAFETY: as the caller says; each run lies in its operands.
-            unsafe { product.launch(stream, At { a, b, c, d, scratch }) }?;
+            unsafe { product.launch(stream, At { a, b, c, d, scratch, scales: [0; 2] }) }?;
         }
         Ok(())
     }

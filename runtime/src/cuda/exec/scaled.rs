@@ -1,0 +1,260 @@
+//! Products of codes and scales: which form of the library's computes them, and what lies where for it.
+//!
+//! The library reads the scales of groups by columns, for a number of rows that is a multiple of 4. So a fused op whose scales go to
+//! nothing but such products writes them like that, and codes and results have room for the rows that are only there to be counted:
+//! what they hold goes nowhere.
+
+use std::sync::Arc;
+
+use normfuse_ir::{
+    DType, Error, ErrorKind, FusedNorm, Granularity, Node, NodeId, Op, Result, Scheme, Tensor, ValueId,
+    fused::OutPort,
+    scaled::{ScalePer, ScaledMatMul},
+    scheme::ScaleLayout,
+};
+
+use super::{
+    super::{
+        ops::Typed,
+        product::{Scaled, Scales},
+    },
+    plan::Builder,
+    step::{Place, Work},
+};
+
+/// Columns of a group, and rows and columns of a block.
+const GROUP: u64 = 128;
+/// Rows go in so many where groups have scales.
+const ROWS: usize = 4;
+
+/// A product's sizes.
+#[derive(Debug, Clone, Copy)]
+struct Sizes {
+    m: usize,
+    /// With those that are only counted.
+    rows: usize,
+    n: usize,
+    k: usize,
+}
+
+impl Sizes {
+    fn groups(self) -> usize {
+        self.k.div_ceil(GROUP as usize)
+    }
+}
+
+/// How the library has the scales of both sides.
+fn forms(product: &ScaledMatMul) -> Result<[Scales; 2]> {
+    let refused = |what: String| {
+        let hint = "scales may be one a tensor, one a row, one for 128 columns of a row, and of a weight one for 128 rows and 128 columns";
+        Err(Error::new(ErrorKind::Unsupported, format!("`scaled_matmul` has no form on the GPU for {what}")).hint(hint))
+    };
+    match product.group() {
+        None if (product.a, product.b) == (ScalePer::Tensor, ScalePer::Tensor) => Ok([Scales::One; 2]),
+        None => Ok([Scales::Rows; 2]),
+        Some(GROUP) => match product.b {
+            ScalePer::Tensor | ScalePer::Block(GROUP, _) => Ok([Scales::Groups, Scales::Blocks]),
+            ScalePer::Row | ScalePer::Block(1, _) => Ok([Scales::Groups; 2]),
+            ScalePer::Block(rows, _) => refused(format!("scales of {rows} rows")),
+        },
+        Some(columns) => refused(format!("scales of {columns} columns")),
+    }
+}
+
+impl Builder<'_> {
+    /// Plans the steps of a product of codes and scales.
+    pub(super) fn scaled(&mut self, id: NodeId, node: &Node, product: &ScaledMatMul) -> Result<()> {
+        let missing = || Error::new(ErrorKind::Structure, "`scaled_matmul` lacks an operand");
+        let given = |port: usize| node.input(port).ok_or_else(missing);
+        let forms = forms(product)?;
+        if self.concrete.is_once(id) {
+            let message = "`scaled_matmul` of constants alone has no form on the GPU";
+            return Err(Error::new(ErrorKind::Unsupported, message));
+        }
+        let (a, b) = (self.operand(given(0)?)?, self.operand(given(1)?)?);
+        let (Typed { dtype: of_a, shape }, of_b) = (self.values[a].typed.clone(), self.values[b].typed.clone());
+        let (&[ref lead @ .., k], &[n, _]) = (&shape[..], &of_b.shape[..]) else { return Err(missing()) };
+        let m: usize = lead.iter().product();
+        let rows = if forms[0] == Scales::Groups { m.next_multiple_of(ROWS) } else { m };
+        let sizes = Sizes { m, rows, n, k };
+        if k == 0 && m * n > 0 {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "`scaled_matmul` of sums of nothing has no form on the GPU",
+            ));
+        }
+        let bias = node.input(4).map(|v| self.operand(v)).transpose()?;
+        if let Some(bias) = bias
+            && self.values[bias].typed.dtype != product.to
+        {
+            let found = self.values[bias].typed.dtype;
+            let message =
+                format!("`scaled_matmul` has no form on the GPU that adds {found} to a result of {}", product.to);
+            return Err(Error::new(ErrorKind::Unsupported, message));
+        }
+        if m * n == 0 {
+            self.results(&node.outputs, false)?;
+            return Ok(());
+        }
+        let a = self.with_rows(node, a, sizes);
+        let scale_a = self.left_scales(node, given(2)?, (product.a, forms[0]), sizes)?;
+        let scale_b = self.right_scales(node, given(3)?, (product.b, forms[1]), sizes)?;
+        let codes = [of_a, of_b.dtype];
+        let scaled = Scaled { m: rows, n, k, codes, scales: forms, to: product.to, bias: bias.is_some() };
+        let planned = self.backend.scaled(&scaled)?;
+        let scratch = planned.scratch();
+        let y = self.results(&node.outputs, false)?;
+        for value in &y {
+            self.widen(*value, (rows * n * product.to.bits() / 8) as u64);
+        }
+        let inputs: Vec<usize> = [a, b, scale_a, scale_b].into_iter().chain(bias).collect();
+        self.step(node, node.op.name(), &inputs, y, Work::Product(planned), scratch);
+        Ok(())
+    }
+
+    /// Codes with room for the rows that are only counted.
+    fn with_rows(&mut self, node: &Node, a: usize, sizes: Sizes) -> usize {
+        let bytes = (sizes.rows * sizes.k) as u64;
+        if sizes.rows == sizes.m || self.widen(a, bytes) {
+            return a;
+        }
+        let typed = self.values[a].typed.clone();
+        let own = typed.clone();
+        let copy = self.temporary(typed);
+        self.widen(copy, bytes);
+        let held = super::concrete::bytes_of(&own) as u64;
+        self.step(node, "copy".into(), &[a], vec![copy], Work::Copy(held), 0);
+        copy
+    }
+
+    /// Gives a value's memory so many bytes, if it is the arena's.
+    fn widen(&mut self, value: usize, bytes: u64) -> bool {
+        let (root, offset) = (self.values[value].root, self.values[value].offset);
+        let root = &mut self.roots[root];
+        let own = matches!(root.place, Place::Arena(_));
+        if own {
+            root.bytes = root.bytes.max(offset + bytes);
+        }
+        own
+    }
+
+    /// The scales of the left side, as the library reads them.
+    fn left_scales(
+        &mut self,
+        node: &Node,
+        id: ValueId,
+        (per, form): (ScalePer, Scales),
+        sizes: Sizes,
+    ) -> Result<usize> {
+        let Sizes { m, rows, .. } = sizes;
+        let of = |shape: &[usize]| Typed { dtype: DType::F32, shape: shape.to_vec() };
+        match (form, per) {
+            (Scales::Groups, ScalePer::Block(..)) => {
+                let groups = sizes.groups();
+                if let Some(columns) =
+                    self.columns.get(&id).copied().filter(|c| self.values[*c].typed.shape == [groups, rows])
+                {
+                    return Ok(columns);
+                }
+                let value = self.operand(id)?;
+                let by_rows = self.part(value, of(&[m, groups]), 0);
+                let columns = self.transposed(node, by_rows, &[1, 0])?;
+                self.padded(node, columns, [groups, m], [groups, rows])
+            }
+            (Scales::Groups, ScalePer::Row) => {
+                let value = self.operand(id)?;
+                let row = self.part(value, of(&[1, m]), 0);
+                let row = self.padded(node, row, [1, m], [1, rows])?;
+                self.spread(node, row, &[sizes.groups(), rows])
+            }
+            (Scales::Groups, ScalePer::Tensor) => {
+                let value = self.operand(id)?;
+                self.spread(node, value, &[sizes.groups(), rows])
+            }
+            (Scales::Rows, ScalePer::Tensor) => {
+                let value = self.operand(id)?;
+                self.spread(node, value, &[m])
+            }
+            _ => self.operand(id),
+        }
+    }
+
+    /// The scales of the right side, as the library reads them.
+    fn right_scales(
+        &mut self,
+        node: &Node,
+        id: ValueId,
+        (per, form): (ScalePer, Scales),
+        sizes: Sizes,
+    ) -> Result<usize> {
+        let Sizes { n, .. } = sizes;
+        let (groups, across, down) = (sizes.groups(), sizes.groups().next_multiple_of(4), n.div_ceil(GROUP as usize));
+        let of = |shape: &[usize]| Typed { dtype: DType::F32, shape: shape.to_vec() };
+        let value = self.operand(id)?;
+        match (form, per) {
+            (Scales::Blocks, ScalePer::Tensor) => self.spread(node, value, &[down, across]),
+            (Scales::Blocks, _) => self.padded(node, value, [down, groups], [down, across]),
+            (Scales::Groups, ScalePer::Row) => {
+                let row = self.part(value, of(&[1, n]), 0);
+                self.spread(node, row, &[groups, n])
+            }
+            (Scales::Groups, _) => self.transposed(node, value, &[1, 0]),
+            (Scales::Rows, ScalePer::Tensor) => self.spread(node, value, &[n]),
+            _ => Ok(value),
+        }
+    }
+
+    /// A value that repeats along axes, written out.
+    fn spread(&mut self, node: &Node, value: usize, shape: &[usize]) -> Result<usize> {
+        let mut typed = self.values[value].typed.clone();
+        // One element may have any rank.
+        if typed.shape.iter().all(|d| *d == 1) {
+            typed.shape = Vec::new();
+        }
+        if typed.shape == shape {
+            return Ok(value);
+        }
+        let value = self.part(value, typed.clone(), 0);
+        let result = Typed { dtype: DType::F32, shape: shape.to_vec() };
+        self.lowered(node, &Op::Expand, &[value], &[Some(typed)], result)
+    }
+
+    /// A matrix with rows and columns behind its own.
+    fn padded(&mut self, node: &Node, value: usize, from: [usize; 2], to: [usize; 2]) -> Result<usize> {
+        let of = |shape: [usize; 2]| Typed { dtype: DType::F32, shape: shape.to_vec() };
+        let value = self.part(value, of(from), 0);
+        if from == to {
+            return Ok(value);
+        }
+        let pads = [0, 0, to[0] - from[0], to[1] - from[1]].map(|n| n as i64);
+        let pads = Tensor::from_i64(&[4], &pads);
+        let of_pads = Typed { dtype: DType::I64, shape: vec![4] };
+        self.lowered_with(node, &Op::Pad, &[value], &[Some(of(from)), Some(of_pads)], &[None, Some(pads)], of(to))
+    }
+
+    /// A fused norm that writes its scales as those who read them want them.
+    pub(super) fn laid_out(&self, norm: &Arc<FusedNorm>, node: &Node) -> Arc<FusedNorm> {
+        let mut norm = norm.clone();
+        for (port, value) in norm.clone().out_ports().into_iter().zip(&node.outputs) {
+            let OutPort::Scale(k, e) = port else { continue };
+            if let Some(scheme) = self.for_products(&norm.siblings[k].epilogues[e], Some(*value)) {
+                Arc::make_mut(&mut norm).siblings[k].epilogues[e] = scheme;
+            }
+        }
+        norm
+    }
+
+    /// Lets a quantiser write the scales of groups by columns where nothing but products of codes and scales read them.
+    pub(super) fn for_products(&self, scheme: &Scheme, scale: Option<ValueId>) -> Option<Scheme> {
+        let grouped = matches!(scheme.granularity, Granularity::Group(g) if u64::from(g) == GROUP);
+        let reads = |(user, port): (NodeId, usize)| {
+            let is_product = |p: &ScaledMatMul| matches!(p.a, ScalePer::Block(..)) && forms(p).is_ok();
+            matches!(&self.graph.node(user).op, Op::ScaledMatMul(p) if port == 2 && is_product(p))
+        };
+        let scale = scale.filter(|scale| grouped && !self.graph.is_output(*scale))?;
+        // Readers that only ask for its sizes have been answered.
+        let mut readers = self.graph.uses(scale).filter(|(user, _)| self.concrete.nodes().contains(user)).peekable();
+        (readers.peek().is_some() && readers.all(reads))
+            .then(|| Scheme { layout: ScaleLayout::TmaAligned, ..scheme.clone() })
+    }
+}
