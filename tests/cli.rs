@@ -163,6 +163,23 @@ fn relaxations_are_known_by_name_and_never_skipped_silently() {
 }
 
 #[test]
+fn products_of_codes_and_scales_are_said_one_by_one() {
+    let m = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/in/scaled/norm_then_product.nf");
+    let relax = ["compile", s(&m), "--relax", "scaled-matmul", "--verify"];
+    insta::assert_snapshot!("scaled_products", normfuse(relax).code(0).stdout);
+    let report = normfuse([relax.as_slice(), &["--report", "json"]].concat()).json();
+    let product = &report["products"][0];
+    assert_eq!(
+        (&product["to"], report["products"].as_array().unwrap().len()),
+        (&serde_json::json!("bf16"), 2),
+        "{product}"
+    );
+    assert!(report["verify"]["relaxed"].is_array(), "{report}");
+    // Nothing is scaled that nobody asked for.
+    assert!(normfuse(["compile", s(&m), "--report", "json"]).json().get("products").is_none());
+}
+
+#[test]
 fn what_was_relaxed_is_said_site_by_site_and_not_called_equal() {
     let m = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/relax/single_rounding/product_in_f32.nf");
     let temp = tempfile::tempdir().unwrap();

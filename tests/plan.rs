@@ -206,7 +206,7 @@ fn masks_are_made_on_the_host_and_chains_are_one_kernel() {
     let mut graph = ir::text::parse(MASKED, &mut |w| panic!("{}", w.name)).unwrap();
     infer::infer(&mut graph).unwrap();
     let plan = Plan::new(&graph, &given(&graph, 12), &OnPaper).unwrap();
-    let steps: Vec<(String, usize)> = plan.list().into_iter().map(|s| (s.op, s.nodes)).collect();
+    let steps: Vec<(String, usize)> = plan.list().into_iter().map(|s| (s.op, s.nodes.len())).collect();
     let want = [("matmul", 1), ("transpose", 1), ("matmul", 1), ("mul add tanh", 3)];
     assert_eq!(steps, want.map(|(op, nodes)| (op.to_owned(), nodes)));
     // y, its transpose and the scores; the result is the caller's.

@@ -104,6 +104,12 @@ pub struct Bench {
     /// Make up weights for the model's parameters without data
     #[arg(long, value_name = "SEED", requires = "model", conflicts_with = "weights")]
     pub random_weights: Option<u64>,
+    /// Allow a named departure from the source's bits, in all that is timed: single-rounding, scaled-matmul (may be repeated)
+    #[arg(long, value_name = "NAME", requires = "model")]
+    pub relax: Vec<String>,
+    /// Write a model's times as JSON in place of a table
+    #[arg(long, requires = "model")]
+    pub json: bool,
     /// Try every launch shape and print the fastest, instead of the one that the table says
     #[arg(long, conflicts_with_all = ["regimes", "model"])]
     pub all_shapes: bool,
@@ -169,7 +175,7 @@ pub struct Compile {
     /// How the report is written to standard output
     #[arg(long, value_name = "FORM", default_value = "text")]
     pub report: ReportForm,
-    /// Allow a named departure from the source's bits: single-rounding (may be repeated)
+    /// Allow a named departure from the source's bits: single-rounding, scaled-matmul (may be repeated)
     #[arg(long, value_name = "NAME")]
     pub relax: Vec<String>,
     #[command(flatten)]

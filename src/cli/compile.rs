@@ -20,8 +20,8 @@ use super::{
     weights::{self, Of},
 };
 
-/// Departures from the source's bits that semantics may allow by name. Those that the pass knows have a rule.
-const RELAXATIONS: [&str; 5] = ["single-rounding", "scale-bits", "scaled-matmul", "weight-folding", "allreduce-order"];
+/// Departures from the source's bits that semantics may allow by name, and that no rule makes.
+const UNKNOWN: [&str; 3] = ["scale-bits", "weight-folding", "allreduce-order"];
 
 /// `--verify` runs whole graphs up to this many bytes of weights; larger models are compared op by op only.
 const WHOLE_GRAPH_BYTES: u64 = 1 << 30;
@@ -86,10 +86,10 @@ fn device(file: Option<&Path>) -> Result<Device> {
 }
 
 /// The relaxations by these names.
-fn relaxations(names: &[String]) -> Result<BTreeSet<Relaxation>> {
+pub fn relaxations(names: &[String]) -> Result<BTreeSet<Relaxation>> {
     let by_name = |name: &String| {
         name.parse().map_err(|why| {
-            let why = if RELAXATIONS.contains(&name.as_str()) {
+            let why = if UNKNOWN.contains(&name.as_str()) {
                 format!("relaxation {name} has no rule yet, so it would change nothing")
             } else {
                 why
@@ -102,7 +102,7 @@ fn relaxations(names: &[String]) -> Result<BTreeSet<Relaxation>> {
 
 /// The graph as it would be had nothing been relaxed, if something was.
 fn exact(args: &args::Compile, source: &Graph, options: &passes::Options, report: &Report) -> Result<Option<Graph>> {
-    if report.sites.iter().all(|s| s.relaxed.is_empty()) {
+    if report.products.is_empty() && report.sites.iter().all(|s| s.relaxed.is_empty()) {
         return Ok(None);
     }
     let mut graph = source.clone();

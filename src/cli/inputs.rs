@@ -279,8 +279,7 @@ fn axis_length(graph: &Graph, table: ValueId, axis: i64) -> Option<u64> {
 fn fill(dtype: DType, shape: &[usize], dice: &mut Dice, bound: Option<u64>, seed: u64) -> Result<Tensor, String> {
     let count: usize = shape.iter().product();
     if dtype.is_float() {
-        let values: Vec<f32> = (0..count).map(|_| dice.activation()).collect();
-        return bits::cast(&Tensor::from_f32(shape, &values), dtype).map_err(|e| e.to_string());
+        return dice.floats(dtype, shape, Dice::activation).map_err(|e| e.to_string());
     }
     let mut draw = || match bound {
         Some(n) => dice.next() % n.clamp(1, 100),

@@ -64,7 +64,7 @@ fn as_json(graph: &Graph, plan: &Plan) -> String {
         json!({
             "step": s.name,
             "op": s.op,
-            "nodes": s.nodes,
+            "nodes": s.nodes.len(),
             "launches": s.launches,
             "bytes": s.bytes,
             "scratch": s.scratch,

@@ -89,8 +89,7 @@ fn fill(dtype: DType, shape: &[usize], role: Role, dice: &mut Dice) -> normfuse:
         Role::Offset => (0.0, NEAR),
         Role::Factor => (1.0, NEAR),
     };
-    let values: Vec<f32> = (0..count).map(|_| centre + spread / SPREAD * dice.triangular()).collect();
-    bits::cast(&Tensor::from_f32(shape, &values), dtype)
+    dice.floats(dtype, shape, |dice| centre + spread / SPREAD * dice.triangular())
 }
 
 /// A value on the way from a parameter to its uses, with the size of each axis where it is one of the parameter's.

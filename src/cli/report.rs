@@ -6,7 +6,8 @@ use normfuse::{
     Format,
     formats::checkpoint::Bound,
     passes::{
-        Dequantiser, Kind, Outcome, Relaxation, Report, RuleUse, Site, Summary, linears::Quantised, switches::Setting,
+        Dequantiser, Kind, Outcome, Relaxation, Report, RuleUse, ScaledProduct, Site, Summary, linears::Quantised,
+        switches::Setting,
     },
 };
 use serde::Serialize;
@@ -49,6 +50,8 @@ pub struct Document<'a> {
     relax: &'a BTreeSet<Relaxation>,
     summary: &'a Summary,
     sites: &'a [Site],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    products: &'a [ScaledProduct],
     rules: &'a [RuleUse],
     switches: &'a [Setting],
     notes: &'a [String],
@@ -75,6 +78,7 @@ impl<'a> Document<'a> {
             relax: from.relax,
             summary: &report.summary,
             sites: &report.sites,
+            products: &report.products,
             rules: &report.rules,
             switches,
             notes: &report.notes,
@@ -138,6 +142,7 @@ impl<'a> Document<'a> {
             text.push_str(&table::columns(&std::iter::once(header).chain(rows).collect::<Vec<_>>()));
         }
         text.push_str(&self.relaxed_sites());
+        text.push_str(&self.scaled_products());
         if !rest.is_empty() {
             let _ = writeln!(text, "\nnot fused");
             for site in rest {
@@ -173,11 +178,16 @@ impl<'a> Document<'a> {
     /// What was allowed to differ from the source, and at how many sites it does.
     fn relaxed(&self) -> Option<Vec<String>> {
         let said = self.relax.iter().map(|relaxation| {
-            let sites = self.sites.iter().filter(|s| s.relaxed.iter().any(|r| r.relaxation == *relaxation)).count();
-            match sites {
+            let (count, of) = if *relaxation == Relaxation::ScaledMatmul {
+                (self.products.len(), "product")
+            } else {
+                let here = |s: &&Site| s.relaxed.iter().any(|r| r.relaxation == *relaxation);
+                (self.sites.iter().filter(here).count(), "site")
+            };
+            match count {
                 0 => format!("{relaxation} changes nothing"),
-                1 => format!("{relaxation} at 1 site"),
-                n => format!("{relaxation} at {n} sites"),
+                1 => format!("{relaxation} at 1 {of}"),
+                n => format!("{relaxation} at {n} {of}s"),
             }
         });
         (!self.relax.is_empty()).then(|| row("relaxed", said.collect::<Vec<_>>().join("; ")))
@@ -199,6 +209,24 @@ impl<'a> Document<'a> {
             }
         }
         if rows.len() == 1 { String::new() } else { format!("\nrelaxed\n{}", table::columns(&rows)) }
+    }
+
+    /// Product by product, what codes and scales it has now, and how far it is from the source's on ordinary data.
+    fn scaled_products(&self) -> String {
+        let header = ["product", "op", "codes and scales", "result", "largest difference"].map(String::from).to_vec();
+        let rows = self.products.iter().map(|p| {
+            vec![
+                p.place.as_ref().map_or_else(|| p.node.clone(), |place| format!("{place} at {}", p.node)),
+                p.op.clone(),
+                format!("{} x {}", p.a, p.b),
+                p.to.name().into(),
+                format!("{:.1e} of the largest", p.deviation.get()),
+            ]
+        });
+        if self.products.is_empty() {
+            return String::new();
+        }
+        format!("\nscaled products\n{}", table::columns(&std::iter::once(header).chain(rows).collect::<Vec<_>>()))
     }
 
     /// What makes numbers of the codes of fused ops again, and why some of it stays.

@@ -51,7 +51,7 @@ impl Apart {
 
 /// True for ops whose sums are in an order of their own on each device.
 pub fn is_product(op: &Op) -> bool {
-    matches!(op, Op::MatMul | Op::Gemm { .. } | Op::Attention(_))
+    matches!(op, Op::MatMul | Op::Gemm { .. } | Op::ScaledMatMul(_) | Op::Attention(_))
 }
 
 /// What whole results are held to behind products: of f32 the largest difference is at most 1e-4 of the largest magnitude; of 16 bits

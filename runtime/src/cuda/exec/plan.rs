@@ -47,8 +47,8 @@ pub struct Listed {
     pub name: String,
     /// The op, or the ops of a chain.
     pub op: String,
-    /// Nodes of the graph that it computes.
-    pub nodes: usize,
+    /// Names of the nodes of the graph that it computes, or computes a part of.
+    pub nodes: Vec<String>,
     /// Kernels that it launches; one of a product.
     pub launches: usize,
     /// Bytes that it reads and writes.
@@ -80,7 +80,7 @@ impl Plan {
         let listed = |step: &Step, once: bool| Listed {
             name: step.name.clone(),
             op: step.op.clone(),
-            nodes: step.nodes,
+            nodes: step.nodes.clone(),
             launches: step.work.launches(),
             bytes: step.operands().map(|v| self.values[v].bytes()).sum(),
             scratch: step.scratch,
@@ -248,7 +248,7 @@ impl<'a> Builder<'a> {
         self.steps.push(Step {
             name: node.name.clone(),
             op,
-            nodes: 1,
+            nodes: vec![node.name.clone()],
             inputs,
             outputs,
             work,
@@ -283,10 +283,11 @@ impl<'a> Builder<'a> {
     fn chain(&mut self, id: NodeId, group: &Group) -> Result<()> {
         let (chain, operands) = chains::chain(self.graph, self.concrete, group)?;
         let lowered = self.backend.chain(&chain)?;
-        let names: Vec<String> = group.nodes.iter().map(|id| self.graph.node(*id).op.name()).collect();
+        let (names, ops): (Vec<String>, Vec<String>) =
+            group.nodes.iter().map(|id| self.graph.node(*id)).map(|n| (n.name.clone(), n.op.name())).unzip();
         let inputs: Vec<Option<ValueId>> = operands.into_iter().map(Some).collect();
         let scratch = lowered.scratch;
-        self.push(id, names.join(" "), group.nodes.len(), &inputs, Work::Kernels(lowered), scratch)
+        self.push(id, ops.join(" "), names, &inputs, Work::Kernels(lowered), scratch)
     }
 
     fn node(&mut self, id: NodeId) -> Result<()> {
@@ -332,7 +333,7 @@ impl<'a> Builder<'a> {
                 (Work::Kernels(lowered), scratch)
             }
         };
-        self.push(id, node.op.name(), 1, &node.inputs, work, scratch)
+        self.push(id, node.op.name(), vec![node.name.clone()], &node.inputs, work, scratch)
     }
 
     /// Results that are parts of an operand's memory.
@@ -353,7 +354,7 @@ impl<'a> Builder<'a> {
         &mut self,
         id: NodeId,
         op: String,
-        nodes: usize,
+        nodes: Vec<String>,
         inputs: &[Option<ValueId>],
         work: Work,
         scratch: u64,

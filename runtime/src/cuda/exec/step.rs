@@ -119,8 +119,8 @@ impl Work {
 pub struct Step {
     pub name: String,
     pub op: String,
-    /// Nodes of the graph that it computes.
-    pub nodes: usize,
+    /// Names of the nodes of the graph that it computes, or computes a part of.
+    pub nodes: Vec<String>,
     /// Values, by port.
     pub inputs: Vec<Option<usize>>,
     pub outputs: Vec<usize>,
@@ -140,7 +140,7 @@ impl Step {
         Self {
             name: name.to_owned(),
             op: op.to_owned(),
-            nodes: 0,
+            nodes: vec![name.to_owned()],
             inputs: vec![Some(from)],
             outputs: vec![to],
             work,
