@@ -6,8 +6,11 @@
 use normfuse_ir::{DType, Error, ErrorKind, Node, Op, Result, op::AttentionOp, scheme::F32};
 
 use super::{
-    super::ops::{AttentionSoftmax, Call, Typed},
-    plan::Builder,
+    super::{
+        ops::{AttentionSoftmax, Call, Typed},
+        product::{Plain, Strided},
+    },
+    builder::Builder,
     step::Work,
     views::VIEW_ALIGNMENT,
 };
@@ -101,12 +104,17 @@ impl Builder<'_> {
         Ok(Heads { value, sizes })
     }
 
-    /// A product of matrices, one a part.
-    fn product(&mut self, node: &Node, inputs: [usize; 2], output: usize) -> Result<()> {
-        let types = inputs.map(|v| Some(self.values[v].typed.clone()));
+    /// A product of matrices, one a part; of the right ones, that they lie across.
+    fn of_parts(&mut self, node: &Node, inputs: [usize; 2], across: bool, output: usize) -> Result<()> {
+        let right = Strided::dense(&self.values[inputs[1]].typed.shape);
+        let right = if across { right.permuted(&[0, 2, 1]) } else { right };
+        let mut types = inputs.map(|v| Some(self.values[v].typed.clone()));
+        if let Some(typed) = &mut types[1] {
+            typed.shape.clone_from(&right.shape);
+        }
         let outputs = [self.values[output].typed.clone()];
         let call = Call { op: &Op::MatMul, inputs: &types, outputs: &outputs, known: &[None, None] };
-        let product = self.backend.product(&call)?;
+        let product = self.backend.product(&Plain::of(&call, [None, Some(&right)])?)?;
         let scratch = product.scratch();
         self.step(node, "attention mat_mul".into(), &inputs, vec![output], Work::Product(product), scratch);
         Ok(())
@@ -124,9 +132,8 @@ impl Builder<'_> {
             Some(id) => Some(self.results(&[*id], false)?[0]),
             None => None,
         };
-        let keys_across = self.transposed(a.node, a.k.value, &[0, 1, 3, 2])?;
         for part in parts(batch, kv_heads, heads / kv_heads * queries * keys * 4, self.backend.most_scores()) {
-            self.part_of_heads(a, &part, [keys_across, y], kept)?;
+            self.part_of_heads(a, &part, y, kept)?;
         }
         if side_by_side {
             let op = Op::Transpose { perm: Some(vec![0, 2, 1, 3]) };
@@ -147,13 +154,7 @@ impl Builder<'_> {
     }
 
     /// The products and the softmax of some heads.
-    fn part_of_heads(
-        &mut self,
-        a: &Attention<'_>,
-        part: &Part,
-        [keys_across, y]: [usize; 2],
-        kept: Option<usize>,
-    ) -> Result<()> {
+    fn part_of_heads(&mut self, a: &Attention<'_>, part: &Part, y: usize, kept: Option<usize>) -> Result<()> {
         let [_, heads, queries, size] = a.q.sizes;
         let [_, kv_heads, keys, _] = a.k.sizes;
         let (shared, v_size) = (heads / kv_heads, a.v.sizes[3]);
@@ -169,12 +170,12 @@ impl Builder<'_> {
             Ok(self.part(value, Typed { dtype, shape: vec![pairs, rows, columns] }, offset))
         };
         let q = of(a.q.value, a.dtype, [shared * queries, size])?;
-        let k = of(keys_across, a.dtype, [size, keys])?;
+        let k = of(a.k.value, a.dtype, [keys, size])?;
         let v = of(a.v.value, a.dtype, [keys, v_size])?;
         let y = of(y, a.dtype, [shared * queries, v_size])?;
         let kept = kept.map(|kept| of(kept, a.dtype, [shared * queries, keys])).transpose()?;
         let scores = self.temporary(Typed { dtype: DType::F32, shape: vec![pairs, shared * queries, keys] });
-        self.product(a.node, [q, k], scores)?;
+        self.of_parts(a.node, [q, k], true, scores)?;
         let mask = a.mask.as_ref().map(|(value, typed)| self.mask_of(a, part, *value, typed)).transpose()?;
         let softmax = AttentionSoftmax {
             scores: DType::F32,
@@ -193,7 +194,7 @@ impl Builder<'_> {
         let outputs = std::iter::once(probabilities).chain(kept).collect();
         let scratch = lowered.scratch;
         self.step(a.node, "attention softmax".into(), &inputs, outputs, Work::Kernels(lowered), scratch);
-        self.product(a.node, [probabilities, v], y)
+        self.of_parts(a.node, [probabilities, v], false, y)
     }
 
     /// What of the mask is for some heads.

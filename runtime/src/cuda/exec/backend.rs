@@ -7,7 +7,7 @@ use normfuse_ir::{Error, ErrorKind, Op, Result};
 
 use super::super::{
     ops::{self, AttentionSoftmax, Call, Chain, Lowered},
-    product::Scaled,
+    product::{Plain, Scaled},
 };
 
 /// A matrix product of certain sizes, ready to be launched.
@@ -57,11 +57,11 @@ pub trait Backend: Send + Sync {
         256 << 20
     }
 
-    /// A matrix product. Results of [`Op::MatMul`] may be f32 where operands are narrower.
+    /// A matrix product.
     ///
     /// # Errors
     /// `Unsupported` with the dtypes or sizes that there is no product for.
-    fn product(&self, call: &Call<'_>) -> Result<Arc<dyn Product>>;
+    fn product(&self, product: &Plain) -> Result<Arc<dyn Product>>;
 
     /// A product of codes and scales.
     ///
@@ -70,7 +70,7 @@ pub trait Backend: Send + Sync {
     fn scaled(&self, product: &Scaled) -> Result<Arc<dyn Product>>;
 }
 
-/// True for the ops that [`Backend::product`] computes.
+/// True for the ops that [`Backend::product`] computes, whatever their sizes are.
 pub fn is_product(op: &Op) -> bool {
     matches!(op, Op::MatMul | Op::Gemm { .. })
 }
@@ -93,7 +93,7 @@ impl Product for NoProduct {
 }
 
 impl Backend for OnPaper {
-    fn product(&self, _: &Call<'_>) -> Result<Arc<dyn Product>> {
+    fn product(&self, _: &Plain) -> Result<Arc<dyn Product>> {
         Ok(Arc::new(NoProduct))
     }
 

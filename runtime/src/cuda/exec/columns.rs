@@ -4,7 +4,7 @@ use normfuse_ir::{Error, ErrorKind, FusedNorm, Node, Op, Result, Tensor, fused::
 
 use super::{
     super::ops::{Call, Typed},
-    plan::Builder,
+    builder::Builder,
     step::Work,
     views,
 };

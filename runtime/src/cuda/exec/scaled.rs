@@ -18,7 +18,7 @@ use super::{
         ops::Typed,
         product::{Scaled, Scales},
     },
-    plan::Builder,
+    builder::Builder,
     step::{Place, Work},
 };
 
@@ -216,7 +216,10 @@ impl Builder<'_> {
         }
         let value = self.part(value, typed.clone(), 0);
         let result = Typed { dtype: DType::F32, shape: shape.to_vec() };
-        self.lowered(node, &Op::Expand, &[value], &[Some(typed)], result)
+        let sizes: Vec<i64> = shape.iter().map(|n| *n as i64).collect();
+        let sizes = Tensor::from_i64(&[sizes.len()], &sizes);
+        let of_sizes = Typed { dtype: DType::I64, shape: vec![shape.len()] };
+        self.lowered_with(node, &Op::Expand, &[value], &[Some(typed), Some(of_sizes)], &[None, Some(sizes)], result)
     }
 
     /// A matrix with rows and columns behind its own.

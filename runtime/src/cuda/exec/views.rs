@@ -38,7 +38,8 @@ pub fn offsets(op: &Op, x: &Typed, outputs: &[Typed], known: &[Option<Tensor>]) 
     }
 }
 
-fn axis_of(axis: i64, rank: usize) -> Option<usize> {
+/// The axis of a number that may count from the last one.
+pub fn axis_of(axis: i64, rank: usize) -> Option<usize> {
     usize::try_from(if axis < 0 { axis + rank as i64 } else { axis }).ok().filter(|a| *a < rank)
 }
 

@@ -3,7 +3,7 @@
 use normfuse_ir::{DType, Error, ErrorKind, Op, Result};
 
 use super::{Call, Launch, Lowered, Typed, Word, place, text::Params, undefined};
-use crate::cuda::product::{Run, Sizes};
+use crate::cuda::product::{Run, Sizes, Strided};
 
 /// Rows and columns of a block's results, as `kernels/integer.cuh` has them.
 const TILE: usize = 64;
@@ -14,7 +14,7 @@ pub fn lower(call: &Call<'_>) -> Result<Option<Lowered>> {
         return Ok(None);
     }
     let (a, b) = (call.input(0)?, call.input(1)?);
-    let sizes = Sizes::of_matmul(&a.shape, &b.shape)?;
+    let sizes = Sizes::of_matmul(&Strided::dense(&a.shape), &Strided::dense(&b.shape))?;
     let rows = if let [.., rows, _] = a.shape[..] { rows } else { 1 };
     let zeros = [zeros(call, 2, a, rows)?, zeros(call, 3, b, sizes.n)?];
     let launch = |run: &Run| one(call, &sizes, run, zeros);

@@ -21,6 +21,7 @@ use cudarc::{
 };
 use normfuse_ir::{DType, Error, ErrorKind, Result};
 
+use super::sizes::Side;
 use crate::cuda::library::Library;
 
 /// The variable that names the library, or a folder that has it.
@@ -105,9 +106,9 @@ unsafe impl Send for Layout {}
 unsafe impl Sync for Layout {}
 
 impl Layout {
-    /// `count` matrices of so many rows and columns without gaps, each `step` elements after the one before.
-    fn new(element: Element, rows: usize, columns: usize, count: i32, step: usize) -> Result<Self> {
-        let made = result::create_matrix_layout(element, rows as u64, columns as u64, rows.max(1) as i64);
+    /// `count` matrices of so many rows and columns, each column `lead` elements after the one before, each matrix `step`.
+    fn new(element: Element, [rows, columns, lead]: [usize; 3], count: i32, step: usize) -> Result<Self> {
+        let made = result::create_matrix_layout(element, rows as u64, columns as u64, lead.max(1) as i64);
         let layout = Self(made.map_err(|e| failed("cublasLtMatrixLayoutCreate", e))?);
         layout.set(LayoutAttribute::CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &count)?;
         layout.set(LayoutAttribute::CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &(step as i64))?;
@@ -201,10 +202,10 @@ impl Scales {
 }
 
 /// `d = alpha * a * b + beta * c` of row-major matrices, one product or several at regular distances. Sums are in f32 (of f64 in
-/// f64), and rounded once.
+/// f64, of i8 in i32), and rounded once.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Problem {
-    /// Of the operands: f16, bf16, f32 or f64, or 8-bit floats that have scales.
+    /// Of the operands: f16, bf16, f32 or f64, i8, or 8-bit floats that have scales.
     pub dtypes: [DType; 2],
     /// The scales of both sides, of codes.
     pub scales: Option<[Scales; 2]>,
@@ -216,10 +217,10 @@ pub struct Problem {
     pub k: usize,
     /// Columns of the result.
     pub n: usize,
-    /// `a` is stored `[k, m]`.
-    pub trans_a: bool,
-    /// `b` is stored `[n, k]`.
-    pub trans_b: bool,
+    /// How `a` lies, of `m` rows; transposed, it is stored `[k, m]`.
+    pub a: Side,
+    /// How `b` lies, of `k` rows; transposed, it is stored `[n, k]`.
+    pub b: Side,
     /// Products.
     pub count: usize,
     /// Elements from one `a` to the next.
@@ -276,29 +277,45 @@ impl Problem {
             DType::BF16 => Ok(Element::CUDA_R_16BF),
             DType::F32 => Ok(Element::CUDA_R_32F),
             DType::F64 => Ok(Element::CUDA_R_64F),
+            DType::I8 => Ok(Element::CUDA_R_8I),
+            DType::I32 => Ok(Element::CUDA_R_32I),
             other => {
-                let message = format!("expected a product of f16, bf16, f32, f64 or 8-bit floats, found {other}");
+                let message = format!("expected a product of f16, bf16, f32, f64, i8 or 8-bit floats, found {other}");
                 Err(Error::new(ErrorKind::Unsupported, message))
             }
         };
-        let compute = if self.is_wide() { Compute::CUBLAS_COMPUTE_64F } else { Compute::CUBLAS_COMPUTE_32F };
+        let compute = match self.dtypes[0] {
+            DType::F64 => Compute::CUBLAS_COMPUTE_64F,
+            DType::I8 => Compute::CUBLAS_COMPUTE_32I,
+            _ => Compute::CUBLAS_COMPUTE_32F,
+        };
         let [a, b] = self.dtypes;
         Ok(([element(a)?, element(b)?], element(self.result)?, compute))
     }
 
-    fn is_wide(&self) -> bool {
-        self.dtypes[0] == DType::F64
+    /// What `alpha` and `beta` are for the library, and their bytes.
+    fn factors(&self, beta: f32) -> (Element, [[u8; 8]; 2]) {
+        let both = [self.alpha, beta];
+        let padded = |bytes: [u8; 4]| {
+            let [a, b, c, d] = bytes;
+            [a, b, c, d, 0, 0, 0, 0]
+        };
+        match self.dtypes[0] {
+            DType::F64 => (Element::CUDA_R_64F, both.map(|f| f64::from(f).to_ne_bytes())),
+            DType::I8 => (Element::CUDA_R_32I, both.map(|f| padded((f as i32).to_ne_bytes()))),
+            _ => (Element::CUDA_R_32F, both.map(|f| padded(f.to_ne_bytes()))),
+        }
     }
 
     /// With what is added and the scales at these addresses.
     fn describe(&self, row: u64, scales: [u64; 2]) -> Result<Desc> {
         let (_, element, compute) = self.elements()?;
-        let scale = if self.is_wide() { Element::CUDA_R_64F } else { Element::CUDA_R_32F };
+        let (scale, _) = self.factors(0.0);
         let made = result::create_matmul_desc(compute, scale).map_err(|e| failed("cublasLtMatmulDescCreate", e))?;
         let desc = Desc(made);
         // CUBLAS_OP_N is 0, CUBLAS_OP_T is 1.
-        desc.set(DescAttribute::CUBLASLT_MATMUL_DESC_TRANSA, &i32::from(self.trans_b))?;
-        desc.set(DescAttribute::CUBLASLT_MATMUL_DESC_TRANSB, &i32::from(self.trans_a))?;
+        desc.set(DescAttribute::CUBLASLT_MATMUL_DESC_TRANSA, &i32::from(self.b.trans))?;
+        desc.set(DescAttribute::CUBLASLT_MATMUL_DESC_TRANSB, &i32::from(self.a.trans))?;
         if self.addend == Addend::Row {
             desc.set(DescAttribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &Epilogue::CUBLASLT_EPILOGUE_BIAS)?;
             desc.set(DescAttribute::CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &element)?;
@@ -320,16 +337,16 @@ impl Matmul {
     /// # Errors
     /// `Unsupported` for a dtype that has no product, or with what the library says.
     pub fn new(handle: &Arc<Handle>, problem: Problem) -> Result<Self> {
-        let Problem { m, k, n, trans_a, trans_b, .. } = problem;
+        let Problem { m, k, n, a, b, .. } = problem;
         let ([of_a, of_b], made, _) = problem.elements()?;
         let count = i32::try_from(problem.count).map_err(|_| {
             Error::new(ErrorKind::Shape, format!("expected at most 2^31 products, found {}", problem.count))
         })?;
-        let (rows, columns) = if trans_b { (k, n) } else { (n, k) };
-        let left = Layout::new(of_b, rows, columns, count, problem.b_step)?;
-        let (rows, columns) = if trans_a { (m, k) } else { (k, m) };
-        let right = Layout::new(of_a, rows, columns, count, problem.a_step)?;
-        let result = Layout::new(made, n, m, count, m * n)?;
+        let [rows, columns] = if b.trans { [k, n] } else { [n, k] };
+        let left = Layout::new(of_b, [rows, columns, b.lead], count, problem.b_step)?;
+        let [rows, columns] = if a.trans { [m, k] } else { [k, m] };
+        let right = Layout::new(of_a, [rows, columns, a.lead], count, problem.a_step)?;
+        let result = Layout::new(made, [n, m, n], count, m * n)?;
         // Where the row and the scales lie does not matter yet, but they are somewhere.
         let desc = problem.describe(256, [256; 2])?;
         let preference = Preference::new(problem.alignment)?;
@@ -381,10 +398,10 @@ impl Matmul {
         let desc = self.problem.describe(at.c, at.scales)?;
         let matrix = self.problem.addend == Addend::Matrix;
         let beta = if matrix { self.problem.beta } else { 0.0 };
-        let (narrow, wide) = ([self.problem.alpha, beta], [f64::from(self.problem.alpha), f64::from(beta)]);
-        let factor = |i: usize| -> *const c_void {
-            if self.problem.is_wide() { ptr::from_ref(&wide[i]).cast() } else { ptr::from_ref(&narrow[i]).cast() }
-        };
+        // At a multiple of 8 bytes, whatever the library reads there.
+        let (_, bytes) = self.problem.factors(beta);
+        let factors = bytes.map(u64::from_ne_bytes);
+        let factor = |i: usize| -> *const c_void { ptr::from_ref(&factors[i]).cast() };
         let address = |at: u64| at as usize as *const c_void;
         // SAFETY: all handles exist and fit one another, as the heuristic has found; the factors live past the call; the caller
         // answers for the addresses.

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use cudarc::driver::sys::CUstream;
 use normfuse_ir::{DType, Error, ErrorKind, Result};
 
-use super::lt::{Addend, At, Handle, Matmul, Problem, Scales};
+use super::{
+    lt::{Addend, At, Handle, Matmul, Problem, Scales},
+    sizes::Side,
+};
 use crate::cuda::{device::Device, exec::Product};
 
 /// A product of codes `[m, k]` and `[n, k]`, row-major, with scales that lie as the library reads them: what
@@ -50,8 +53,8 @@ impl Planned {
             m,
             k,
             n,
-            trans_a: false,
-            trans_b: true,
+            a: Side { trans: false, lead: k },
+            b: Side { trans: true, lead: k },
             count: 1,
             a_step: 0,
             b_step: 0,
