@@ -7,6 +7,7 @@ mod data;
 #[path = "../common/graphs.rs"]
 mod files;
 mod folder;
+mod integers;
 
 use std::{
     io::{self, Write},
