@@ -114,7 +114,7 @@ mod tests {
         // Codes of whole numbers have no such distance, and two codes in a byte are two.
         let whole = |v: &[i64]| Tensor::from_i64(&[v.len()], v);
         assert_eq!(differences(&whole(&[1, 2, 3]), &whole(&[1, 5, 4])), (2, None));
-        let codes = |byte: u8| Tensor::new(DType::F4E2M1, vec![2], vec![byte]).unwrap();
+        let codes = |byte: u8| Tensor::from_bytes(DType::F4E2M1, vec![2], vec![byte]).unwrap();
         assert_eq!(differences(&codes(0x12), &codes(0x22)), (1, Some(0.5)));
     }
 }

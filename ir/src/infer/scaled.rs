@@ -20,9 +20,9 @@ pub(super) fn product(args: &Args<'_>, product: &ScaledMatMul) -> Result<Type> {
     args.unify(1, k, columns, || format!("inner size of {} x {}", show(a), show(b)))?;
     scales(args, 2, product.a, (rows, k))?;
     scales(args, 3, product.b, (std::slice::from_ref(n), k))?;
-    if let Some(bias) = args.shape(4) {
-        args.expect_rank(4, 1)?;
-        args.unify(4, n, &bias[0], || "bias".into())?;
+    args.expect_rank(4, 1)?;
+    if let Some([bias]) = args.shape(4) {
+        args.unify(4, n, bias, || "bias".into())?;
     }
     Ok(tensor(Some(product.to), Some([rows, std::slice::from_ref(n)].concat())))
 }

@@ -51,6 +51,9 @@ pub fn relax(graph: &mut Graph) -> Result<(Vec<ScaledProduct>, Vec<String>)> {
             }
         }
     }
+    if made.is_empty() {
+        return Ok((made, left));
+    }
     let dead: Vec<NodeId> = graph.nodes().map(|(id, _)| id).collect();
     graph.remove_dead(dead);
     graph.remove_unused_consts(&std::collections::BTreeSet::new());
