@@ -7,3 +7,4 @@ mod checkpoint;
 mod in_place;
 mod ops;
 mod program;
+mod scaled;

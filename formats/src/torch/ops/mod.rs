@@ -12,6 +12,7 @@ mod mutate;
 mod norm;
 mod pointwise;
 mod quant;
+mod scaled;
 mod view;
 
 use normfuse_ir::ValueId;
@@ -66,6 +67,7 @@ fn aten<'p>(c: &mut Call<'_, 'p>, name: &str) -> Result<Option<Outcome<'p>>, Rej
         index::op,
         create::op,
         quant::aten,
+        scaled::op,
     ];
     for family in families {
         if let Some(outcome) = family(c, name)? {

@@ -1,9 +1,9 @@
-//! Quantisers of torchao, and products of quantised operands.
+//! Quantisers of torchao, and products of integers.
 
 use std::sync::Arc;
 
 use normfuse_ir::{
-    DType, Dim, Op, ValueId,
+    DType, Op, ValueId,
     op::{BinaryOp, ReduceOp, UnaryOp},
 };
 
@@ -17,47 +17,16 @@ use super::{
 };
 use crate::reject::{Reject, foreign};
 
-/// Products whose operands are codes.
+/// Products of codes without scales.
 pub fn aten<'p>(c: &mut Call<'_, 'p>, name: &str) -> Result<Option<Outcome<'p>>, Reject> {
     let value = match name {
         "_int_mm.default" => {
             let (a, b) = (c.tensor("self")?, c.tensor("mat2")?);
             c.b.one(Op::MatMulInteger, &[a, b])?
         }
-        "_scaled_mm.default" => scaled_product(c)?,
         _ => return Ok(None),
     };
     Ok(Some(Outcome::one(value)))
-}
-
-/// `a * b * scale_a * scale_b + bias` in f32, rounded once.
-fn scaled_product(c: &mut Call<'_, '_>) -> Result<ValueId, Reject> {
-    let (a, b) = (c.tensor("self")?, c.tensor("mat2")?);
-    let scales = [c.tensor("scale_a")?, c.tensor("scale_b")?];
-    let (bias, to) = (c.opt_tensor("bias")?, c.dtype("out_dtype")?);
-    c.skip(&["use_fast_accum"]);
-    if c.get("scale_result").is_some() {
-        return foreign("its result is scaled, too");
-    }
-    let Some(to) = to.filter(|d| d.is_arithmetic_float()) else { return foreign("its result is quantised, too") };
-    for (s, kept) in scales.iter().zip([0, 1]) {
-        let shape = c.b.shape(*s)?;
-        let one = |d: &Dim| d.as_const() == Some(1);
-        let row = shape.len() == 2 && one(&shape[1 - kept]);
-        if c.b.dtype(*s)? != DType::F32 || !(shape.iter().all(one) || row) {
-            return foreign("its scales are not one f32 a tensor or row");
-        }
-    }
-    let (a, b) = (c.b.cast(a, DType::F32)?, c.b.cast(b, DType::F32)?);
-    let mut y = c.b.one(Op::MatMul, &[a, b])?;
-    for s in scales {
-        y = c.b.binary(BinaryOp::Mul, y, s)?;
-    }
-    if let Some(bias) = bias {
-        let bias = c.b.cast(bias, DType::F32)?;
-        y = c.b.binary(BinaryOp::Add, y, bias)?;
-    }
-    Ok(c.b.cast(y, to)?)
 }
 
 /// torchao's own ops.
