@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use normfuse_ir::{DType, Descriptor, Graph, Provenance, ValueId};
+use normfuse_ir::{DType, Descriptor, Graph, Op, Provenance, ValueId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -229,7 +229,7 @@ pub fn declared(graph: &Graph) -> Declared {
     let Some(listed) = field(graph, "value_info").and_then(|v| serde_json::from_str::<BTreeSet<String>>(v).ok()) else {
         return Declared::All;
     };
-    let fused = graph.nodes().filter(|(_, n)| n.op.is_fused());
+    let fused = graph.nodes().filter(|(_, n)| n.op.is_fused() || matches!(n.op, Op::ScaledMatMul(_)));
     let results = fused.flat_map(|(_, n)| &n.outputs).map(|v| graph.value(*v).name.clone());
     Declared::Only(listed.into_iter().chain(results).collect())
 }

@@ -8,6 +8,7 @@ mod ops;
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
 pub mod proto;
 mod read;
+mod scaled;
 mod write;
 
 use std::ops::RangeInclusive;

@@ -44,6 +44,9 @@ pub const UNARY: [(&str, UnaryOp, i64); 22] = [
 /// that computes is the same up to roundings; read back by us, the node is the op.
 pub const OWN: [(&str, UnaryOp); 3] = [("Rsqrt", UnaryOp::Rsqrt), ("Exp2", UnaryOp::Exp2), ("Log2", UnaryOp::Log2)];
 
+/// With what the names of scaled products begin: nodes of our own domain as well, each with a function for its sizes.
+pub const SCALED: &str = "ScaledMatMul";
+
 /// (ONNX name, op, first opset that has it).
 pub const BINARY: [(&str, BinaryOp, i64); 16] = [
     ("Add", BinaryOp::Add, 7),

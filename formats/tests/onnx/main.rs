@@ -6,5 +6,6 @@ mod dialects;
 mod functions;
 mod fused;
 mod round_trip;
+mod scaled;
 mod spellings;
 mod weights;

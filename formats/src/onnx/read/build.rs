@@ -25,6 +25,7 @@ use crate::{
         names::{Names, OMITTED, captured},
         ops as table,
         proto::{NodeProto, ValueInfoProto, tensor_proto::DataLocation},
+        scaled::{self, Spelled},
     },
     reject::{Reject, foreign},
 };
@@ -39,6 +40,15 @@ fn own(node: &NodeProto, attrs: &Attrs<'_>, inputs: Vec<Option<ValueId>>) -> Res
         Some(op) if attrs.unknown().is_none() => Ok(ops::Mapped { op: Op::Unary(op), inputs, body: None }),
         _ => Err(FormatError::mismatch("no attributes", attrs.unknown().unwrap_or_default()).into()),
     }
+}
+
+/// A scaled product, whose function has been found to spell it.
+fn scaled(mut attrs: Attrs<'_>, inputs: Vec<Option<ValueId>>) -> Result<ops::Mapped, Reject> {
+    let text = attrs.string(scaled::PRODUCT, "")?;
+    let sizes = attrs.ints(scaled::SIZES)?.unwrap_or_default();
+    let product = Spelled::parse(text, &sizes, inputs.len() == 5);
+    let product = product.ok_or_else(|| FormatError::mismatch("the JSON of a scaled product", text))?;
+    Ok(ops::Mapped { op: Op::ScaledMatMul(product.op), inputs, body: None })
 }
 
 /// A graph under construction.
@@ -201,6 +211,7 @@ impl<'m> Builder<'m> {
         let mapped = match domain(node.domain()) {
             _ if opaque => foreign("a value of a type that normfuse does not know"),
             DOMAIN if table::OWN.iter().any(|(name, _)| *name == node.op_type()) => own(node, &attrs, trimmed),
+            DOMAIN if node.op_type().starts_with(table::SCALED) => scaled(attrs, trimmed),
             DOMAIN => self.fused(node, attrs).map(|(op, body)| ops::Mapped { op, inputs: trimmed, body: Some(body) }),
             _ => ops::Cx { b: self, node, attrs, inputs: trimmed }.map(),
         };

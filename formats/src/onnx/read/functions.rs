@@ -7,8 +7,11 @@ use crate::{
     onnx::{
         DOMAIN,
         names::{Names, subgraphs_mut},
+        ops as table,
         proto::{AttributeProto, FunctionProto, GraphProto, NodeProto, OperatorSetIdProto},
         read::{attrs::port, unfold},
+        scaled::{self, Spelled},
+        write::Functions,
     },
 };
 
@@ -98,7 +101,12 @@ impl<'m> Inliner<'m> {
             self.expand_subgraph(g, opset).map_err(|e| e.at_node(&label))?;
         }
         let key = key(&node);
-        let function = (key.0 != DOMAIN).then(|| self.functions.get(&key).copied()).flatten();
+        let function = self.functions.get(&key).copied();
+        if function.is_none() && key.0 == DOMAIN && key.1.starts_with(table::SCALED) {
+            let name = format!("a local function `{DOMAIN}.{}`", key.1);
+            return Err(FormatError::mismatch(name, "none").at_node(label));
+        }
+        let function = function.filter(|f| !stays(f, &node));
         let Some(function) = function else {
             out.push(Flat { node, opset });
             return Ok(());
@@ -279,6 +287,30 @@ impl<'m> Inliner<'m> {
             a.tensor_name.as_mut().map(apply);
         }
     }
+}
+
+/// True if a call stays one: of our own functions, of which those that we know by their names must be what we write.
+pub fn stays(function: &FunctionProto, node: &NodeProto) -> bool {
+    domain(node.domain()) == DOMAIN && (!node.op_type().starts_with(table::SCALED) || is_ours(function, node))
+}
+
+/// True if a function is the one that we write for the scaled product that the node says. Any other means what it spells.
+fn is_ours(function: &FunctionProto, node: &NodeProto) -> bool {
+    let given = |name: &str| node.attribute.iter().find(|a| a.name() == name);
+    let (Some(product), Some(sizes)) = (given(scaled::PRODUCT), given(scaled::SIZES)) else { return false };
+    let text = std::str::from_utf8(product.s()).unwrap_or_default();
+    let opset = opsets(&function.opset_import).ok().and_then(|all| all.get("").copied());
+    let (Some(product), Some(opset)) = (Spelled::parse(text, &sizes.ints, node.input.len() == 5), opset) else {
+        return false;
+    };
+    // There is no need to spell what the function is too short for.
+    let short = function.node.len() < product.groups();
+    !short
+        && Functions::of_product(&product, opset).is_ok_and(|ours| {
+            (&ours.input, &ours.output, &ours.node) == (&function.input, &function.output, &function.node)
+                && node.input.len() == ours.input.len()
+                && node.attribute.len() == ours.attribute.len()
+        })
 }
 
 /// A function's attributes under one call: what was given, else the defaults.

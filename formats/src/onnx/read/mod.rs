@@ -99,7 +99,9 @@ fn import(mut model: ModelProto, folder: &mut DataFolder) -> Result<Graph> {
     let (graph_nodes, mut proto) = take_nodes(proto);
     let mut flat = inliner.flatten(graph_nodes, opset)?;
     let mut fused = Vec::new();
-    let own = |f: &&FunctionProto| table::OWN.iter().any(|(name, _)| *name == f.name());
+    let own = |f: &&FunctionProto| {
+        f.name().starts_with(table::SCALED) || table::OWN.iter().any(|(name, _)| *name == f.name())
+    };
     for f in functions.iter().filter(|f| domain(f.domain()) == DOMAIN && !own(f)) {
         let inner = functions::opsets(&f.opset_import)?.get("").copied().unwrap_or(opset);
         fused.push((f, inner, inliner.flatten(f.node.clone(), inner).map_err(|e| e.at_node(f.name()))?));

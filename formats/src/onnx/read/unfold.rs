@@ -4,11 +4,10 @@ use std::collections::HashMap;
 
 use prost::Message;
 
-use super::functions::{Key, key, label};
+use super::functions::{Key, key, label, stays};
 use crate::{
     FormatError, Result,
     onnx::{
-        DOMAIN,
         names::subgraphs,
         proto::{FunctionProto, NodeProto},
     },
@@ -64,16 +63,20 @@ impl Cost {
 impl Costs<'_> {
     /// What the calls in a node and its subgraphs unfold to.
     fn calls(&mut self, node: &NodeProto, depth: usize) -> Result<Cost> {
-        let mut sum = self.function(&key(node), depth).map_err(|e| e.at_node(label(node)))?;
+        let key = key(node);
+        // Our own functions stay functions.
+        let called = self.functions.get(&key).copied().filter(|f| !stays(f, node));
+        let mut sum = match called {
+            Some(function) => self.function(&key, function, depth).map_err(|e| e.at_node(label(node)))?,
+            None => Cost::default(),
+        };
         for inner in subgraphs(node).flat_map(|g| &g.node) {
             sum = sum.plus(self.calls(inner, depth)?);
         }
         Ok(sum)
     }
 
-    fn function(&mut self, key: &Key, depth: usize) -> Result<Cost> {
-        // Our own functions stay functions.
-        let Some(function) = self.functions.get(key).filter(|_| key.0 != DOMAIN) else { return Ok(Cost::default()) };
+    fn function(&mut self, key: &Key, function: &FunctionProto, depth: usize) -> Result<Cost> {
         match self.known.get(key) {
             Some(None) => return Err(FormatError::invalid(format!("the local function `{}` calls itself", key.1))),
             Some(Some(cost)) => return Ok(*cost),

@@ -11,6 +11,7 @@ use crate::{
     onnx::{
         DOMAIN, fields, ops as table,
         proto::{AttributeProto, FunctionProto, NodeProto, OperatorSetIdProto, attribute_proto::AttributeType},
+        scaled::{self, Spelled},
     },
 };
 
@@ -50,7 +51,7 @@ impl Functions {
         let scope = Scope::of_body(body, &ins, &outs)?;
         let mut writer = Writer::with_scope(body, self.opset, scope);
         writer.all_nodes(self)?;
-        let mut proto = FunctionProto {
+        let proto = FunctionProto {
             domain: Some(DOMAIN.into()),
             input: ins,
             output: outs,
@@ -59,15 +60,52 @@ impl Functions {
             node: writer.into_function_nodes(),
             ..FunctionProto::default()
         };
+        self.named(
+            proto,
+            match fused {
+                Descriptor::Norm(_) => "FusedNorm",
+                Descriptor::Quantize(_) => "Quantize",
+            },
+        )
+    }
+
+    /// The name of the function that spells a scaled product.
+    ///
+    /// # Errors
+    /// Sizes for which there is none, or an opset that cannot say it.
+    pub fn scaled(&mut self, product: &Spelled) -> Result<String> {
+        let proto = Self::of_product(product, self.opset)?;
+        self.named(proto, table::SCALED)
+    }
+
+    /// The function that spells a scaled product, without a name.
+    ///
+    /// # Errors
+    /// As [`Functions::scaled`].
+    pub fn of_product(product: &Spelled, opset: i64) -> Result<FunctionProto> {
+        let mut functions = Self::new(opset, BTreeMap::new());
+        let body = product.body()?;
+        let (ins, outs) = (product.inputs(), vec![scaled::OUTPUT.to_owned()]);
+        let mut writer = Writer::with_scope(&body, opset, Scope::of_body(&body, &ins, &outs)?);
+        writer.all_nodes(&mut functions)?;
+        Ok(FunctionProto {
+            domain: Some(DOMAIN.into()),
+            input: ins,
+            output: outs,
+            attribute: vec![scaled::PRODUCT.into(), scaled::SIZES.into()],
+            opset_import: functions.imports(&writer),
+            node: writer.into_function_nodes(),
+            ..FunctionProto::default()
+        })
+    }
+
+    /// Keeps a function under a name that its contents decide.
+    fn named(&mut self, mut proto: FunctionProto, kind: &str) -> Result<String> {
         let content = proto.encode_to_vec();
         if let Some(name) = self.by_content.get(&content) {
             return Ok(name.clone());
         }
         let hash = blake3::hash(&content).to_hex();
-        let kind = match fused {
-            Descriptor::Norm(_) => "FusedNorm",
-            Descriptor::Quantize(_) => "Quantize",
-        };
         // Eight digits read well; two bodies that share them get more.
         let name = (8..=hash.len())
             .map(|n| format!("{kind}_{}", &hash[..n]))
@@ -141,7 +179,9 @@ impl Functions {
 
     /// The functions, by name; those that bodies call come before them, as tools that read the list once expect.
     pub fn into_protos(self) -> Vec<FunctionProto> {
-        let is_own = |f: &FunctionProto| table::OWN.iter().any(|(name, _)| f.name.as_deref() == Some(*name));
+        let is_own = |f: &FunctionProto| {
+            f.name().starts_with(table::SCALED) || table::OWN.iter().any(|(name, _)| f.name() == *name)
+        };
         let (own, bodies): (Vec<_>, Vec<_>) = self.by_name.into_values().partition(is_own);
         own.into_iter().chain(bodies).collect()
     }

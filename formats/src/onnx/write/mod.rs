@@ -13,7 +13,8 @@ use std::{collections::BTreeSet, io::Write, path::Path};
 use normfuse_ir::{DType, Graph};
 use prost::Message;
 
-use self::{functions::Functions, nodes::Writer, weights::Weights};
+pub(super) use self::functions::Functions;
+use self::{nodes::Writer, weights::Weights};
 use super::{
     DOMAIN, OPSETS, dtype, fields,
     proto::{GraphProto, OperatorSetIdProto, ValueInfoProto, type_proto},

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, collections::BTreeSet};
 
 use normfuse_ir::{DType, Def, Descriptor, Graph, Node, Op, Opaque, Tensor, Type, ValueId, op::Dialect};
 
-use super::{functions::Functions, scope, scope::Scope, types, weights};
+use super::{functions::Functions, ops::ints, scope, scope::Scope, types, weights};
 use crate::{
     FormatError, Result,
     onnx::{
@@ -12,6 +12,7 @@ use crate::{
         names::captured,
         ops as table,
         proto::{AttributeProto, NodeProto, StringStringEntryProto, ValueInfoProto, attribute_proto::AttributeType},
+        scaled::{self, Spelled},
     },
 };
 
@@ -125,6 +126,15 @@ impl<'g> Writer<'g> {
             Op::Unary(op) if table::OWN.iter().any(|(_, own)| own == op) => {
                 proto.op_type = Some(functions.own(*op)?);
                 proto.domain = Some(DOMAIN.into());
+                self.domains.insert(DOMAIN.into());
+            }
+            Op::ScaledMatMul(op) => {
+                self.element_types(node)?;
+                let product = Spelled::of(self.graph, node, *op)?;
+                proto.attribute = vec![string(scaled::PRODUCT, &product.text()?), ints(scaled::SIZES, &product.sizes)];
+                proto.op_type = Some(functions.scaled(&product)?);
+                proto.domain = Some(DOMAIN.into());
+                proto.input.truncate(product.inputs().len());
                 self.domains.insert(DOMAIN.into());
             }
             _ => {
