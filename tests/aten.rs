@@ -84,6 +84,15 @@ fn einsum_is_transposes_and_a_product() {
 }
 
 #[test]
+fn scaled_products_are_ops_of_their_own() {
+    as_torch("scaled");
+    let graph = normfuse::open(&file("scaled.pt2")).unwrap();
+    let products = graph.nodes().filter(|(_, n)| matches!(n.op, Op::ScaledMatMul(_))).count();
+    assert_eq!(products, 6);
+    assert!(graph.nodes().all(|(_, n)| !matches!(n.op, Op::MatMul | Op::Foreign(_))));
+}
+
+#[test]
 fn index_put_by_indices_and_by_masks() {
     as_torch("put");
 }

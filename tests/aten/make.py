@@ -342,6 +342,25 @@ class Aliases(nn.Module):
         return a, c, d, e, f
 
 
+class Scaled(nn.Module):
+    """Products of codes and scales: of whole numbers and powers of two, which are exact in any order up to the last rounding."""
+
+    def __init__(self, weight):
+        super().__init__()
+        self.register_buffer("weight", weight.to(torch.float8_e4m3fn))
+
+    def forward(self, x, w, one, two, rows, channels, bias):
+        a, b = x.to(torch.float8_e4m3fn), w.to(torch.float8_e4m3fn).t()
+        f, v2, kind = torch._scaled_mm, nn.functional.scaled_mm, nn.functional.ScalingType
+        y = (f(a, b, one, two, out_dtype=torch.bfloat16),
+             f(a, b, one, two, bias=bias.half(), out_dtype=torch.float16),
+             f(a, self.weight.t(), rows, channels, out_dtype=torch.bfloat16, use_fast_accum=True),
+             f(a, self.weight.t(), rows, channels, bias=bias.bfloat16(), out_dtype=torch.bfloat16),
+             v2(a, b, one, kind.TensorWise, two, kind.TensorWise, output_dtype=torch.float32),
+             v2(a, b, rows, kind.RowWise, channels, kind.RowWise, output_dtype=torch.bfloat16))
+        return tuple(t.float() for t in y)
+
+
 class Left(nn.Module):
     """Calls that stay foreign: what they compute is a matter of the backend, or no op of the IR's."""
 
@@ -427,6 +446,9 @@ def main():
                                     k=torch.randn(2, 3, 2, 4)), None),
         "aliases": (Aliases(), dict(x=whole(3, 4), b=whole(3)), None),
         "named": (Named(), dict(x=torch.randn(2)), None),
+        "scaled": (Scaled(whole(16, 48)), dict(x=whole(3, 48), w=whole(16, 48), one=torch.tensor(0.5), two=torch.tensor([[0.125]]),
+                                               rows=powers(3, 1), channels=powers(1, 16), bias=whole(16)),
+                   ({0: n}, None, None, None, {0: n}, None, None)),
     }
     made = sys.argv[1:] or [*cases, "mask", "left", "spelled"]
     for name, (model, inputs, shapes) in cases.items():
