@@ -143,7 +143,9 @@ impl Walk<'_> {
         let some = |n: usize| node.inputs.iter().take(n).flatten().copied().collect::<Vec<_>>();
         let parameter = |port: usize| node.input(port).is_some_and(|v| self.parameters[v.index()]);
         let operands = match &node.op {
-            Op::MatMul | Op::Gemm { .. } | Op::MatMulInteger if parameter(1) => return Some((some(usize::MAX), true)),
+            Op::MatMul | Op::Gemm { .. } | Op::MatMulInteger | Op::ScaledMatMul(_) if parameter(1) => {
+                return Some((some(usize::MAX), true));
+            }
             Op::Foreign(f) if f.captures == 0 => return self.projection(id).map(|x| (vec![x], true)),
             Op::Unary(_)
             | Op::Binary(_)

@@ -131,6 +131,9 @@ fn used(
     match (&node.op, port) {
         (Op::MatMul | Op::MatMulInteger, 0) => matrix(from_end(1)),
         (Op::MatMul | Op::MatMulInteger, 1) => matrix(from_end(2).or(from_end(1))),
+        (Op::ScaledMatMul(_), 0 | 1) => matrix(from_end(1)),
+        (Op::ScaledMatMul(_), 2 | 3) => (Some(Role::Factor), None),
+        (Op::ScaledMatMul(_), _) => (Some(Role::Offset), None),
         (Op::Gemm { trans_a, .. }, 0) => matrix(from_end(if *trans_a { 2 } else { 1 })),
         (Op::Gemm { trans_b, .. }, 1) => matrix(from_end(if *trans_b { 1 } else { 2 })),
         (Op::Gemm { .. }, 2) | (Op::Binary(BinaryOp::Add | BinaryOp::Sub), _) => (Some(Role::Offset), None),
@@ -173,8 +176,11 @@ fn used(
 
 /// True if what a node makes is read as scales of codes and as nothing else.
 fn all_scales(graph: &Graph, node: &Node) -> bool {
-    let is_scale =
-        |(user, port): (NodeId, usize)| port == 1 && matches!(graph.node(user).op, Op::DequantizeLinear { .. });
+    let is_scale = |(user, port): (NodeId, usize)| match graph.node(user).op {
+        Op::DequantizeLinear { .. } => port == 1,
+        Op::ScaledMatMul(_) => matches!(port, 2 | 3),
+        _ => false,
+    };
     node.outputs.iter().all(|v| !graph.is_output(*v) && graph.uses(*v).next().is_some() && graph.uses(*v).all(is_scale))
 }
 
@@ -225,6 +231,18 @@ mod tests {
         assert_spread(&w["m.f8.weight"], 0.0, 1.0 / 8.0);
         assert_spread(&w["m.f8.scale"], 1.0, 0.05);
         assert!(bits::numbers(&w["m.q.weight"]).unwrap().iter().all(|v| v.abs() <= 2.0));
+    }
+
+    #[test]
+    fn products_of_codes_have_a_matrix_its_scales_and_an_offset() {
+        let w = made(
+            "input %one: f32[]\ninput %m.w: f8e4m3fn[4096, 64]\ninput %m.scale: f32[4096, 1]\ninput %m.bias: f32[4096]\n\
+             %c = cast(%x) {to=f8e4m3fn}\n\
+             %y = scaled_matmul(%c, %m.w, %one, %m.scale, %m.bias) {a=tensor, b=row, to=f32}\noutput %y\n",
+        );
+        assert_spread(&w["m.w"], 0.0, 1.0 / 8.0);
+        assert_spread(&w["m.scale"], 1.0, 0.05);
+        assert_spread(&w["m.bias"], 0.0, 0.05);
     }
 
     #[test]
