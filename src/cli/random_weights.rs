@@ -129,15 +129,14 @@ fn used(
     let from_end = |n: usize| axes.len().checked_sub(n).and_then(|i| axes[i]);
     let matrix = |terms: Option<usize>| (terms.map(Role::Matrix), None);
     match (&node.op, port) {
-        (Op::MatMul | Op::MatMulInteger, 0) => matrix(from_end(1)),
+        (Op::MatMul | Op::MatMulInteger, 0) | (Op::ScaledMatMul(_), 0 | 1) => matrix(from_end(1)),
         (Op::MatMul | Op::MatMulInteger, 1) => matrix(from_end(2).or(from_end(1))),
-        (Op::ScaledMatMul(_), 0 | 1) => matrix(from_end(1)),
-        (Op::ScaledMatMul(_), 2 | 3) => (Some(Role::Factor), None),
-        (Op::ScaledMatMul(_), _) => (Some(Role::Offset), None),
         (Op::Gemm { trans_a, .. }, 0) => matrix(from_end(if *trans_a { 2 } else { 1 })),
         (Op::Gemm { trans_b, .. }, 1) => matrix(from_end(if *trans_b { 1 } else { 2 })),
-        (Op::Gemm { .. }, 2) | (Op::Binary(BinaryOp::Add | BinaryOp::Sub), _) => (Some(Role::Offset), None),
-        (Op::DequantizeLinear { .. }, 1) => (Some(Role::Factor), None),
+        (Op::Gemm { .. }, 2) | (Op::ScaledMatMul(_), 4) | (Op::Binary(BinaryOp::Add | BinaryOp::Sub), _) => {
+            (Some(Role::Offset), None)
+        }
+        (Op::DequantizeLinear { .. }, 1) | (Op::ScaledMatMul(_), 2 | 3) => (Some(Role::Factor), None),
         (Op::Gather { .. }, 0) if all_scales(graph, node) => (Some(Role::Factor), None),
         (Op::DequantizeLinear { .. }, 0) | (Op::Cast { .. } | Op::Unary(UnaryOp::Identity), _) => {
             (None, Some(axes.to_vec()))
