@@ -5,7 +5,8 @@
   python3 benches/layers/layers.py target/layers --normfuse target/release/normfuse [-o FILE]
 
 Every form is a CUDA graph that is replayed. Products are scaled ones (`--relax scaled-matmul`, `torch._scaled_mm`). *attention* is what
-attends and puts new keys and values behind the cached ones, and is measured alone; *outside* is all else: the whole less that.
+attends and puts new keys and values behind the cached ones: normfuse's steps each alone. *outside* is all else: the whole less that; of
+torch, the layer with attention left out, its q, k and v as results instead. *products* are each alone.
 """
 
 import argparse
@@ -112,7 +113,7 @@ def turn(x, cos, sin):
 
 class Layer:
     def __init__(self, scheme, mode, m):
-        self.decode = mode == "decode"
+        self.decode, self.skip = mode == "decode", False
         self.batch, self.seq = (m, 1) if self.decode else (1, m)
         self.lin = lambda out, into: Linear(out, into, scheme)
         self.one = lambda n: torch.rand(n, device=DEV, dtype=torch.bfloat16) + 0.5
@@ -126,6 +127,8 @@ class Layer:
         return x + self.down(self.down.quantise(made))
 
     def attend(self, q, k, v):
+        if self.skip:
+            return self.attended, q, k, v
         if self.decode:
             k, v = torch.cat([self.past[0], k], 2), torch.cat([self.past[1], v], 2)
         made = F.scaled_dot_product_attention(q, k, v, is_causal=not self.decode, enable_gqa=q.shape[1] != k.shape[1], scale=self.scale)
@@ -142,7 +145,8 @@ class DeepSeek(Layer):
         self.x = self.bf(self.batch * self.seq, 7168)
         self.cos, self.sin = self.bf(1, 1, self.seq, 64), self.bf(1, 1, self.seq, 64)
         self.past = [self.bf(self.batch, 128, PAST, n) for n in (192, 128)] if self.decode else None
-        self.parts = [self.bf(self.batch, 128, self.seq, n) for n in (192, 192, 128)]
+        self.attended = self.bf(self.batch, 128, self.seq, 128)
+        self.products = [self.qa, self.qb, self.kva, self.kvb, self.o, self.gate, self.up, self.down]
 
     def __call__(self, x):
         q, kv = share([self.qa, self.kva], norm(x, self.n1))
@@ -171,7 +175,8 @@ class Llama(Layer):
         self.x = self.bf(self.batch * self.seq, 4096)
         self.cos, self.sin = self.bf(1, 1, self.seq, 128), self.bf(1, 1, self.seq, 128)
         self.past = [self.bf(self.batch, 8, PAST, 128) for _ in range(2)] if self.decode else None
-        self.parts = [self.bf(self.batch, n, self.seq, 128) for n in (32, 8, 8)]
+        self.attended = self.bf(self.batch, 32, self.seq, 128)
+        self.products = [self.q, self.k, self.v, self.o, self.gate, self.up, self.down]
 
     def __call__(self, x):
         heads = lambda t: t.view(self.batch, self.seq, -1, 128).transpose(1, 2)
@@ -181,15 +186,21 @@ class Llama(Layer):
 
 
 def of_torch(name, scheme, mode, m, replays):
-    """Microseconds of eager and compiled, whole and of attention alone, in turns."""
+    """Microseconds of eager and compiled, whole and without attention, and of all products."""
     layer = {"deepseek_v3": DeepSeek, "llama": Llama}[name](scheme, mode, m)
-    found = {}
-    torch._dynamo.reset()
-    alone = replay(lambda: layer.attend(*layer.parts), replays)[0]
-    for form, run in [("eager", layer), ("compile", torch.compile(layer.__call__, dynamic=False))]:
-        with torch.no_grad():
-            us, spread = replay(lambda: run(layer.x), replays)
-        found[form] = {"us": us, "spread": spread, "attention": alone}
+    found, products = {}, 0.0
+    with torch.no_grad():
+        for linear in layer.products:
+            quantised = linear.quantise(layer.bf(m, linear.codes.shape[1]))
+            products += replay(lambda: [linear(quantised) for _ in range(20)], replays)[0] / 20
+        for form in ("eager", "compile"):
+            torch._dynamo.reset()
+            times = []
+            for layer.skip in (False, True):
+                run = layer if form == "eager" else torch.compile(layer.__call__, dynamic=False)
+                times.append(replay(lambda: run(layer.x), replays))
+            (us, spread), (outside, _) = times
+            found[form] = {"us": us, "spread": spread, "outside": outside, "products": products}
     del layer
     torch.cuda.empty_cache()
     return found
@@ -214,33 +225,38 @@ def main():
     parser.add_argument("--normfuse", default="target/release/normfuse")
     parser.add_argument("--replays", type=int, default=50)
     parser.add_argument("--only", default="", help="cases whose name has this in it")
+    parser.add_argument("-m", type=int, action="append", help="rows, of those that are measured (may be repeated)")
     parser.add_argument("--no-torch", action="store_true")
     parser.add_argument("-o", "--output", type=pathlib.Path, help="everything that was measured, as JSON lines")
     args = parser.parse_args()
     out = args.output.open("w") if args.output else None
-    head = f"{'layer':28} {'M':>5} {'form':8} {'whole':>9} {'+-':>6} {'attention':>9} {'outside':>9} {'norms, quantisers, gates':>24} {'launches':>8}"
+    head = f"{'layer':28} {'M':>5} {'form':8} {'whole':>9} {'+-':>6} {'attention':>9} {'outside':>9} {'products':>9} {'norms, quantisers, gates':>24} {'launches':>8}"
     print(f"torch {torch.__version__}, {torch.cuda.get_device_name()}\n{head}", flush=True)
     failed = 0
     for name, scheme, mode, sizes in CASES:
         title = f"{name} {scheme} {mode}"
         if args.only not in title:
             continue
-        for m in sizes:
+        for m in [m for m in sizes if not args.m or m in args.m]:
             rows, raw = [], {"layer": title, "m": m}
             try:
                 found = raw["normfuse"] = of_normfuse(args, name, scheme, mode, m)
                 for form in found["forms"]:
                     kinds = form["kinds"]
                     spread = (form["high"] - form["low"]) / form["us"]
-                    rows.append((form["form"], form["us"], spread, kinds["attention"]["us"], f"{kinds['fusible']['us']:.1f}", form["memory"]["launches"]))
+                    attention, products = kinds["attention"]["us"], kinds["products"]["us"]
+                    more = f"{kinds['fusible']['us']:.1f}", form["memory"]["launches"]
+                    rows.append((form["form"], form["us"], spread, attention, form["us"] - attention, products, *more))
                 if not args.no_torch:
                     raw["torch"] = of_torch(name, scheme, mode, m, args.replays)
-                    rows += [(form, t["us"], t["spread"], t["attention"], "", "") for form, t in raw["torch"].items()]
+                    for form, t in raw["torch"].items():
+                        rows.append((form, t["us"], t["spread"], t["us"] - t["outside"], t["outside"], t["products"], "", ""))
             except Exception as e:  # The others are worth measuring.
                 print(f"{title} {m}: {e}", file=sys.stderr, flush=True)
                 failed += 1
-            for form, us, spread, attention, fusible, launches in rows:
-                print(f"{title:28} {m:5} {form:8} {us:9.1f} {spread:6.1%} {attention:9.1f} {us - attention:9.1f} {fusible:>24} {launches:>8}", flush=True)
+            for form, us, spread, attention, outside, products, fusible, launches in rows:
+                times = f"{us:9.1f} {spread:6.1%} {attention:9.1f} {outside:9.1f} {products:9.1f}"
+                print(f"{title:28} {m:5} {form:8} {times} {fusible:>24} {launches:>8}", flush=True)
             if out:
                 print(json.dumps(raw), file=out, flush=True)
     return failed > 0

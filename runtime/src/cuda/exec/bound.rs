@@ -20,8 +20,8 @@ use super::{
 
 /// Recordings that are kept, for as many sets of a caller's memory: a cache that goes back and forth between two has two.
 const MOST_RECORDINGS: usize = 8;
-/// Launches of one step of which a time is taken.
-const REPEATS: usize = 20;
+/// Launches of one step of which a time is taken: as many as take so many microseconds, but not more than this many.
+const REPEATS: (f64, usize) = (500.0, 20);
 
 /// A graph on a GPU for inputs of certain sizes: one run at a time.
 #[derive(Debug)]
@@ -181,10 +181,12 @@ impl Bound {
                     return Ok(Timed { step: listed, time: None });
                 }
                 // In order, so that each finds what those before it have made; again and again, it makes the same of it.
-                let time = timer.replay(REPEATS, |_, stream| {
+                let launch = |_, stream| {
                     // SAFETY: as for `run`.
                     unsafe { ready.launch(step, &self.plan.values, &at, stream) }.map(drop)
-                });
+                };
+                let about = Timer::new(&self.device, 1).replay(1, launch).map_or(REPEATS.0, |t| t.us);
+                let time = timer.replay(((REPEATS.0 / about) as usize).clamp(1, REPEATS.1), launch);
                 time.map(|time| Timed { step: listed, time: Some(time) }).map_err(|e| e.at_node(step.name.clone()))
             })
             .collect()

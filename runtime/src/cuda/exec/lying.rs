@@ -92,7 +92,14 @@ impl Builder<'_> {
         // Sums are exact either way: where the library has none after all, there is the kernel.
         let Ok(product) = self.backend.product(&plain) else { return Ok(false) };
         let scratch = product.scratch();
-        self.push(id, "matmul_integer by tensor cores".into(), 1, &inputs[..2], Work::Product(product), scratch)?;
+        self.push(
+            id,
+            "matmul_integer by tensor cores".into(),
+            vec![node.name.clone()],
+            &inputs[..2],
+            Work::Product(product),
+            scratch,
+        )?;
         Ok(true)
     }
 
