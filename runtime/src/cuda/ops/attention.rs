@@ -11,6 +11,9 @@ use super::{
     text::{Params, tag},
 };
 
+/// Bytes of shared memory of a thread: a number, and the powers of a vector.
+const SHARED: u64 = 4 * (1 + 8);
+
 /// The softmax of `[batch, heads, queries, keys]` scores. Operands: the scores, then the mask if there is one. Results: the
 /// probabilities, then the scores after one stage if they are kept.
 #[derive(Debug, Clone, PartialEq)]
@@ -123,9 +126,10 @@ pub fn attention_softmax(a: &AttentionSoftmax) -> Result<Lowered> {
     );
     let _ = write!(
         body,
-        "    softmax_of_scores(team, p.n, depth, (float*)shared, score, [&](u64 i, float v) {{\n{}        \
+        "    const u64 seen = {};\n    softmax_of_scores(team, p.n, seen, depth, (float*)shared, score, [&](u64 i, float v) {{\n{}        \
          if (here) ((Raw<{y}>*)p.y)[group * p.n + i] = put<{y}>(v);\n    }});\n",
+        if a.causal.is_some() { "query + p.past < p.n ? query + p.past + 1 : p.n" } else { "p.n" },
         keep(3, "v")
     );
-    Ok(Lowered { launches: vec![groups.launch(p, "linear.cuh", "", &body, 8)?], scratch: 0 })
+    Ok(Lowered { launches: vec![groups.launch(p, "linear.cuh", "", &body, SHARED)?], scratch: 0 })
 }
