@@ -387,6 +387,20 @@ fn bench_times_a_model() {
     for said in ["fused 1 norm_quant", "whole", "reduce_mean", "fused_norm", "times as fast"] {
         assert!(text.contains(said), "{said}: {text}");
     }
+    let json = ["bench", s(&model), "--dim", "batch=1", "--dim", "seq=8", "--replays", "2", "--json"];
+    let json = normfuse(json).code(0).json();
+    let steps = |form: usize, kind: &str| json["forms"][form]["kinds"][kind]["steps"].as_u64().unwrap();
+    let [source, apart, fused] = [0, 1, 2].map(|form| steps(form, "fusible"));
+    assert!(source > apart && (apart, fused) == (2, 1), "{json}");
+    assert_eq!(json["forms"][1]["form"], "apart");
+    // All forms are relaxed alike.
+    let scaled = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/in/scaled/norm_then_product.nf");
+    let sizes = ["--dim", "batch=1", "--dim", "seq=2", "--replays", "1", "--json"];
+    let relaxed =
+        normfuse([&["bench", s(&scaled), "--relax", "scaled-matmul"], sizes.as_slice()].concat()).code(0).json();
+    let op = |form: &serde_json::Value| form["ops"].as_array().unwrap().iter().any(|op| op["op"] == "scaled_matmul");
+    assert!(relaxed["forms"].as_array().unwrap().iter().all(op), "{relaxed}");
+    normfuse(["bench", s(&model), "--relax", "speed"]).code(2).says("no such relaxation");
     normfuse(["bench", s(&model), "--op", "rms_norm"]).code(2).says("cannot be used with");
     // No GPU is opened by a number that none has.
     for command in ["run", "bench"] {

@@ -4,9 +4,9 @@
   python3 benches/layers/make_layers.py target/layers
   python3 benches/layers/layers.py target/layers --normfuse target/release/normfuse [-o FILE]
 
-Every form is a CUDA graph that is replayed. Products are scaled ones (`--relax scaled-matmul`, `torch._scaled_mm`). *attention* is what
-attends and puts new keys and values behind the cached ones: normfuse's steps each alone. *outside* is all else: the whole less that; of
-torch, the layer with attention left out, its q, k and v as results instead. *products* are each alone.
+Every form is a CUDA graph that is replayed. Products are scaled ones (`--relax scaled-matmul`, `torch._scaled_mm`). *outside* is the layer
+without what attends and puts new keys and values behind the cached ones; torch's has q, k and v as results instead. *attention* is the
+rest of the whole. *products* and what is fused are each alone.
 """
 
 import argparse
@@ -244,9 +244,9 @@ def main():
                 for form in found["forms"]:
                     kinds = form["kinds"]
                     spread = (form["high"] - form["low"]) / form["us"]
-                    attention, products = kinds["attention"]["us"], kinds["products"]["us"]
+                    outside, products = form["without_attention"], kinds["products"]["us"]
                     more = f"{kinds['fusible']['us']:.1f}", form["memory"]["launches"]
-                    rows.append((form["form"], form["us"], spread, attention, form["us"] - attention, products, *more))
+                    rows.append((form["form"], form["us"], spread, form["us"] - outside, outside, products, *more))
                 if not args.no_torch:
                     raw["torch"] = of_torch(name, scheme, mode, m, args.replays)
                     for form, t in raw["torch"].items():

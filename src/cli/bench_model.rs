@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, path::Path, sync::Arc};
 use normfuse::{
     cuda,
     ir::{FusedNorm, Graph, fused::Prologue},
-    passes::{self, Options, Report},
+    passes::{self, Options, Relaxation, Report},
 };
 use tracing::debug;
 
@@ -45,6 +45,7 @@ pub struct Form {
 
 pub fn main(args: &args::Bench, model: &Path) -> Result<()> {
     let of_graph = Failure::of_graph(model);
+    let relax = relaxations(&args.relax)?;
     let mut progress = Progress::new();
     progress.step("reading");
     let source = run::open(model, &args.weights, Of::Model)?;
@@ -53,7 +54,7 @@ pub fn main(args: &args::Bench, model: &Path) -> Result<()> {
     let dims = inputs::bindings(&source, &args.dims)?;
     let given = inputs::random(&source, 0, &dims, MOST_BYTES, &made)?;
     progress.step("fusing");
-    let (graphs, report) = forms(args, &source, model)?;
+    let (graphs, report) = forms(args, relax, &source, model)?;
     drop(source);
     let replaced: BTreeSet<&str> = report.sites.iter().flat_map(|s| &s.replaced).map(String::as_str).collect();
     let mut ready = Vec::new();
@@ -85,9 +86,14 @@ pub fn main(args: &args::Bench, model: &Path) -> Result<()> {
 }
 
 /// The forms of a model, and what the pass says of the fused one. With `--relax`, all of them are relaxed.
-fn forms(args: &args::Bench, source: &Graph, model: &Path) -> Result<([Arc<Graph>; 3], Report)> {
+fn forms(
+    args: &args::Bench,
+    relax: BTreeSet<Relaxation>,
+    source: &Graph,
+    model: &Path,
+) -> Result<([Arc<Graph>; 3], Report)> {
     let switches = switches::read(&args::Switches { disable: Vec::new(), enable: Vec::new() })?;
-    let mut fused = Options { relax: relaxations(&args.relax)?, ..switches::options(&switches) };
+    let mut fused = Options { relax, ..switches::options(&switches) };
     if let args::Device::Cuda(_) = args.device {
         fused.supports = Arc::new(cuda::supports);
     }

@@ -96,10 +96,11 @@ class Gate:
             done = self.compile(name, f"{name}.relaxed.nf", *require, "--relax", relax, "--report", "json")
             if not self.demand(f"compile {name} --relax {relax}", done):
                 continue
-            sites = sum("relaxed" in site for site in json.loads(done.stdout)["sites"])
+            report = json.loads(done.stdout)
+            sites = sum("relaxed" in site for site in report["sites"]) + len(report.get("products", []))
             logits = self.logits(f"{name}.relaxed.nf")
             if logits is not None:
-                _, equal = self.row(name, f"--relax {relax}", logits, source, f"{sites} sites relaxed")
+                _, equal = self.row(name, f"--relax {relax}", logits, source, f"relaxed at {sites}")
                 if not sites and not equal:
                     self.wrong.append(f"{name}: --relax {relax} changes logits and says of no site that it does")
         return source

@@ -40,6 +40,11 @@ pub fn text(model: &Path, place: &str, report: &Report, forms: &[Form]) -> Strin
     let mut rows = vec![row("", forms.iter().flat_map(|f| [f.name, "us", ""].map(str::to_owned)).collect())];
     let whole = |f: &Form| [f.times.steps().0.to_string(), us(f.times.whole.us), spread(&f.times.whole)];
     rows.push(row("whole", forms.iter().flat_map(whole).collect()));
+    if forms.iter().any(|f| f.times.sum(|k, _| k == Kind::Attention).steps > 0) {
+        let outside = |f: &Form| f.times.outside.map_or_else(|| "-".to_owned(), us);
+        let cells = forms.iter().flat_map(|f| [String::new(), outside(f), String::new()]);
+        rows.push(row("without attention", cells.collect()));
+    }
     rows.push(row("steps, each alone", cells(&|f| f.times.sum(|_, _| true))));
     for kind in Kind::ALL {
         rows.push(row(kind.title(), cells(&|f| f.times.sum(|k, _| k == kind))));
@@ -91,6 +96,7 @@ pub fn json(model: &Path, place: &str, report: &Report, forms: &[Form]) -> Strin
             "us": f.times.whole.us,
             "low": f.times.whole.low,
             "high": f.times.whole.high,
+            "without_attention": f.times.outside,
             "memory": memory,
             "kinds": kinds,
             "ops": ops.collect::<Vec<_>>(),

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc, time::Instant};
 use normfuse::{
     cpu::Plan,
     cuda::{
-        exec::{Bound, Executable},
+        exec::{Bound, Executable, Listed},
         measure::Time,
     },
     ir::{Graph, Result, Tensor},
@@ -26,6 +26,8 @@ pub struct Sum {
 /// How long a graph takes.
 pub struct Times {
     pub whole: Time,
+    /// Microseconds of the whole without attention, on a GPU.
+    pub outside: Option<f64>,
     /// The steps, each alone, by kind and op.
     pub ops: BTreeMap<(Kind, String), Sum>,
 }
@@ -39,13 +41,15 @@ impl Times {
             low: turns.iter().map(|t| t.whole.low).fold(f64::INFINITY, f64::min),
             high: turns.iter().map(|t| t.whole.high).fold(0.0, f64::max),
         };
+        let outside: Option<Vec<f64>> = turns.iter().map(|t| t.outside).collect();
+        let outside = outside.map(|all| all.iter().sum::<f64>() / count);
         let mut ops = BTreeMap::<_, Sum>::new();
         for (op, sum) in turns.iter().flat_map(|t| &t.ops) {
             let entry = ops.entry(op.clone()).or_default();
             entry.steps = sum.steps;
             entry.us += sum.us / count;
         }
-        Self { whole, ops }
+        Self { whole, outside, ops }
     }
 
     /// Of the steps that are such.
@@ -140,18 +144,20 @@ impl<'g> Ready<'g> {
         }
         let median = |times: Vec<f64>| Time::of(times).map_or(0.0, |t| t.us);
         let ops = each.into_iter().map(|(op, (steps, times))| (op, Sum { steps, us: median(times) })).collect();
-        Ok(Times { whole: Time::of(whole).unwrap_or(Time { us: 0.0, low: 0.0, high: 0.0 }), ops })
+        Ok(Times { whole: Time::of(whole).unwrap_or(Time { us: 0.0, low: 0.0, high: 0.0 }), outside: None, ops })
     }
 
     fn on_gpu(&self, bound: &Bound, given: &[Tensor], replays: usize) -> Result<Times> {
         bound.run(given)?;
         let whole = bound.time(replays)?;
+        let attends = |step: &Listed| self.kinds.step(step.nodes.iter()) == Kind::Attention;
+        let outside = Some(bound.time_without(replays, attends)?.us);
         let mut ops = BTreeMap::<_, Sum>::new();
         for timed in bound.time_steps(replays)? {
             let entry = ops.entry((self.kinds.step(timed.step.nodes.iter()), timed.step.op)).or_default();
             entry.steps += 1;
             entry.us += timed.time.map_or(0.0, |t| t.us);
         }
-        Ok(Times { whole, ops })
+        Ok(Times { whole, outside, ops })
     }
 }

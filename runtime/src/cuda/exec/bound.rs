@@ -163,6 +163,26 @@ impl Bound {
         })
     }
 
+    /// The time of a run without some of its steps, whose results are what a run left of them.
+    ///
+    /// # Errors
+    /// As [`Bound::run`], with the inputs that it had last.
+    pub fn time_without(&self, replays: usize, left_out: impl Fn(&Listed) -> bool) -> Result<Time> {
+        let mut recorded = self.lock();
+        let at = self.own_addresses(&mut recorded)?;
+        // SAFETY: as for `run`.
+        unsafe { self.launch_first(&mut recorded, &at, self.device.stream().cu_stream()) }?;
+        let listed = self.plan.list().into_iter().filter(|l| !l.once);
+        let steps = self.plan.steps.iter().zip(&self.ready).zip(listed);
+        let steps: Vec<_> = steps.filter(|(_, listed)| !left_out(listed)).map(|(step, _)| step).collect();
+        Timer::new(&self.device, replays).replay(1, |_, stream| {
+            steps.iter().try_for_each(|(step, ready)| {
+                // SAFETY: as for `run`.
+                unsafe { ready.launch(step, &self.plan.values, &at, stream) }.map(drop)
+            })
+        })
+    }
+
     /// The time of each step, with the operands that it has in a run.
     ///
     /// # Errors
