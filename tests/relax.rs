@@ -5,33 +5,16 @@
 
 mod common;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{fs, path::Path, sync::Arc};
 
-use common::bits::{parse, same_bits};
+use common::bits::{parse, same_bits, texts};
 use normfuse::testing;
 use normfuse_ir::{DType, Descriptor, FusedNorm, Graph, body, text};
 use normfuse_passes::{self as passes, Kind, Options, Outcome, Relaxation, Report};
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")
-}
-
-/// Name and text of the graphs in a folder.
-fn graphs(folder: &str) -> Vec<(String, String)> {
-    let files = fs::read_dir(root().join(folder)).unwrap().map(|e| e.unwrap().path());
-    let name = |p: &Path| p.file_stem().unwrap().to_str().unwrap().to_owned();
-    let mut found: Vec<_> = files.map(|p| (name(&p), fs::read_to_string(&p).unwrap())).collect();
-    found.sort();
-    assert!(!found.is_empty(), "{folder} is empty");
-    found
-}
-
 fn graph(name: &str) -> String {
-    fs::read_to_string(root().join("relax").join(name).with_extension("nf")).unwrap()
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/relax").join(name).with_extension("nf"))
+        .unwrap()
 }
 
 fn relaxing() -> Options {
@@ -61,7 +44,7 @@ fn told(report: &Report) -> Vec<String> {
 
 #[test]
 fn what_may_round_once_does() {
-    for (name, source) in graphs("relax/single_rounding") {
+    for (name, source) in texts("relax/single_rounding") {
         let before = parse(&source);
         let (exact, _) = compiled(&source, &Options::default());
         same_bits(&name, &before, &exact);
@@ -90,7 +73,7 @@ fn what_may_round_once_does() {
 
 #[test]
 fn what_only_looks_like_it_stays_exact() {
-    for (name, source) in graphs("relax/exact") {
+    for (name, source) in texts("relax/exact") {
         let (exact, reported) = compiled(&source, &Options { verify: true, ..Options::default() });
         let (relaxed, report) = compiled(&source, &relaxing());
         assert_eq!(text::print(&relaxed), text::print(&exact), "{name}");
@@ -161,7 +144,7 @@ fn a_relaxed_graph_has_the_bits_of_a_source_without_the_rounding() {
 fn all_graphs_relax_soundly_and_only_when_asked() {
     let mut table = String::new();
     for folder in ["fuse", "partial", "apart", "alone", "gated", "ungated", "reject"] {
-        for (name, source) in graphs(&format!("in/{folder}")) {
+        for (name, source) in texts(&format!("in/{folder}")) {
             let (exact, reported) = compiled(&source, &Options::default());
             assert!(told(&reported).is_empty(), "{name}");
             let (relaxed, report) = compiled(&source, &Options { verify: false, ..relaxing() });

@@ -7,28 +7,14 @@
 
 mod common;
 
-use std::{fs, path::Path};
-
 use normfuse::testing;
 use normfuse_ir::text;
 use normfuse_passes::{Kind, Options, Outcome, Report, Site};
 
-use common::bits::{parse, same_bits};
-
-fn graphs(folder: &str) -> Vec<(String, String)> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/in").join(folder);
-    let mut found: Vec<(String, String)> = fs::read_dir(&dir)
-        .unwrap()
-        .map(|e| e.unwrap().path())
-        .map(|p| (p.file_stem().unwrap().to_str().unwrap().to_owned(), fs::read_to_string(&p).unwrap()))
-        .collect();
-    found.sort();
-    assert!(!found.is_empty(), "{} is empty", dir.display());
-    found
-}
+use common::bits::{parse, same_bits, texts};
 
 fn check(folder: &str, judge: impl Fn(&str, &Report)) {
-    for (name, source) in graphs(folder) {
+    for (name, source) in texts(&format!("in/{folder}")) {
         let before = parse(&source);
         let mut after = before.clone();
         let options = Options { verify: true, ..Options::default() };

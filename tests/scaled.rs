@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::collections::BTreeSet;
 
 use normfuse_ir::{
     DType, Graph, Op, Tensor,
@@ -16,18 +16,7 @@ use normfuse_ir::{
 };
 use normfuse_passes::{Options, Relaxation, Report};
 
-use common::bits::parse;
-
-fn sources(folder: &str) -> Vec<(String, String)> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/in").join(folder);
-    let mut found: Vec<(String, String)> = fs::read_dir(&dir)
-        .unwrap()
-        .map(|e| e.unwrap().path())
-        .map(|p| (p.file_stem().unwrap().to_str().unwrap().to_owned(), fs::read_to_string(&p).unwrap()))
-        .collect();
-    found.sort();
-    found
-}
+use common::bits::{parse, texts};
 
 fn relaxed(source: &Graph) -> (Graph, Report) {
     let mut graph = source.clone();
@@ -61,7 +50,7 @@ fn inputs(graph: &Graph) -> Vec<Tensor> {
 
 #[test]
 fn products_of_dequantised_values_multiply_codes() {
-    for (name, text_in) in sources("scaled") {
+    for (name, text_in) in texts("in/scaled") {
         let source = parse(&text_in);
         let (graph, report) = relaxed(&source);
         let all = source.nodes().filter(|(_, n)| matches!(n.op, Op::MatMul)).count();
@@ -90,7 +79,7 @@ fn products_of_dequantised_values_multiply_codes() {
 
 #[test]
 fn what_looks_alike_stays_as_it_is() {
-    for (name, text_in) in sources("unscaled") {
+    for (name, text_in) in texts("in/unscaled") {
         let source = parse(&text_in);
         let (graph, report) = relaxed(&source);
         assert_eq!((products(&graph), report.products.len()), (0, 0), "{name}");
@@ -104,7 +93,7 @@ fn what_looks_alike_stays_as_it_is() {
 
 #[test]
 fn nothing_is_scaled_that_nobody_asked_for() {
-    for (name, text_in) in sources("scaled") {
+    for (name, text_in) in texts("in/scaled") {
         let mut graph = parse(&text_in);
         normfuse_passes::run(&mut graph, &Options::default()).unwrap();
         assert_eq!(products(&graph), 0, "{name}");

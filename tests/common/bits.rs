@@ -1,5 +1,7 @@
 //! Graphs as text, and whether two of them have the same bits.
 
+use std::{fs, path::Path};
+
 use normfuse_ir::{
     DType, Graph, Tensor,
     body::{bits_equal, hostile},
@@ -39,4 +41,17 @@ pub fn same_bits(name: &str, before: &Graph, after: &Graph) {
             assert!(difference.is_none(), "{name}, case {case}, output {}: {}", out.name, difference.unwrap());
         }
     }
+}
+
+/// Names and texts of the graphs in a folder of `tests`, sorted.
+pub fn texts(folder: &str) -> Vec<(String, String)> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(folder);
+    let mut found: Vec<(String, String)> = fs::read_dir(&dir)
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .map(|p| (p.file_stem().unwrap().to_str().unwrap().to_owned(), fs::read_to_string(&p).unwrap()))
+        .collect();
+    found.sort();
+    assert!(!found.is_empty(), "{} is empty", dir.display());
+    found
 }
