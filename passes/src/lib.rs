@@ -59,7 +59,7 @@ use normfuse_ir::{Graph, NodeId, Op, infer};
 
 pub use edits::{Edits, edits, edits_with};
 pub use observe::Observer;
-pub use options::{Marks, Options, Supports, SupportsQuantize};
+pub use options::{Marks, Options, Supports, SupportsQuantize, SupportsScaled};
 pub use relax::{Relaxation, Relaxed};
 pub use report::{Dequantiser, Fused, Kind, Outcome, Report, RuleUse, ScaledProduct, Site, Summary};
 pub use rules::Rule;

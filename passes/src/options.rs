@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use normfuse_ir::{Descriptor, Error, ErrorKind, FusedNorm, Node, Scheme};
+use normfuse_ir::{DType, Descriptor, Error, ErrorKind, FusedNorm, Node, Scheme, scaled::ScaledMatMul};
 
 use crate::{
     cost::{CostTable, Device},
@@ -25,6 +25,9 @@ pub type Supports = Arc<dyn Fn(&FusedNorm) -> Result<(), String> + Send + Sync>;
 /// The same for quantisers that are in no norm's op.
 pub type SupportsQuantize = Arc<dyn Fn(&Scheme) -> Result<(), String> + Send + Sync>;
 
+/// The same for products of codes and scales, with the types of both sides' codes and `[N, K]`.
+pub type SupportsScaled = Arc<dyn Fn(&ScaledMatMul, [DType; 2], [usize; 2]) -> Result<(), String> + Send + Sync>;
+
 /// Marks nodes.
 pub type Marks = Arc<dyn Fn(&Node) -> bool + Send + Sync>;
 
@@ -38,6 +41,8 @@ pub struct Options {
     pub supports: Supports,
     /// And for which quantisers that no norm's op takes in.
     pub supports_quantize: SupportsQuantize,
+    /// And which products of codes and scales it has, where [`Relaxation::ScaledMatmul`] makes such.
+    pub supports_scaled: SupportsScaled,
     /// What fusions are chosen for.
     pub device: Device,
     /// The host's own measurements, in place of the device's description.
@@ -64,6 +69,7 @@ impl Default for Options {
             disabled: BTreeMap::new(),
             supports: Arc::new(|_| Ok(())),
             supports_quantize: Arc::new(|_| Ok(())),
+            supports_scaled: Arc::new(|_, _, _| Ok(())),
             device: Device::default(),
             cost: None,
             whole_products: false,

@@ -1,8 +1,9 @@
 //! Relaxations: named departures from the source's bits, none of which is on unless it is asked for.
 //!
 //! A relaxation is a function over the graph that the pass has rewritten and verified. It leaves a graph that is as sound as the exact
-//! one: what it makes is compared with what it says of itself, bit for bit on hostile data, and stays as it was where that fails.
-//! How far it is from the exact graph is measured on ordinary data, and told at its sites.
+//! one. A fused op that becomes another is compared with what it says of itself, bit for bit on hostile data, and stays as it was where
+//! that fails; how far it is from the exact one is measured on ordinary data, and told at its site. A product of codes is its own
+//! definition: what is told of it is how far that definition is from a product of dequantised values.
 
 mod deviation;
 mod scaled_matmul;
@@ -47,7 +48,7 @@ impl Relaxation {
         match self {
             Self::SingleRounding => fused_norms(self, single_rounding::relax, graph, options, report)?,
             Self::ScaledMatmul => {
-                let (made, left) = scaled_matmul::relax(graph)?;
+                let (made, left) = scaled_matmul::relax(graph, options)?;
                 report.products.extend(made);
                 report.notes.extend(left.iter().map(|why| format!("{self} leaves {why}")));
             }

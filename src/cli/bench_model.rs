@@ -96,7 +96,10 @@ fn forms(
     let mut fused = Options { relax, ..switches::options(&switches) };
     if let args::Device::Cuda(_) = args.device {
         fused.supports = Arc::new(cuda::supports);
+        fused.supports_scaled = Arc::new(cuda::exec::supports_scaled);
     }
+    let supports = fused.supports.clone();
+    let alone = move |norm: &FusedNorm| alone(norm).and_then(|()| supports(norm));
     let apart = Options { supports: Arc::new(alone), ..fused.clone() };
     let none = fused.rules().map(|r| (r.name.to_owned(), "what was there before".to_owned()));
     let none = Options { disabled: none.collect(), ..fused.clone() };
@@ -115,5 +118,5 @@ fn alone(norm: &FusedNorm) -> std::result::Result<(), String> {
     if quantises || norm.siblings.len() > 1 || matches!(norm.prologue, Prologue::Gated(_)) {
         return Err("each norm and each quantiser is an op of its own".into());
     }
-    cuda::supports(norm)
+    Ok(())
 }

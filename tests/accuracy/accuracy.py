@@ -4,8 +4,8 @@
   python3 -m venv venv && venv/bin/pip install numpy
   cargo build --release && venv/bin/python tests/accuracy/accuracy.py --normfuse target/release/normfuse --faults
 
-Each program of this folder (what train.py wrote) answers the held-out questions as it is, fused, and fused with each
---relax that normfuse has a rule for. Under the default contract the logits must have the same bits, so that the answers
+Each program of this folder (what train.py wrote), and the plain one with weights of FP8 (checkpoint.py), answers the
+held-out questions as it is, fused, and fused with each --relax that normfuse has a rule for. Under the default contract the logits must have the same bits, so that the answers
 are the same to the last one. With --faults, graphs that are wrong on purpose must be told from their sources by
 `normfuse verify`. Exit code 1 if any of this does not hold.
 """
@@ -20,13 +20,14 @@ import tempfile
 
 import numpy as np
 
+from checkpoint import CONFIGS, make
 from faults import FAULTS
 
 HERE = pathlib.Path(__file__).parent
 WEIGHTS = "weights.safetensors"
 # What has to fuse: every norm but the last with its quantisers, both gates, and the quantisers that neither feeds.
 QUANTISED = ["norm_quant=8", "quant=12", "gated_act=2"]
-REQUIRED = {"plain": ["norm=9"], "fp8_token": QUANTISED, "fp8_group": QUANTISED, "mxfp4": QUANTISED}
+REQUIRED = {"plain": ["norm=9"], "fp8_token": QUANTISED, "fp8_group": QUANTISED, "mxfp4": QUANTISED, **{c: QUANTISED for c in CONFIGS}}
 
 
 class Gate:
@@ -35,8 +36,11 @@ class Gate:
     def __init__(self, args, folder):
         self.normfuse, self.device, self.folder = args.normfuse, args.device, folder
         self.wrong = []
-        for name in [WEIGHTS, *(f"{name}.pt2" for name in REQUIRED)]:
-            shutil.copy(HERE / name, folder)
+        shutil.copy(HERE / WEIGHTS, folder)
+        for name in REQUIRED:
+            shutil.copy(HERE / f"{'plain' if name in CONFIGS else name}.pt2", folder / f"{name}.pt2")
+        for name in CONFIGS:
+            make(name, HERE / WEIGHTS, folder / f"{name}.safetensors", folder / f"{name}.json")
         stored = np.load(HERE / "questions.npz")
         tokens, self.answers = (stored[k][: args.questions] for k in ("in.tokens", "out.answers"))
         np.savez(folder / "questions.npz", **{"in.tokens": tokens})
@@ -51,13 +55,18 @@ class Gate:
             self.wrong.append(f"{what}: exit code {done.returncode}: {done.stderr.strip() or done.stdout.strip()}")
         return done.returncode == 0
 
+    def checkpoint(self, name):
+        """What gives a program its weights."""
+        quantised = name in CONFIGS
+        return ["--weights", f"{name}.safetensors", "--quant-config", f"{name}.json"] if quantised else ["--weights", WEIGHTS]
+
     def compile(self, name, out, *more):
         """Compiles a program; returns how that ended."""
-        return self.call("compile", f"{name}.pt2", "--weights", WEIGHTS, "-o", out, *more)
+        return self.call("compile", f"{name}.pt2", *self.checkpoint(name), "-o", out, *more)
 
     def logits(self, graph):
         """What a graph computes of the questions, or None if it does not run."""
-        weights = ["--weights", WEIGHTS] if graph.endswith(".pt2") else []
+        weights = self.checkpoint(graph.removesuffix(".pt2")) if graph.endswith(".pt2") else []
         device = ["--device", self.device] if self.device else []
         done = self.call("run", graph, *weights, *device, "--inputs", "questions.npz", "--outputs", "out.npz")
         if not self.demand(f"run {graph}", done):
@@ -71,7 +80,7 @@ class Gate:
         right, count = int((said == self.answers).all(-1).sum()), len(self.answers)
         changed, equal = int((said != wanted).any(-1).sum()), logits.tobytes() == source.tobytes()
         bits = "equal" if equal else "differ"
-        print(f"{graph:<10} {how:<24} {right:>5} of {count} {right / count:>8.2%} {changed:>8}   {bits:<6} {note}".rstrip(),
+        print(f"{graph:<11} {how:<24} {right:>5} of {count} {right / count:>8.2%} {changed:>8}   {bits:<6} {note}".rstrip(),
               flush=True)
         return changed, equal
 
@@ -112,12 +121,12 @@ class Gate:
             return
         faulty, how = f"{name}.faulty.nf", fault.__name__.replace("_", " ")
         (self.folder / faulty).write_text(text)
-        verify = self.call("verify", f"{name}.pt2", faulty, "--weights", WEIGHTS, "--inputs", "questions.npz")
+        verify = self.call("verify", f"{name}.pt2", faulty, *self.checkpoint(name), "--inputs", "questions.npz")
         if verify.returncode != code:
             found = f"ended with {verify.returncode}, not {code}"
             self.wrong.append(f"{name}: {how}: verify {found}: {verify.stderr.strip() or verify.stdout.strip()}")
         if verify.returncode == 2:
-            print(f"{name:<10} {how:<24} {'refused before it runs':>42}   verify: 2", flush=True)
+            print(f"{name:<11} {how:<24} {'refused before it runs':>42}   verify: 2", flush=True)
             return
         logits = self.logits(faulty)
         if logits is not None:
@@ -135,7 +144,7 @@ def main():
     args.normfuse = args.normfuse.absolute()
     with tempfile.TemporaryDirectory() as folder:
         gate = Gate(args, pathlib.Path(folder))
-        head = f"{'program':<10} {'graph':<24} {'right':>13} {'':>8} {'changed':>8}   logits"
+        head = f"{'program':<11} {'graph':<24} {'right':>13} {'':>8} {'changed':>8}   logits"
         print(head)
         sources = {name: gate.contract(name) for name in REQUIRED}
         if args.faults:

@@ -120,7 +120,7 @@ impl Speller {
             let part = |s: &mut Self, x: ValueId, axis: i64, (from, to): (i64, i64)| {
                 if count == 1 { Ok(x) } else { s.slice(x, axis, from, to) }
             };
-            let columns = (i * group, ((i + 1) * group).min(k));
+            let columns = (i * group, (i + 1).saturating_mul(group).min(k));
             let (x, w) = (part(self, a, -1, columns)?, part(self, b, 0, columns)?);
             let y = self.node(Op::MatMul, &[x, w])?;
             let in_blocks = |per: ScalePer| matches!(per, ScalePer::Block(..));

@@ -4,6 +4,8 @@
 //! codes and then the scales, as cuBLASLt does. What the source rounds on the way (a cast of the numbers to 16 bits, a product in
 //! f32 that is cast behind) is not rounded then.
 
+use std::collections::BTreeSet;
+
 use normfuse_ir::{
     DType, Dim, Graph, NodeId, Op, Result, Shape, Type, ValueId,
     op::BinaryOp,
@@ -16,7 +18,7 @@ use super::{
     spread::{Block, Spread},
 };
 use crate::{
-    quant,
+    Options, quant,
     region::{producer_op, typed},
     report::ScaledProduct,
     views::{Names, is_view, restate},
@@ -24,10 +26,15 @@ use crate::{
 
 /// Most nodes between a product and what dequantises its operand.
 const BETWEEN: usize = 8;
+/// Columns that share a scale, at least: fewer are no scales of groups, but factors of elements.
+const LEAST_GROUP: u64 = 16;
 
-/// Rewrites every product of two dequantised values. Returns what became of each, and why others stay as they are.
-pub fn relax(graph: &mut Graph) -> Result<(Vec<ScaledProduct>, Vec<String>)> {
+/// Rewrites every product of two dequantised values that the host has. Returns what became of each, and why others stay as they are.
+pub fn relax(graph: &mut Graph, options: &Options) -> Result<(Vec<ScaledProduct>, Vec<String>)> {
     let (mut made, mut left) = (Vec::new(), Vec::new());
+    // What nothing reads is not ours to remove.
+    let idle = graph.unused_consts();
+    let mut old: Vec<NodeId> = graph.nodes().map(|(id, _)| id).filter(|id| is_read(graph, *id)).collect();
     let mut names = Names::of(graph);
     // Equal products are as far from the source.
     let mut measured: Vec<(Compared, f32)> = Vec::new();
@@ -40,24 +47,37 @@ pub fn relax(graph: &mut Graph) -> Result<(Vec<ScaledProduct>, Vec<String>)> {
             None => {}
             Some(Err(why)) => left.push(format!("{name}: {why}")),
             Some(Ok(product)) => {
+                let codes = [&product.sides[0], &product.sides[1]].map(|s| s.dtype);
+                let size = |axis: usize| product.shapes[1].0[axis].as_const().and_then(|n| usize::try_from(n).ok());
+                let sizes = [size(0), size(1)].map(Option::unwrap_or_default);
+                if let Err(why) = (options.supports_scaled)(&product.op(), codes, sizes) {
+                    left.push(format!("{name}: {why}"));
+                    continue;
+                }
+                let before: BTreeSet<NodeId> = graph.nodes().map(|(id, _)| id).collect();
                 let compared = product.compared(graph);
                 let met = measured.iter().find(|(c, _)| *c == compared).map(|(_, d)| *d);
                 let deviation = met.map_or_else(|| compared.deviation(), Ok)?;
                 measured.push((compared, deviation));
-                match product.write(graph, &mut names, deviation) {
-                    Some(told) => made.push(told),
-                    None => left.push(format!("{name}: a shape cannot be said in terms of the codes' own")),
+                if let Some(told) = product.write(graph, &mut names, deviation) {
+                    made.push(told);
+                } else {
+                    left.push(format!("{name}: a shape cannot be said in terms of the codes' own"));
+                    let new: Vec<NodeId> = graph.nodes().map(|(id, _)| id).filter(|id| !before.contains(id)).collect();
+                    graph.remove_dead(new);
                 }
             }
         }
     }
-    if made.is_empty() {
-        return Ok((made, left));
-    }
-    let dead: Vec<NodeId> = graph.nodes().map(|(id, _)| id).collect();
-    graph.remove_dead(dead);
-    graph.remove_unused_consts(&std::collections::BTreeSet::new());
+    old.retain(|id| graph.try_node(*id).is_some());
+    graph.remove_dead(old);
+    graph.remove_unused_consts(&idle);
     Ok((made, left))
+}
+
+/// True if something reads what a node makes.
+fn is_read(graph: &Graph, id: NodeId) -> bool {
+    graph.node(id).outputs.iter().any(|v| graph.is_output(*v) || graph.uses(*v).next().is_some())
 }
 
 /// One operand of a product, in terms of codes.
@@ -133,6 +153,13 @@ impl Product {
             (Block::Of(1), Block::All) => ScalePer::Row,
             _ => ScalePer::Block(whole(rows, n), whole(columns, k)),
         };
+        let group = [per_a, per_b]
+            .into_iter()
+            .filter_map(|per| if let ScalePer::Block(_, c) = per { Some(c) } else { None })
+            .min();
+        if let Some(c) = group.filter(|c| *c < LEAST_GROUP.min(k)) {
+            return Err(format!("{c} of its {k} columns share a scale, expected at least {LEAST_GROUP}"));
+        }
         for found in [&left, &right] {
             if !ScaledMatMul::takes(found.dtype) {
                 return Err(format!("there is no scaled product of codes of {}", found.dtype));
@@ -382,8 +409,10 @@ fn cast_codes(graph: &Graph, value: ValueId) -> Option<(ValueId, DType)> {
         let (id, op) = producer_op(graph, at)?;
         let from = graph.node(id).input(0)?;
         match op {
-            Op::Cast { .. } => {
+            Op::Cast { to, .. } => {
                 let dtype = typed(graph, from)?.0;
+                // Anything else than a float would round them.
+                (to.is_arithmetic_float() && (dtype.is_arithmetic_float() || dtype.embeds_in(*to))).then_some(())?;
                 if dtype.is_quantised() {
                     return Some((from, dtype));
                 }

@@ -63,15 +63,15 @@ pub fn text(model: &Path, place: &str, report: &Report, forms: &[Form]) -> Strin
     if let [source, apart, fused] = forms {
         let fusible = |f: &Form| f.times.sum(|k, _| k == Kind::Fusible).us;
         let less = |from: &Form| 100.0 * (1.0 - fusible(fused) / fusible(from));
+        let away =
+            format!("; of norms, quantisers and gates it takes {:.0} % and {:.0} % away", less(source), less(apart));
+        let away = if fusible(source) > 0.0 && fusible(apart) > 0.0 { away } else { String::new() };
         let times = |from: &Form| from.times.whole.us / fused.times.whole.us;
         let _ = writeln!(
             text,
-            "fused is {:.2} times as fast as the source, {:.2} times as fast as apart; of norms, quantisers and gates it takes \
-             {:.0} % and {:.0} % away",
+            "fused is {:.2} times as fast as the source, {:.2} times as fast as apart{away}",
             times(source),
-            times(apart),
-            less(source),
-            less(apart)
+            times(apart)
         );
     }
     text

@@ -42,12 +42,22 @@ fn own(node: &NodeProto, attrs: &Attrs<'_>, inputs: Vec<Option<ValueId>>) -> Res
     }
 }
 
-/// A scaled product, whose function has been found to spell it.
-fn scaled(mut attrs: Attrs<'_>, inputs: Vec<Option<ValueId>>) -> Result<ops::Mapped, Reject> {
+/// A scaled product, whose function has been found to spell it for the sizes that the node says.
+fn scaled(graph: &Graph, mut attrs: Attrs<'_>, inputs: Vec<Option<ValueId>>) -> Result<ops::Mapped, Reject> {
     let text = attrs.string(scaled::PRODUCT, "")?;
     let sizes = attrs.ints(scaled::SIZES)?.unwrap_or_default();
     let product = Spelled::parse(text, &sizes, inputs.len() == 5);
     let product = product.ok_or_else(|| FormatError::mismatch("the JSON of a scaled product", text))?;
+    // The function spells those sizes, and the op those of its operand.
+    let shape = inputs.get(1).copied().flatten().and_then(|b| graph.value(b).ty.shape.as_ref());
+    for (axis, size) in product.sizes.iter().enumerate().filter(|(_, size)| **size != -1) {
+        let known = shape.and_then(|s| s.0.get(axis)).and_then(Dim::as_const);
+        if known != Some(*size) {
+            let found = shape.map_or_else(|| "an unknown shape".to_owned(), ToString::to_string);
+            let expected = format!("a right operand of {size} {}, as `sizes` says", ["rows", "columns"][axis]);
+            return Err(FormatError::mismatch(expected, found).into());
+        }
+    }
     Ok(ops::Mapped { op: Op::ScaledMatMul(product.op), inputs, body: None })
 }
 
@@ -211,7 +221,7 @@ impl<'m> Builder<'m> {
         let mapped = match domain(node.domain()) {
             _ if opaque => foreign("a value of a type that normfuse does not know"),
             DOMAIN if table::OWN.iter().any(|(name, _)| *name == node.op_type()) => own(node, &attrs, trimmed),
-            DOMAIN if node.op_type().starts_with(table::SCALED) => scaled(attrs, trimmed),
+            DOMAIN if node.op_type().starts_with(table::SCALED) => scaled(&self.graph, attrs, trimmed),
             DOMAIN => self.fused(node, attrs).map(|(op, body)| ops::Mapped { op, inputs: trimmed, body: Some(body) }),
             _ => ops::Cx { b: self, node, attrs, inputs: trimmed }.map(),
         };

@@ -28,6 +28,7 @@ pub use bound::{Bound, Timed};
 pub use concrete::{Given, host_inputs, is_small};
 pub use executable::{Executable, given};
 pub use plan::{Listed, Plan};
+pub use scaled::supports_scaled;
 
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,7 @@
 //!
 //! The library reads the scales of groups by columns, for a number of rows that is a multiple of 4. So a fused op whose scales go to
 //! nothing but such products writes them like that, and codes and results have room for the rows that are only there to be counted:
-//! what they hold goes nowhere.
+//! those are read as whatever lies there, and make nothing but rows of the result that nobody reads.
 
 use std::sync::Arc;
 
@@ -24,6 +24,8 @@ use super::{
 
 /// Columns of a group, and rows and columns of a block.
 const GROUP: u64 = 128;
+/// Bytes that rows of codes and of results are a multiple of.
+const MULTIPLE: usize = 16;
 /// Rows go in so many where groups have scales.
 const ROWS: usize = 4;
 
@@ -41,6 +43,28 @@ impl Sizes {
     fn groups(self) -> usize {
         self.k.div_ceil(GROUP as usize)
     }
+}
+
+/// Says of a product of matrices of these codes, the right one `[N, K]`, whether there is a form of it.
+///
+/// # Errors
+/// Why there is none.
+pub fn supports_scaled(
+    product: &ScaledMatMul,
+    codes: [DType; 2],
+    [n, k]: [usize; 2],
+) -> std::result::Result<(), String> {
+    forms(product).map_err(|e| e.to_string())?;
+    if codes == [DType::F8E5M2; 2] {
+        return Err("`scaled_matmul` has no form on the GPU for codes of f8e5m2 on both sides".into());
+    }
+    if k == 0 || !k.is_multiple_of(MULTIPLE) || !(n * product.to.bits() / 8).is_multiple_of(MULTIPLE) {
+        let (to, bytes) = (product.to, MULTIPLE);
+        return Err(format!(
+            "`scaled_matmul` has no form on the GPU for sums of {k} codes and rows of {n} {to}: both are multiples of {bytes} bytes there"
+        ));
+    }
+    Ok(())
 }
 
 /// How the library has the scales of both sides.
@@ -77,11 +101,8 @@ impl Builder<'_> {
         let m: usize = lead.iter().product();
         let rows = if forms[0] == Scales::Groups { m.next_multiple_of(ROWS) } else { m };
         let sizes = Sizes { m, rows, n, k };
-        if k == 0 && m * n > 0 {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                "`scaled_matmul` of sums of nothing has no form on the GPU",
-            ));
+        if m * n > 0 {
+            supports_scaled(product, [of_a, of_b.dtype], [n, k]).map_err(|e| Error::new(ErrorKind::Unsupported, e))?;
         }
         let bias = node.input(4).map(|v| self.operand(v)).transpose()?;
         if let Some(bias) = bias
