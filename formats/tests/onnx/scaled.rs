@@ -189,6 +189,21 @@ fn what_is_no_product_is_refused() {
     assert!(e.contains("calls itself"), "{e}");
 }
 
+/// The function adds the groups of the columns that the node says; the op would add those of its operand.
+#[test]
+fn sizes_are_those_of_the_operand() {
+    use normfuse_formats::onnx::proto::{tensor_shape_proto::dimension::Value, type_proto};
+    let (_, m) = changed(|m| {
+        for input in &mut m.graph.as_mut().unwrap().input[..2] {
+            let Some(type_proto::Value::TensorType(t)) = &mut input.r#type.as_mut().unwrap().value else { panic!() };
+            // As many groups, the last one of which is whole.
+            t.shape.as_mut().unwrap().dim.last_mut().unwrap().value = Some(Value::DimValue(24));
+        }
+    });
+    let e = refused(&m);
+    assert!(e.contains("expected a right operand of 20 columns, as `sizes` says") && e.contains("24"), "{e}");
+}
+
 #[test]
 fn sizes_that_decide_the_function_must_be_known() {
     let op = ScaledMatMul { a: ScalePer::Block(1, 8), b: ScalePer::Block(2, 8), to: DType::F32 };
