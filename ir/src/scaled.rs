@@ -11,7 +11,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::DType;
+use crate::{DType, Dim};
 
 /// What of the rows of a matrix shares a scale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -23,6 +23,29 @@ pub enum ScalePer {
     Row,
     /// A block of so many rows and columns, the last of which may be cut off: `[.., ceil(rows / r), ceil(columns / c)]`.
     Block(u64, u64),
+}
+
+impl ScalePer {
+    /// The shape of the scales of a matrix with these rows and so many columns, where `up` divides and rounds up; `None` if one element
+    /// of any rank is for all.
+    pub fn shape<D: Clone>(self, rows: &[D], columns: &D, one: D, up: impl Fn(&D, u64) -> D) -> Option<Vec<D>> {
+        match self {
+            Self::Tensor => None,
+            Self::Row => Some([rows, &[one]].concat()),
+            // Rows of their own may have any sizes, and those stay as they are said.
+            Self::Block(1, c) => Some([rows, &[up(columns, c)]].concat()),
+            Self::Block(r, c) => Some(rows.iter().map(|d| up(d, r)).chain([up(columns, c)]).collect()),
+        }
+    }
+
+    /// The same of symbolic sizes.
+    pub fn shape_of_dims(self, rows: &[Dim], columns: &Dim) -> Option<Vec<Dim>> {
+        let up = |d: &Dim, by: u64| {
+            let by = Dim::from(i64::try_from(by).unwrap_or(i64::MAX));
+            (d + &(&by - &Dim::from(1))).floor_div(&by)
+        };
+        self.shape(rows, columns, Dim::from(1), up)
+    }
 }
 
 impl fmt::Display for ScalePer {

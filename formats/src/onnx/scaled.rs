@@ -3,6 +3,8 @@
 //! The function has the op's own order of sums and roundings: groups of columns are products of their own, which are scaled and
 //! then added one after another. So its text depends on how many groups there are, and a node says of which sizes it is.
 
+use std::collections::BTreeMap;
+
 use normfuse_ir::{
     DType, Graph, Node, Op, Tensor, Type, ValueId,
     op::BinaryOp,
@@ -85,7 +87,7 @@ impl Spelled {
     /// # Errors
     /// Sizes that are not as the op needs them.
     pub fn body(&self) -> Result<Graph> {
-        let mut s = Speller { graph: Graph::new(SCALED), constants: Vec::new() };
+        let mut s = Speller { graph: Graph::new(SCALED), constants: BTreeMap::new() };
         let ins: Vec<ValueId> = self.inputs().iter().map(|n| s.graph.add_input(n, Type::default())).collect();
         let y = s.product(self, &ins)?;
         s.graph.add_output(OUTPUT, y);
@@ -97,7 +99,7 @@ impl Spelled {
 struct Speller {
     graph: Graph,
     /// Lists of integers that are constants.
-    constants: Vec<(Vec<i64>, ValueId)>,
+    constants: BTreeMap<Vec<i64>, ValueId>,
 }
 
 impl Speller {
@@ -174,12 +176,12 @@ impl Speller {
     }
 
     fn ints(&mut self, values: &[i64]) -> ValueId {
-        if let Some((_, known)) = self.constants.iter().find(|(list, _)| list == values) {
+        if let Some(known) = self.constants.get(values) {
             return *known;
         }
         let name = format!("ints{}", self.constants.len());
         let made = self.graph.add_const(name, Tensor::from_i64(&[values.len()], values));
-        self.constants.push((values.to_vec(), made));
+        self.constants.insert(values.to_vec(), made);
         made
     }
 

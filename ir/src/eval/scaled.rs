@@ -22,12 +22,8 @@ impl Scales {
         if t.dtype() != DType::F32 {
             return Err(Error::new(ErrorKind::DType, format!("expected scales in f32, found {}", t.dtype())));
         }
-        let up = |n: usize, by: u64| n.div_ceil(usize::try_from(by).unwrap_or(usize::MAX).max(1));
-        let want = match per {
-            ScalePer::Tensor => vec![1; t.shape().len()],
-            ScalePer::Row => [rows, &[1]].concat(),
-            ScalePer::Block(r, c) => rows.iter().map(|n| up(*n, r)).chain([up(k, c)]).collect(),
-        };
+        let up = |n: &usize, by: u64| n.div_ceil(usize::try_from(by).unwrap_or(usize::MAX).max(1));
+        let want = per.shape(rows, &k, 1, up).unwrap_or_else(|| vec![1; t.shape().len()]);
         if t.shape() != want {
             return Err(shape_error(format!("expected scales of {want:?}, found {:?}", t.shape())));
         }

@@ -29,15 +29,6 @@ pub(super) fn product(args: &Args<'_>, product: &ScaledMatMul) -> Result<Type> {
 
 /// The scales of a matrix with these rows and so many columns.
 fn scales(args: &Args<'_>, port: usize, per: ScalePer, (rows, k): (&[Dim], &Dim)) -> Result<()> {
-    let up = |d: &Dim, by: u64| {
-        let by = Dim::from(i64::try_from(by).unwrap_or(i64::MAX));
-        (d + &(&by - &Dim::from(1))).floor_div(&by)
-    };
-    let want = match per {
-        ScalePer::Tensor => return args.expect_one(port),
-        ScalePer::Row => [rows, &[Dim::from(1)]].concat(),
-        ScalePer::Block(1, c) => [rows, &[up(k, c)]].concat(),
-        ScalePer::Block(r, c) => rows.iter().map(|d| up(d, r)).chain([up(k, c)]).collect(),
-    };
+    let Some(want) = per.shape_of_dims(rows, k) else { return args.expect_one(port) };
     args.unify_shape(port, &want).map(drop)
 }

@@ -34,7 +34,7 @@ pub fn relax(graph: &mut Graph, options: &Options) -> Result<(Vec<ScaledProduct>
     let (mut made, mut left) = (Vec::new(), Vec::new());
     // What nothing reads is not ours to remove.
     let idle = graph.unused_consts();
-    let mut old: Vec<NodeId> = graph.nodes().map(|(id, _)| id).filter(|id| is_read(graph, *id)).collect();
+    let unread: BTreeSet<NodeId> = graph.nodes().map(|(id, _)| id).filter(|id| !is_read(graph, *id)).collect();
     let mut names = Names::of(graph);
     // Equal products are as far from the source.
     let mut measured: Vec<(Compared, f32)> = Vec::new();
@@ -48,13 +48,10 @@ pub fn relax(graph: &mut Graph, options: &Options) -> Result<(Vec<ScaledProduct>
             Some(Err(why)) => left.push(format!("{name}: {why}")),
             Some(Ok(product)) => {
                 let codes = [&product.sides[0], &product.sides[1]].map(|s| s.dtype);
-                let size = |axis: usize| product.shapes[1].0[axis].as_const().and_then(|n| usize::try_from(n).ok());
-                let sizes = [size(0), size(1)].map(Option::unwrap_or_default);
-                if let Err(why) = (options.supports_scaled)(&product.op(), codes, sizes) {
+                if let Err(why) = (options.supports_scaled)(&product.op(), codes, product.sizes()) {
                     left.push(format!("{name}: {why}"));
                     continue;
                 }
-                let before: BTreeSet<NodeId> = graph.nodes().map(|(id, _)| id).collect();
                 let compared = product.compared(graph);
                 let met = measured.iter().find(|(c, _)| *c == compared).map(|(_, d)| *d);
                 let deviation = met.map_or_else(|| compared.deviation(), Ok)?;
@@ -63,14 +60,12 @@ pub fn relax(graph: &mut Graph, options: &Options) -> Result<(Vec<ScaledProduct>
                     made.push(told);
                 } else {
                     left.push(format!("{name}: a shape cannot be said in terms of the codes' own"));
-                    let new: Vec<NodeId> = graph.nodes().map(|(id, _)| id).filter(|id| !before.contains(id)).collect();
-                    graph.remove_dead(new);
                 }
             }
         }
     }
-    old.retain(|id| graph.try_node(*id).is_some());
-    graph.remove_dead(old);
+    let dead: Vec<NodeId> = graph.nodes().map(|(id, _)| id).filter(|id| !unread.contains(id)).collect();
+    graph.remove_dead(dead);
     graph.remove_unused_consts(&idle);
     Ok((made, left))
 }
@@ -183,14 +178,20 @@ impl Product {
         ScaledMatMul { a, b, to: self.to }
     }
 
+    /// `[N, K]`, which are known.
+    fn sizes(&self) -> [usize; 2] {
+        let size = |axis: usize| self.shapes[1].0[axis].as_const().and_then(|n| usize::try_from(n).ok());
+        [size(0), size(1)].map(Option::unwrap_or_default)
+    }
+
     fn compared(&self, graph: &Graph) -> Compared {
-        let size = |axis: usize| self.shapes[1].0[axis].as_const().and_then(|n| u64::try_from(n).ok()).unwrap_or(1);
+        let [n, k] = self.sizes().map(|n| n as u64);
         let made = graph.node(self.node).outputs[0];
         Compared {
             op: self.op(),
             codes: [&self.sides[0], &self.sides[1]].map(|s| s.dtype),
             product: typed(graph, made).map_or(self.to, |(d, _)| d),
-            sizes: (size(1), size(0)),
+            sizes: (k, n),
         }
     }
 
@@ -245,16 +246,7 @@ fn behind(graph: &Graph, id: NodeId) -> ValueId {
 /// The shape of a side's scales, in the order in which the side has its matrix.
 fn scale_shape(graph: &Graph, side: &Side, shape: &Shape) -> Option<Shape> {
     let (k, rows) = shape.0.split_last()?;
-    let up = |d: &Dim, by: u64| {
-        let by = Dim::from(by as i64);
-        (d + &(&by - &Dim::from(1))).floor_div(&by)
-    };
-    Some(Shape(match side.per {
-        ScalePer::Tensor => return typed(graph, side.scale).map(|(_, s)| s.clone()),
-        ScalePer::Row => [rows, &[Dim::from(1)]].concat(),
-        ScalePer::Block(1, c) => [rows, &[up(k, c)]].concat(),
-        ScalePer::Block(r, c) => rows.iter().map(|d| up(d, r)).chain([up(k, c)]).collect(),
-    }))
+    side.per.shape_of_dims(rows, k).map(Shape).or_else(|| typed(graph, side.scale).map(|(_, s)| s.clone()))
 }
 
 /// A value as a matrix of a shape, turned around if it is stored the other way.

@@ -29,13 +29,12 @@ const MULTIPLE: usize = 16;
 /// Rows go in so many where groups have scales.
 const ROWS: usize = 4;
 
-/// A product's sizes.
+/// Sizes of a product's left side.
 #[derive(Debug, Clone, Copy)]
 struct Sizes {
     m: usize,
     /// With those that are only counted.
     rows: usize,
-    n: usize,
     k: usize,
 }
 
@@ -100,7 +99,7 @@ impl Builder<'_> {
         let (&[ref lead @ .., k], &[n, _]) = (&shape[..], &of_b.shape[..]) else { return Err(missing()) };
         let m: usize = lead.iter().product();
         let rows = if forms[0] == Scales::Groups { m.next_multiple_of(ROWS) } else { m };
-        let sizes = Sizes { m, rows, n, k };
+        let sizes = Sizes { m, rows, k };
         if m * n > 0 {
             supports_scaled(product, [of_a, of_b.dtype], [n, k]).map_err(|e| Error::new(ErrorKind::Unsupported, e))?;
         }
@@ -118,8 +117,8 @@ impl Builder<'_> {
             return Ok(());
         }
         let a = self.with_rows(node, a, sizes);
-        let scale_a = self.left_scales(node, given(2)?, (product.a, forms[0]), sizes)?;
-        let scale_b = self.right_scales(node, given(3)?, (product.b, forms[1]), sizes)?;
+        let scale_a = self.scales(node, given(2)?, (product.a, forms[0]), [m, rows], sizes.groups())?;
+        let scale_b = self.scales(node, given(3)?, (product.b, forms[1]), [n, n], sizes.groups())?;
         let codes = [of_a, of_b.dtype];
         let scaled = Scaled { m: rows, n, k, codes, scales: forms, to: product.to, bias: bias.is_some() };
         let planned = self.backend.scaled(&scaled)?;
@@ -159,68 +158,39 @@ impl Builder<'_> {
         own
     }
 
-    /// The scales of the left side, as the library reads them.
-    fn left_scales(
+    /// The scales of a side, as the library reads them: of so many rows of its own, which become as many.
+    fn scales(
         &mut self,
         node: &Node,
         id: ValueId,
         (per, form): (ScalePer, Scales),
-        sizes: Sizes,
+        [own, rows]: [usize; 2],
+        groups: usize,
     ) -> Result<usize> {
-        let Sizes { m, rows, .. } = sizes;
         let of = |shape: &[usize]| Typed { dtype: DType::F32, shape: shape.to_vec() };
-        match (form, per) {
-            (Scales::Groups, ScalePer::Block(..)) => {
-                let groups = sizes.groups();
-                if let Some(columns) =
-                    self.columns.get(&id).copied().filter(|c| self.values[*c].typed.shape == [groups, rows])
-                {
-                    return Ok(columns);
-                }
-                let value = self.operand(id)?;
-                let by_rows = self.part(value, of(&[m, groups]), 0);
-                let columns = self.transposed(node, by_rows, &[1, 0])?;
-                self.padded(node, columns, [groups, m], [groups, rows])
-            }
-            (Scales::Groups, ScalePer::Row) => {
-                let value = self.operand(id)?;
-                let row = self.part(value, of(&[1, m]), 0);
-                let row = self.padded(node, row, [1, m], [1, rows])?;
-                self.spread(node, row, &[sizes.groups(), rows])
-            }
-            (Scales::Groups, ScalePer::Tensor) => {
-                let value = self.operand(id)?;
-                self.spread(node, value, &[sizes.groups(), rows])
-            }
-            (Scales::Rows, ScalePer::Tensor) => {
-                let value = self.operand(id)?;
-                self.spread(node, value, &[m])
-            }
-            _ => self.operand(id),
+        if let (Scales::Groups, ScalePer::Block(..)) = (form, per)
+            && let Some(columns) = self.columns.get(&id).copied()
+            && self.values[columns].typed.shape == [groups, rows]
+        {
+            return Ok(columns);
         }
-    }
-
-    /// The scales of the right side, as the library reads them.
-    fn right_scales(
-        &mut self,
-        node: &Node,
-        id: ValueId,
-        (per, form): (ScalePer, Scales),
-        sizes: Sizes,
-    ) -> Result<usize> {
-        let Sizes { n, .. } = sizes;
-        let (groups, across, down) = (sizes.groups(), sizes.groups().next_multiple_of(4), n.div_ceil(GROUP as usize));
-        let of = |shape: &[usize]| Typed { dtype: DType::F32, shape: shape.to_vec() };
         let value = self.operand(id)?;
+        let [down, across] = [own.div_ceil(GROUP as usize), groups.next_multiple_of(4)];
         match (form, per) {
             (Scales::Blocks, ScalePer::Tensor) => self.spread(node, value, &[down, across]),
             (Scales::Blocks, _) => self.padded(node, value, [down, groups], [down, across]),
+            (Scales::Groups, ScalePer::Tensor) => self.spread(node, value, &[groups, rows]),
             (Scales::Groups, ScalePer::Row) => {
-                let row = self.part(value, of(&[1, n]), 0);
-                self.spread(node, row, &[groups, n])
+                let row = self.part(value, of(&[1, own]), 0);
+                let row = self.padded(node, row, [1, own], [1, rows])?;
+                self.spread(node, row, &[groups, rows])
             }
-            (Scales::Groups, _) => self.transposed(node, value, &[1, 0]),
-            (Scales::Rows, ScalePer::Tensor) => self.spread(node, value, &[n]),
+            (Scales::Groups, ScalePer::Block(..)) => {
+                let by_rows = self.part(value, of(&[own, groups]), 0);
+                let columns = self.transposed(node, by_rows, &[1, 0])?;
+                self.padded(node, columns, [groups, own], [groups, rows])
+            }
+            (Scales::Rows, ScalePer::Tensor) => self.spread(node, value, &[own]),
             _ => Ok(value),
         }
     }
