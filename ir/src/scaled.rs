@@ -40,10 +40,7 @@ impl ScalePer {
 
     /// The same of symbolic sizes.
     pub fn shape_of_dims(self, rows: &[Dim], columns: &Dim) -> Option<Vec<Dim>> {
-        let up = |d: &Dim, by: u64| {
-            let by = Dim::from(i64::try_from(by).unwrap_or(i64::MAX));
-            (d + &(&by - &Dim::from(1))).floor_div(&by)
-        };
+        let up = |d: &Dim, by: u64| d.ceil_div(&Dim::from(i64::try_from(by).unwrap_or(i64::MAX)));
         self.shape(rows, columns, Dim::from(1), up)
     }
 }

@@ -62,7 +62,7 @@ impl Expr {
                     Operator::Add => a + b,
                     Operator::Mul => a * b,
                     Operator::FloorDiv => a.floor_div(&b),
-                    Operator::CeilDiv => (a + (&b - &Dim::from(1))).floor_div(&b),
+                    Operator::CeilDiv => a.ceil_div(&b),
                     Operator::Mod => a.modulo(&b),
                     Operator::Max => a.maximum(&b),
                     Operator::Min => a.minimum(&b),

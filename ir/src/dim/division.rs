@@ -88,6 +88,12 @@ impl Dim {
         (part(i64::div_euclid), part(i64::rem_euclid))
     }
 
+    /// `ceil(self / other)`, of a positive divisor: how many blocks of it there are, the last of which may be cut off.
+    #[must_use]
+    pub fn ceil_div(&self, other: &Self) -> Self {
+        (self + &(other - &Self::from(1))).floor_div(other)
+    }
+
     /// `floor(self / other)`.
     #[must_use]
     pub fn floor_div(&self, other: &Self) -> Self {

@@ -109,7 +109,7 @@ impl ScaleLayout {
     pub fn shape(self, leading: &[Dim], groups: &Dim) -> Vec<Dim> {
         let up = |d: &Dim, by: u64| {
             let by = Dim::from(by as i64);
-            &(d + &(&by - &Dim::from(1))).floor_div(&by) * &by
+            &d.ceil_div(&by) * &by
         };
         let (r, g) = self.tile();
         match self {

@@ -82,8 +82,7 @@ impl Product {
 
 /// So many blocks have a size.
 fn blocks(size: &Dim) -> Dim {
-    let block = Dim::from(BLOCK as i64);
-    (size + &(&block - &Dim::from(1))).floor_div(&block)
+    size.ceil_div(&Dim::from(BLOCK as i64))
 }
 
 fn is_one(d: &Dim) -> bool {
