@@ -3,11 +3,11 @@
 use std::{fmt::Debug, sync::Arc};
 
 use cudarc::driver::sys::CUstream;
-use normfuse_ir::{Error, ErrorKind, Op, Result};
+use normfuse_ir::{DType, Error, ErrorKind, Op, Result};
 
 use super::super::{
     ops::{self, AttentionSoftmax, Call, Chain, Lowered},
-    product::{Plain, Scaled},
+    product::{Plain, Scaled, Strided},
 };
 
 /// A matrix product of certain sizes, ready to be launched.
@@ -42,6 +42,14 @@ pub trait Backend: Send + Sync {
     /// As [`Backend::node`].
     fn chain(&self, chain: &Chain) -> Result<Lowered> {
         ops::lower_chain(chain)
+    }
+
+    /// The launches that write out row by row what lies in another way.
+    ///
+    /// # Errors
+    /// As [`Backend::node`].
+    fn written_out(&self, dtype: DType, lies: &Strided) -> Result<Lowered> {
+        ops::written_out(dtype, lies)
     }
 
     /// The launch between the two products of attention.

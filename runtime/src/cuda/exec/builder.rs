@@ -76,11 +76,10 @@ impl<'a> Builder<'a> {
         if let Some(value) = self.of[id.index()] {
             return Ok(value);
         }
-        if self.lying.contains_key(&id)
+        if let Some(lying) = self.lying.get(&id).cloned()
             && let Some((producer, _)) = self.graph.producer(id)
         {
-            self.launched(producer)?;
-            return self.of[id.index()].ok_or_else(crate::signature::dangling);
+            return self.written_out(id, &lying, producer);
         }
         let typed = self.concrete.typed(id)?.clone();
         if let Some(columns) = self.columns.get(&id).copied()
@@ -149,6 +148,19 @@ impl<'a> Builder<'a> {
         self.concrete.typed(id).map_or(&[], |t| &t.shape)
     }
 
+    /// What lies in another way, row by row.
+    fn written_out(&mut self, id: ValueId, lying: &Lying, producer: NodeId) -> Result<usize> {
+        let lowered = self.backend.written_out(self.concrete.typed(id)?.dtype, &lying.strided)?;
+        let inputs = if lowered.launches.is_empty() { Vec::new() } else { vec![Some(self.operand(lying.base)?)] };
+        let once = self.concrete.is_once(producer);
+        let (node, outputs) = (self.graph.node(producer), self.results(&[id], once)?);
+        let (name, nodes, op) = (node.name.clone(), vec![node.name.clone()], node.op.name());
+        let (value, scratch, work) = (outputs[0], lowered.scratch, Work::Kernels(lowered));
+        let (scratch_at, fault) = (0, None);
+        self.steps.push(Step { name, op, nodes, inputs, outputs, work, scratch, scratch_at, fault, once });
+        Ok(value)
+    }
+
     /// A step of a node that takes several.
     pub(super) fn step(
         &mut self,
@@ -175,7 +187,7 @@ impl<'a> Builder<'a> {
     }
 
     pub(super) fn steps(&mut self, groups: &BTreeMap<NodeId, Group>) -> Result<()> {
-        let inside: BTreeSet<NodeId> = groups.values().flat_map(|g| g.nodes.iter().copied()).collect();
+        let inside: BTreeSet<NodeId> = groups.values().flat_map(Group::nodes).collect();
         for &id in self.concrete.nodes() {
             let node = self.graph.node(id);
             let done = match groups.get(&id) {
@@ -196,10 +208,18 @@ impl<'a> Builder<'a> {
     }
 
     fn chain(&mut self, id: NodeId, group: &Group) -> Result<()> {
-        let (chain, operands) = chains::chain(self.graph, self.concrete, group)?;
+        let (mut chain, mut operands) = chains::chain(self.graph, self.concrete, group)?;
+        for (leaf, operand) in chain.inputs.iter_mut().zip(&mut operands) {
+            if self.of[operand.index()].is_none()
+                && let Some(lying) = self.lying.get(operand).filter(|l| l.is_near(leaf.dtype))
+            {
+                leaf.lies = lying.strided.clone();
+                *operand = lying.base;
+            }
+        }
         let lowered = self.backend.chain(&chain)?;
         let (names, ops): (Vec<String>, Vec<String>) =
-            group.nodes.iter().map(|id| self.graph.node(*id)).map(|n| (n.name.clone(), n.op.name())).unzip();
+            group.nodes().map(|id| self.graph.node(id)).map(|n| (n.name.clone(), n.op.name())).unzip();
         let inputs: Vec<Option<ValueId>> = operands.into_iter().map(Some).collect();
         let scratch = lowered.scratch;
         self.push(id, ops.join(" "), names, &inputs, Work::Kernels(lowered), scratch)

@@ -1,10 +1,11 @@
-//! Values that are others in another order. A transpose is not launched where products read its result: the library reads matrices by
-//! rows and by columns, with whatever lies between them. Who else reads it has it written out, then and only then.
+//! Values that are others in another order, or parts of them. A transpose, a slice, a split or an expand is not launched where who reads
+//! its result reads it as it lies: products, by rows and by columns with whatever lies between them, and chains. Who else reads it has it
+//! written out, then and only then.
 //!
 //! What a product reads as it lies depends on its operands alone, not on who else reads them, so that a graph before and after fusion
 //! has the same products.
 
-use normfuse_ir::{Node, NodeId, Op, Result, ValueId};
+use normfuse_ir::{DType, Node, NodeId, Op, Result, ValueId};
 
 use super::{
     super::{
@@ -17,58 +18,107 @@ use super::{
     views,
 };
 
+/// Bytes from one element to the next from which on a chain does not read them as they lie.
+const APART: usize = 32;
+
 /// Elements of another value, in another order.
 #[derive(Debug, Clone)]
 pub struct Lying {
     /// The other value, which lies in its order.
-    base: ValueId,
+    pub base: ValueId,
     /// This value's axes, in the elements of the other one.
-    strided: Strided,
+    pub strided: Strided,
+}
+
+impl Lying {
+    /// True if neighbours lie so near to one another that a chain reads few bytes in vain.
+    pub fn is_near(&self, dtype: DType) -> bool {
+        let mut axes = self.strided.shape.iter().zip(&self.strided.strides).rev();
+        axes.find(|(n, _)| **n > 1).is_none_or(|(_, step)| step * dtype.bits() <= APART * 8)
+    }
+
+    /// True if the library's products may read it: vectors begin where it does, and every element is one of its own.
+    fn is_matrices(&self, dtype: DType) -> bool {
+        let begins = (self.strided.offset * dtype.bits()).is_multiple_of(8 * views::VIEW_ALIGNMENT as usize);
+        begins && self.strided.shape.iter().zip(&self.strided.strides).all(|(n, step)| *n <= 1 || *step > 0)
+    }
 }
 
 impl Builder<'_> {
-    /// Plans a node that changes nothing but the order of axes, and what is seen of such a result, without a launch; false if it has to
-    /// be launched.
+    /// Plans a node that changes nothing but the order of elements, and what is seen of such a result, without a launch; false if it has
+    /// to be launched.
     pub(super) fn is_laid(&mut self, id: NodeId) -> Result<bool> {
         let node = self.graph.node(id);
-        let (Some(x), [y]) = (node.input(0), &node.outputs[..]) else { return Ok(false) };
-        let (of_x, of_y) = (self.concrete.typed(x)?.clone(), self.concrete.typed(*y)?.clone());
-        if let (Op::Transpose { perm: Some(perm) }, Some(columns)) = (&node.op, self.columns.get(&x).copied())
-            && let Some(value) = self.across(columns, perm, &of_y)
+        let Some(x) = node.input(0) else { return Ok(false) };
+        let of_x = self.concrete.typed(x)?.clone();
+        let of_y = node.outputs.iter().map(|y| self.concrete.typed(*y).cloned()).collect::<Result<Vec<Typed>>>()?;
+        if let (Op::Transpose { perm: Some(perm) }, Some(columns), [y]) =
+            (&node.op, self.columns.get(&x).copied(), &of_y[..])
+            && let Some(value) = self.across(columns, perm, y)
         {
-            self.name(*y, value);
+            self.name(node.outputs[0], value);
             return Ok(true);
         }
-        let Some(lying) = self.lying_of(node, x, (&of_x, &of_y)) else { return Ok(false) };
-        if lying.strided.is_dense() {
-            let base = self.operand(lying.base)?;
-            let value = self.part(base, of_y, 0);
-            self.name(*y, value);
-            return Ok(true);
+        let Some(all) = self.lying_of(id, x, &of_x, &of_y) else { return Ok(false) };
+        for ((y, typed), lying) in node.outputs.iter().zip(of_y).zip(all) {
+            let begins = lying.strided.offset as u64 * typed.dtype.bits() as u64;
+            let from_there = Strided { offset: 0, ..lying.strided.clone() };
+            if from_there.is_dense() && begins.is_multiple_of(8 * views::VIEW_ALIGNMENT) {
+                let base = self.operand(lying.base)?;
+                let value = self.part(base, typed, begins / 8);
+                self.name(*y, value);
+                continue;
+            }
+            self.lying.insert(*y, lying);
+            if self.graph.is_output(*y) {
+                self.operand(*y)?;
+            }
         }
-        self.lying.insert(*y, lying);
-        Ok(!self.graph.is_output(*y))
+        Ok(true)
     }
 
-    /// How the result of a node lies in another value, if it does.
-    fn lying_of(&self, node: &Node, x: ValueId, (of_x, of_y): (&Typed, &Typed)) -> Option<Lying> {
+    /// How the results of a node lie in another value, if they do.
+    fn lying_of(&self, id: NodeId, x: ValueId, of_x: &Typed, of_y: &[Typed]) -> Option<Vec<Lying>> {
+        let node = self.graph.node(id);
         let known = self.lying.get(&x);
+        let base = known.map_or(x, |lying| lying.base);
+        let strided = || known.map_or_else(|| Strided::dense(&of_x.shape), |lying| lying.strided.clone());
+        let one = |strided| Some(vec![Lying { base, strided }]);
+        let rank = of_x.shape.len();
         if let Op::Transpose { perm } = &node.op {
-            let rank = of_x.shape.len();
             let axes: Vec<usize> = match perm {
                 Some(perm) => perm.iter().map(|a| views::axis_of(*a, rank)).collect::<Option<_>>()?,
                 None => (0..rank).rev().collect(),
             };
-            let base = known.map_or(x, |lying| lying.base);
-            let strided = known.map_or_else(|| Strided::dense(&of_x.shape), |lying| lying.strided.clone());
-            return (axes.len() == rank).then(|| Lying { base, strided: strided.permuted(&axes) });
+            return if axes.len() == rank { one(strided().permuted(&axes)) } else { None };
         }
         let host: Vec<_> = node.inputs.iter().map(|v| v.and_then(|v| self.concrete.host(v).cloned())).collect();
-        let whole = of_x.dtype == of_y.dtype && bytes_of(of_x) == bytes_of(of_y);
-        let lying = known.filter(|_| whole)?;
-        let at = views::offsets(&node.op, of_x, std::slice::from_ref(of_y), &host)?;
-        (at == [0]).then_some(())?;
-        Some(Lying { base: lying.base, strided: lying.strided.reshaped(&of_y.shape)? })
+        let at = views::offsets(&node.op, of_x, of_y, &host);
+        if known.is_none() && at.is_some() {
+            // A view of what lies in its order.
+            return None;
+        }
+        match &node.op {
+            // What is kept of a weight is less than the weight; halves of bytes are not moved one by one.
+            Op::Slice | Op::Split { .. } | Op::Expand if self.concrete.is_once(id) || of_x.dtype.bits() < 8 => None,
+            Op::Slice => one(views::cut(of_x, &of_y[0], &host, strided())?),
+            Op::Expand => one(strided().broadcast(&of_y[0].shape)?),
+            Op::Split { axis, .. } => {
+                let (axis, whole) = (views::axis_of(*axis, rank)?, strided());
+                let mut first = 0;
+                let parts = of_y.iter().map(|y| {
+                    let len = *y.shape.get(axis)?;
+                    first += len;
+                    Some(Lying { base, strided: whole.clone().cut(axis, first - len, 1, len) })
+                });
+                parts.collect()
+            }
+            _ => {
+                let [y] = of_y else { return None };
+                let whole = of_x.dtype == y.dtype && bytes_of(of_x) == bytes_of(y) && at.as_deref() == Some(&[0][..]);
+                one(known.filter(|_| whole)?.strided.reshaped(&y.shape)?)
+            }
+        }
     }
 
     /// Plans a product of floats.
@@ -109,7 +159,12 @@ impl Builder<'_> {
         let mut taken: [Option<&Strided>; 2] = [None; 2];
         let mut best = Plain::of(call, taken);
         for port in [1, 0] {
-            let Some(lying) = node.input(port).and_then(|v| self.lying.get(&v)) else { continue };
+            let lying = node.input(port).and_then(|v| self.lying.get(&v));
+            let Some(lying) =
+                lying.filter(|l| l.is_matrices(call.inputs[port].as_ref().map_or(DType::U8, |t| t.dtype)))
+            else {
+                continue;
+            };
             let mut more = taken;
             more[port] = Some(&lying.strided);
             let Ok(plain) = Plain::of(call, more) else { continue };

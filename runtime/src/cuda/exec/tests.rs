@@ -3,6 +3,7 @@
 
 mod lying;
 mod machine;
+mod parts;
 
 use std::path::{Path, PathBuf};
 

@@ -1,8 +1,12 @@
 //! Ops that move nothing: their results are parts of an operand's memory.
 
-use normfuse_ir::{Op, Tensor, eval::numbers::ints, op::UnaryOp};
+use normfuse_ir::{
+    Op, Tensor,
+    eval::{movement::slice_range, numbers::ints},
+    op::UnaryOp,
+};
 
-use super::super::ops::Typed;
+use super::super::{ops::Typed, product::Strided};
 
 /// Where a part of an operand may begin, in bytes: kernels read vectors.
 pub const VIEW_ALIGNMENT: u64 = 16;
@@ -66,20 +70,35 @@ fn keeps_order(shape: &[usize], perm: Option<&[i64]>) -> bool {
     long.is_sorted()
 }
 
+/// The integers of an operand, or others where it is left out.
+fn ints_or(known: &[Option<Tensor>], port: usize, others: Option<Vec<i64>>) -> Option<Vec<i64>> {
+    match known.get(port) {
+        Some(Some(t)) => ints(t).ok(),
+        _ => others,
+    }
+}
+
+/// Where the elements of a slice are of what lies so, if it goes forward.
+pub fn cut(x: &Typed, y: &Typed, known: &[Option<Tensor>], mut lies: Strided) -> Option<Strided> {
+    let (starts, ends) = (ints_or(known, 1, None)?, ints_or(known, 2, None)?);
+    let axes = ints_or(known, 3, Some((0..starts.len() as i64).collect()))?;
+    let steps = ints_or(known, 4, Some(vec![1; starts.len()]))?;
+    for (i, start) in starts.iter().enumerate() {
+        let (end, axis, step) = (*ends.get(i)?, axis_of(*axes.get(i)?, x.shape.len())?, *steps.get(i)?);
+        let (first, len) = slice_range(x.shape[axis] as i64, *start, end, step).ok()?;
+        lies = lies.cut(axis, first, usize::try_from(step).ok()?, len);
+    }
+    (lies.shape == y.shape).then_some(lies)
+}
+
 /// The first byte of a slice that is one piece.
 fn slice(x: &Typed, y: &Typed, known: &[Option<Tensor>]) -> Option<u64> {
-    let ints = |port: usize| -> Option<Option<Vec<i64>>> {
-        match known.get(port) {
-            Some(Some(t)) => ints(t).ok().map(Some),
-            _ => Some(None),
-        }
-    };
     if y.shape.contains(&0) {
         return Some(0);
     }
-    let starts = ints(1)??;
-    let axes = ints(3)?.unwrap_or_else(|| (0..starts.len() as i64).collect());
-    let steps = ints(4)?.unwrap_or_else(|| vec![1; starts.len()]);
+    let starts = ints_or(known, 1, None)?;
+    let axes = ints_or(known, 3, Some((0..starts.len() as i64).collect()))?;
+    let steps = ints_or(known, 4, Some(vec![1; starts.len()]))?;
     // The first axis that is longer than 1 in the result may be cut; all behind it must be whole.
     let cut = (0..x.shape.len()).find(|a| y.shape[*a] != 1).unwrap_or(x.shape.len());
     if (cut + 1..x.shape.len()).any(|a| x.shape[a] != y.shape[a]) {

@@ -6,7 +6,7 @@ use normfuse_ir::{
 };
 
 use super::{
-    Call, Launch, Lowered, Typed, Word,
+    Call, Launch, Lowered, Strided, Typed, Word,
     groups::offset,
     place::{Walk, broadcast, count, strides},
     refused,
@@ -110,6 +110,17 @@ impl Copy {
         );
         Ok(Some(p.launch("move.cuh", "", &body, walk.count())?))
     }
+}
+
+/// Row by row what lies in another way.
+///
+/// # Errors
+/// As [`Copy::launch`].
+pub fn written_out(dtype: DType, lies: &Strided) -> Result<Lowered> {
+    let from = lies.strides.iter().map(|s| *s as i64).collect();
+    let (sizes, from_base) = (lies.shape.clone(), lies.offset as u64);
+    let copy = Copy { dtype, to: strides(&sizes), sizes, from, from_base, to_base: 0, input: 0, output: 0 };
+    Ok(Lowered { launches: copy.launch(&Op::Expand)?.into_iter().collect(), scratch: 0 })
 }
 
 /// A result that is all of an operand through other strides.

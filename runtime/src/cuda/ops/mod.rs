@@ -21,9 +21,11 @@ mod text;
 
 pub use attention::{AttentionSoftmax, attention_softmax};
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use normfuse_ir::{DType, Error, ErrorKind, Op, Result, Tensor, eval::numbers::ints};
+
+pub use super::product::Strided;
 
 /// Dtype and sizes of a tensor on the GPU, row-major and whole; 4-bit codes are packed as [`Tensor`] packs them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -118,28 +120,50 @@ pub struct Lowered {
     pub scratch: u64,
 }
 
-/// Elementwise ops that one kernel computes: leaves are operands, broadcast to `shape`.
+/// Elementwise ops that one kernel computes, and pieces that it joins: leaves are operands, broadcast to `shape`, or to a piece of it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Chain {
     /// Sizes of every result.
     pub shape: Vec<usize>,
-    /// Operands; each broadcasts to `shape`.
-    pub inputs: Vec<Typed>,
+    /// The axis along which pieces are joined; 0 if none are.
+    pub axis: usize,
+    /// Operands; each broadcasts to `shape`, or to its piece of it.
+    pub inputs: Vec<Leaf>,
     /// In an order in which each reads earlier ones only.
     pub steps: Vec<Step>,
     /// Steps whose values are handed out, by port.
     pub outputs: Vec<usize>,
 }
 
+/// An operand of a chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leaf {
+    /// Element type.
+    pub dtype: DType,
+    /// Its sizes, and where its elements are.
+    pub lies: Strided,
+    /// If it belongs to a piece of the chain's shape: the indices of that, along the chain's axis.
+    pub piece: Option<Range<usize>>,
+}
+
 /// One op of a chain, rounded to its dtype as the op alone is.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Step {
-    /// An op of which [`is_elementwise`] is true.
+    /// An op of which [`is_elementwise`] is true, or a concat along the chain's axis.
     pub op: Op,
     /// By port.
     pub operands: Vec<Option<Source>>,
     /// Dtype of the result.
     pub dtype: DType,
+    /// Of a concat, by port: the index of the chain's axis before which the operand ends. Each begins where the one before ends.
+    pub ends: Vec<usize>,
+}
+
+impl From<&Typed> for Leaf {
+    /// Row by row, for the whole shape.
+    fn from(typed: &Typed) -> Self {
+        Self { dtype: typed.dtype, lies: Strided::dense(&typed.shape), piece: None }
+    }
 }
 
 /// What a step reads.
@@ -210,6 +234,14 @@ fn lower_elementwise(call: &Call<'_>) -> Result<Lowered> {
         }
     }
     Ok(lowered)
+}
+
+/// The launches that write out, row by row, elements that lie in another way.
+///
+/// # Errors
+/// `Unsupported` for more elements than a launch can have.
+pub fn written_out(dtype: DType, lies: &Strided) -> Result<Lowered> {
+    copy::written_out(dtype, lies)
 }
 
 /// The launches that compute a chain.

@@ -33,8 +33,10 @@ pub struct Side {
 pub struct Strided {
     /// Outermost first.
     pub shape: Vec<usize>,
-    /// As many.
+    /// As many; 0 where every index has the same elements.
     pub strides: Vec<usize>,
+    /// The element of the first index.
+    pub offset: usize,
 }
 
 /// Products whose operands follow one another at regular distances. Everything is counted in elements.
@@ -61,20 +63,43 @@ impl Strided {
         for axis in (1..shape.len()).rev() {
             strides[axis - 1] = strides[axis] * shape[axis].max(1);
         }
-        Self { shape: shape.to_vec(), strides }
+        Self { shape: shape.to_vec(), strides, offset: 0 }
     }
 
-    /// True if it lies as [`Strided::dense`] says: where an axis of one index would go on does not matter.
+    /// True if it lies as [`Strided::dense`] says, from its first element on: where an axis of one index would go on does not matter.
     pub fn is_dense(&self) -> bool {
         let dense = Self::dense(&self.shape).strides;
-        self.shape.iter().zip(self.strides.iter().zip(dense)).all(|(n, (own, dense))| *n <= 1 || *own == dense)
+        self.offset == 0
+            && self.shape.iter().zip(self.strides.iter().zip(dense)).all(|(n, (own, dense))| *n <= 1 || *own == dense)
     }
 
     /// With its axes in another order.
     #[must_use]
     pub fn permuted(&self, axes: &[usize]) -> Self {
         let pick = |of: &[usize]| axes.iter().map(|a| of[*a]).collect();
-        Self { shape: pick(&self.shape), strides: pick(&self.strides) }
+        Self { shape: pick(&self.shape), strides: pick(&self.strides), offset: self.offset }
+    }
+
+    /// So many indices of an axis, from one on, each `step` behind the one before.
+    #[must_use]
+    pub fn cut(mut self, axis: usize, first: usize, step: usize, len: usize) -> Self {
+        // Of no indices there is no first one.
+        self.offset += if len > 0 { first * self.strides[axis] } else { 0 };
+        self.strides[axis] *= step;
+        self.shape[axis] = len;
+        self
+    }
+
+    /// Broadcast, if it can be.
+    pub fn broadcast(&self, shape: &[usize]) -> Option<Self> {
+        let more = shape.len().checked_sub(self.shape.len())?;
+        let mut strides = vec![0; shape.len()];
+        for (axis, (&own, &stride)) in self.shape.iter().zip(&self.strides).enumerate() {
+            let whole = shape[more + axis];
+            (own == whole || own == 1).then_some(())?;
+            strides[more + axis] = if own == whole { stride } else { 0 };
+        }
+        Some(Self { shape: shape.to_vec(), strides, offset: self.offset })
     }
 
     /// In other sizes of as many elements, if the order of the elements can be said so.
@@ -100,7 +125,7 @@ impl Strided {
             *stride = left.1;
             left = (left.0 / size, left.1 * size);
         }
-        (left.0 == 1 && axes.is_empty()).then(|| Self { shape: shape.to_vec(), strides })
+        (left.0 == 1 && axes.is_empty()).then(|| Self { shape: shape.to_vec(), strides, offset: self.offset })
     }
 
     /// The sizes of its matrices, from one row and one column to the next, and the axes of the batch.
@@ -112,7 +137,8 @@ impl Strided {
             (&[k], &[step]) => ([k, 1], [step, 1]),
             _ => return None,
         };
-        let batch = Self { shape: self.shape[..lead].to_vec(), strides: self.strides[..lead].to_vec() };
+        let (shape, strides) = (self.shape[..lead].to_vec(), self.strides[..lead].to_vec());
+        let batch = Self { shape, strides, offset: self.offset };
         Some((Matrix { sizes, steps }, batch))
     }
 }
@@ -161,14 +187,14 @@ impl Sizes {
             return Ok(Self { m, k, n, a, b, runs: Vec::new() });
         }
         // One right operand: the batch is more rows of the left one, if those go on as they are.
-        let rows = starts.len() * m;
-        let step = if m > 1 { left.steps[0] } else { starts.get(1).map_or(left.steps[0], |(second, _)| *second) };
-        let goes_on = starts.iter().enumerate().all(|(i, (at, _))| *at == i * m * step);
+        let (rows, first) = (starts.len() * m, starts[0]);
+        let step = if m > 1 { left.steps[0] } else { starts.get(1).map_or(left.steps[0], |(at, _)| *at - first.0) };
+        let goes_on = starts.iter().enumerate().all(|(i, (at, _))| *at == first.0 + i * m * step);
         if b_batch.shape.iter().all(|d| *d == 1) && goes_on && (step > 0 || rows == 1) {
             (left.sizes[0], left.steps[0]) = (rows, step);
             m = rows;
             let (a, b) = sides(left)?;
-            return Ok(Self { m, k, n, a, b, runs: vec![Run::one()] });
+            return Ok(Self { m, k, n, a, b, runs: vec![Run::one(first)] });
         }
         let (a, b) = sides(left)?;
         Ok(Self { m, k, n, a, b, runs: runs(&starts, m * n) })
@@ -189,8 +215,8 @@ impl Sizes {
 }
 
 impl Run {
-    const fn one() -> Self {
-        Self { count: 1, a: 0, b: 0, d: 0, a_step: 0, b_step: 0 }
+    const fn one((a, b): (usize, usize)) -> Self {
+        Self { count: 1, a, b, d: 0, a_step: 0, b_step: 0 }
     }
 }
 
@@ -200,7 +226,7 @@ fn starts(a: &Strided, b: &Strided) -> Option<Vec<(usize, usize)>> {
     let axis_of = |of: &Strided, axis: usize| {
         (axis + of.shape.len()).checked_sub(rank).map_or((1, 0), |at| (of.shape[at], of.strides[at]))
     };
-    let mut all = vec![(0, 0)];
+    let mut all = vec![(a.offset, b.offset)];
     for axis in 0..rank {
         let ((x, a_step), (y, b_step)) = (axis_of(a, axis), axis_of(b, axis));
         if x != y && x != 1 && y != 1 {
@@ -256,7 +282,7 @@ mod tests {
     fn one_right_operand_makes_more_rows() {
         let sizes = of(&[2, 3, 5, 7], &[1, 7, 4]).unwrap();
         let [a, b] = [7, 4].map(|lead| Side { trans: false, lead });
-        assert_eq!(sizes, Sizes { m: 30, k: 7, n: 4, a, b, runs: vec![Run::one()] });
+        assert_eq!(sizes, Sizes { m: 30, k: 7, n: 4, a, b, runs: vec![Run::one((0, 0))] });
         assert_eq!(of(&[7], &[7]).unwrap().m, 1);
         // Rows that do not go on are products of their own.
         let turned = Strided::dense(&[5, 3, 7]).permuted(&[1, 0, 2]);
@@ -311,7 +337,7 @@ mod tests {
         let one = Sizes::of_matmul(&Strided::dense(&[9, 1]), &Strided::dense(&[1, 6])).unwrap();
         assert_eq!((one.a, one.b), (Side { trans: false, lead: 1 }, Side { trans: false, lead: 6 }));
         let gaps = Strided::dense(&[4, 5, 6]).permuted(&[2, 0, 1]);
-        let wide = Strided { shape: vec![5, 6], strides: vec![24, 4] };
+        let wide = Strided { shape: vec![5, 6], strides: vec![24, 4], offset: 0 };
         assert!(Sizes::of_matmul(&Strided::dense(&[3, 5]), &wide).is_err());
         assert!(Sizes::of_matmul(&Strided::dense(&[6, 3, 4]), &gaps).is_err());
     }
@@ -330,5 +356,30 @@ mod tests {
         let back = turned.permuted(&[0, 2, 1, 3]);
         assert!(back.is_dense());
         assert_eq!(back.reshaped(&[24, 5]).unwrap().strides, [5, 1]);
+    }
+
+    #[test]
+    fn parts_begin_behind_the_first_element() {
+        // Columns 3 to 7 of rows of 12, every other row from the second one on.
+        let part = Strided::dense(&[6, 12]).cut(1, 3, 1, 5).cut(0, 1, 2, 3);
+        assert_eq!(part, Strided { shape: vec![3, 5], strides: vec![24, 1], offset: 15 });
+        assert!(!part.is_dense() && !Strided::dense(&[9]).cut(0, 1, 1, 4).is_dense());
+        assert_eq!(part.permuted(&[1, 0]).offset, 15);
+        assert_eq!(part.reshaped(&[3, 1, 5]).unwrap().offset, 15);
+        assert_eq!(part.reshaped(&[15]), None);
+        let wide = part.reshaped(&[3, 1, 5]).unwrap().broadcast(&[2, 3, 4, 5]).unwrap();
+        assert_eq!((wide.strides.as_slice(), wide.offset), (&[0, 24, 0, 1][..], 15));
+        assert_eq!(part.broadcast(&[4, 5]), None);
+        assert_eq!(Strided::dense(&[4]).cut(0, 4, 1, 0).offset, 0);
+        let sizes = Sizes::of_matmul(&part, &Strided::dense(&[2, 5, 4]).cut(0, 1, 1, 1)).unwrap();
+        assert_eq!(sizes.runs, [Run { count: 1, a: 15, b: 20, d: 0, a_step: 0, b_step: 0 }]);
+        assert_eq!(sizes.a, Side { trans: false, lead: 24 });
+        // Batches of parts are more rows of one product, from where the first one begins.
+        let rows = Strided::dense(&[3, 2, 8]).cut(2, 4, 1, 4);
+        let sizes = Sizes::of_matmul(&rows, &Strided::dense(&[4, 6])).unwrap();
+        assert_eq!((sizes.m, sizes.runs[0].a, sizes.runs.len()), (6, 4, 1));
+        let one = Strided::dense(&[3, 2, 8]).cut(1, 1, 1, 1);
+        let sizes = Sizes::of_matmul(&one, &Strided::dense(&[8, 6])).unwrap();
+        assert_eq!((sizes.m, sizes.a.lead, sizes.runs[0].a), (3, 16, 8));
     }
 }

@@ -6,7 +6,7 @@ use normfuse_ir::{
     eval::eval_node,
     op::{BinaryOp, UnaryOp},
 };
-use normfuse_runtime::cuda::ops::{Chain, Source, Step, lower_chain};
+use normfuse_runtime::cuda::ops::{Chain, Leaf, Source, Step, lower_chain};
 
 use super::{
     Gpu, Typed,
@@ -43,7 +43,12 @@ fn expected(given: &Given) -> Vec<Tensor> {
 }
 
 fn step(op: Op, operands: &[Source], dtype: DType) -> Step {
-    Step { op, operands: operands.iter().copied().map(Some).collect(), dtype }
+    Step { op, operands: operands.iter().copied().map(Some).collect(), dtype, ends: Vec::new() }
+}
+
+/// Operands as they are.
+fn leaves(inputs: &[Tensor]) -> Vec<Leaf> {
+    inputs.iter().map(|x| Leaf::from(&typed(x))).collect()
 }
 
 /// `silu(x) * up + residual`, cast, compared, with two results.
@@ -60,7 +65,7 @@ fn given(dtype: DType, [x, up, residual]: [&[usize]; 3], shape: &[usize]) -> Giv
         step(Op::Where, &[Step(5), Step(0), Step(2)], dtype),
     ];
     let outputs = vec![3, 6, 4];
-    let chain = Chain { shape: shape.to_vec(), inputs: inputs.iter().map(typed).collect(), steps, outputs };
+    let chain = Chain { shape: shape.to_vec(), axis: 0, inputs: leaves(&inputs), steps, outputs };
     Given { chain, inputs }
 }
 
@@ -77,7 +82,8 @@ fn all() -> Vec<Given> {
     let inputs = vec![data(DType::BF16, &[30, 72], 4), noise(DType::Bool, &[30, 1], 5)];
     let chain = Chain {
         shape: vec![30, 72],
-        inputs: inputs.iter().map(typed).collect(),
+        axis: 0,
+        inputs: leaves(&inputs),
         steps: vec![
             step(Op::Unary(UnaryOp::Neg), &[Source::Input(0)], DType::BF16),
             step(Op::Where, &[Source::Input(1), Source::Step(0), Source::Input(0)], DType::BF16),

@@ -15,7 +15,7 @@ fn whole(graph: &Graph, size: i64) -> Vec<Tensor> {
 }
 
 /// What is launched for a graph at a size, and once before; the results are its own.
-fn launched(body: &str, size: i64) -> (Vec<String>, Vec<String>) {
+pub fn launched(body: &str, size: i64) -> (Vec<String>, Vec<String>) {
     let graph = parsed(&format!("graph \"g\"\nopset \"\" 20\n{body}"));
     let inputs = whole(&graph, size);
     let want = cpu::Plan::new(&graph).unwrap().run(&inputs).unwrap();
@@ -28,7 +28,7 @@ fn launched(body: &str, size: i64) -> (Vec<String>, Vec<String>) {
     (names(once), names(steps))
 }
 
-fn nothing_but(products: &[&str], body: &str) {
+pub fn nothing_but(products: &[&str], body: &str) {
     for size in [1, 3, 8] {
         let (once, steps) = launched(body, size);
         assert_eq!((once, steps), (Vec::new(), products.iter().map(ToString::to_string).collect()), "{size}: {body}");

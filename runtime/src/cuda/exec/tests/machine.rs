@@ -15,8 +15,8 @@ use normfuse_ir::{
 
 use super::super::{
     super::{
-        ops::{AttentionSoftmax, Call, Chain, Launch, Lowered, Source, Word},
-        product::{Addend, Plain, Scaled, Scales, Side, Sizes},
+        ops::{AttentionSoftmax, Call, Chain, Launch, Leaf, Lowered, Source, Word},
+        product::{Addend, Plain, Scaled, Scales, Side, Sizes, Strided},
     },
     Backend, Plan, Product,
     step::{Place, Root, Step, Value, Work},
@@ -28,6 +28,7 @@ pub enum Asked {
     Op(Op),
     Plain(Plain),
     Chain(Chain),
+    WrittenOut(DType, Strided),
     Softmax(AttentionSoftmax),
     Scaled(Scaled),
 }
@@ -79,6 +80,10 @@ impl Backend for Notes {
 
     fn chain(&self, chain: &Chain) -> Result<Lowered> {
         Ok(self.kernel(Asked::Chain(chain.clone()), &vec![true; chain.inputs.len()], chain.outputs.len(), 0))
+    }
+
+    fn written_out(&self, dtype: DType, lies: &Strided) -> Result<Lowered> {
+        Ok(self.kernel(Asked::WrittenOut(dtype, lies.clone()), &[true], 1, 0))
     }
 
     fn softmax(&self, softmax: &AttentionSoftmax) -> Result<Lowered> {
@@ -149,6 +154,7 @@ impl<'a> Machine<'a> {
                 match &self.asked[number] {
                     Asked::Op(op) => self.of_shape(op, &refs, step),
                     Asked::Chain(chain) => vec![of_chain(chain, &refs)],
+                    Asked::WrittenOut(dtype, lies) => vec![gathered(refs[0].unwrap(), *dtype, lies)],
                     Asked::Softmax(softmax) => of_softmax(softmax, &refs),
                     _ => panic!("a product is no kernel"),
                 }
@@ -297,11 +303,31 @@ impl Machine<'_> {
     }
 }
 
+/// Elements of a tensor that lie as it is said, row by row.
+fn gathered(x: &Tensor, dtype: DType, lies: &Strided) -> Tensor {
+    assert_eq!(x.dtype(), dtype);
+    let dense = Strided::dense(&lies.shape);
+    if *lies == dense {
+        assert_eq!(x.len(), lies.shape.iter().product::<usize>());
+        return Tensor::from_bytes(dtype, lies.shape.clone(), x.bytes().to_vec()).unwrap();
+    }
+    let size = dtype.bits() / 8;
+    let mut bytes = Vec::new();
+    for i in 0..lies.shape.iter().product::<usize>() {
+        let indices = dense.shape.iter().zip(&dense.strides).map(|(n, step)| i / step % n);
+        let at = lies.offset + indices.zip(&lies.strides).map(|(index, step)| index * step).sum::<usize>();
+        bytes.extend(&x.bytes()[at * size..][..size]);
+    }
+    Tensor::from_bytes(dtype, lies.shape.clone(), bytes).unwrap()
+}
+
 fn of_chain(chain: &Chain, inputs: &[Option<&Tensor>]) -> Tensor {
+    let read = |(leaf, x): (&Leaf, &Tensor)| gathered(x, leaf.dtype, &leaf.lies);
+    let inputs: Vec<Tensor> = chain.inputs.iter().zip(inputs.iter().flatten().copied()).map(read).collect();
     let mut made: Vec<Tensor> = Vec::new();
     for step in &chain.steps {
         let operand = |source: &Option<Source>| match source {
-            Some(Source::Input(i)) => inputs[*i].cloned(),
+            Some(Source::Input(i)) => Some(inputs[*i].clone()),
             Some(Source::Step(i)) => Some(made[*i].clone()),
             None => None,
         };
