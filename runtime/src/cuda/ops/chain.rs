@@ -328,37 +328,41 @@ impl<'a> Plan<'a> {
         self.ends_of(input).map(|_| format!("along >= p.ends{input}[0] && along < p.ends{input}[1]"))
     }
 
-    /// One element of an operand, or a zero where its piece is not; `k` behind the first one of the thread.
+    /// One element of an operand, `k` behind the first one of the thread.
     fn element(&self, i: usize, lies: Lies, k: Option<&str>) -> String {
-        let t = tag(self.chain.inputs[i].dtype);
         let at = if lies == Lies::Alone && self.bases[i] == 0 { "0".to_owned() } else { format!("at{i}") };
         let at = match (lies, k) {
             (Lies::Along, Some(k)) => format!("{at} + {k}"),
             (Lies::Apart, Some(k)) => format!("{at} + {k} * p.step{i}[{}]", self.walk.rank() - 1),
             _ => at,
         };
-        let guards: Vec<String> = k.map(|k| format!("{k} < some")).into_iter().chain(self.guard(i)).collect();
-        let read = format!("read_at<{t}>(p.x{i}, {at})");
-        if guards.is_empty() { read } else { format!("{} ? {read} : (Raw<{t}>)0", guards.join(" && ")) }
+        format!("read_at<{}>(p.x{i}, {at})", tag(self.chain.inputs[i].dtype))
+    }
+
+    /// The same, or a zero where the operand's piece is not.
+    fn guarded(&self, i: usize, lies: Lies) -> String {
+        let read = self.element(i, lies, None);
+        let zero = format!("(Raw<{}>)0", tag(self.chain.inputs[i].dtype));
+        self.guard(i).map_or_else(|| read.clone(), |guard| format!("{guard} ? {read} : {zero}"))
     }
 
     /// What a thread reads of an operand for its elements of one row.
     fn reads(&self, i: usize, lies: Lies) -> String {
         let (t, each) = (tag(self.chain.inputs[i].dtype), self.each);
-        let one_by_one =
-            || format!("for (int k = 0; k < {each}; ++k) in{i}.set(k, {});", self.element(i, lies, Some("k")));
-        match lies {
-            Lies::Along => {
-                let guard = self.guard(i).map(|g| format!(" && {g}")).unwrap_or_default();
-                format!(
-                    "    Pack<{t}, {each}> in{i};\n    if (some == {each}{guard}) in{i}.read(p.x{i}, at{i});\n    else\n#pragma unroll\n        \
-                     {}\n",
-                    one_by_one()
-                )
-            }
-            Lies::Apart => format!("    Pack<{t}, {each}> in{i};\n#pragma unroll\n    {}\n", one_by_one()),
-            Lies::Still | Lies::Alone => format!("    const Raw<{t}> in{i} = {};\n", self.element(i, lies, None)),
+        if matches!(lies, Lies::Still | Lies::Alone) {
+            return format!("    const Raw<{t}> in{i} = {};\n", self.guarded(i, lies));
         }
+        let zero = format!("(Raw<{t}>)0");
+        let all =
+            |what: &str| format!("#pragma unroll\n        for (int k = 0; k < {each}; ++k) in{i}.set(k, {what});\n");
+        let mut read = all(&format!("k < some ? {} : {zero}", self.element(i, lies, Some("k"))));
+        if lies == Lies::Along {
+            read = format!("    if (some == {each}) in{i}.read(p.x{i}, at{i});\n    else\n{read}");
+        }
+        if let Some(guard) = self.guard(i) {
+            read = format!("    if ({guard}) {{\n{read}    }} else {{\n{}    }}\n", all(&zero));
+        }
+        format!("    Pack<{t}, {each}> in{i};\n{read}")
     }
 
     fn kernel(&self) -> String {
@@ -368,7 +372,7 @@ impl<'a> Plan<'a> {
         for (port, &k) in self.chain.outputs.iter().enumerate() {
             let _ = writeln!(text, "    Pack<{}, {each}> out{port};", tag(self.expressions[k].dtype));
         }
-        let element = |i: usize, lies: Lies| self.element(i, lies, None);
+        let element = |i: usize, lies: Lies| self.guarded(i, lies);
         if !self.rows {
             for k in 0..each {
                 let places = self.places(&format!("({})(first + {k})", self.index));

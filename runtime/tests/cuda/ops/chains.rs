@@ -6,7 +6,7 @@ use normfuse_ir::{
     eval::eval_node,
     op::{BinaryOp, UnaryOp},
 };
-use normfuse_runtime::cuda::ops::{Chain, Leaf, Source, Step, lower_chain};
+use normfuse_runtime::cuda::ops::{Chain, Leaf, Source, Step, Strided, lower_chain};
 
 use super::{
     Gpu, Typed,
@@ -15,13 +15,32 @@ use super::{
 };
 
 /// A chain with its operands.
-struct Given {
-    chain: Chain,
-    inputs: Vec<Tensor>,
+pub struct Given {
+    pub chain: Chain,
+    pub inputs: Vec<Tensor>,
+}
+
+/// An operand as it lies, row by row.
+fn gathered(x: &Tensor, leaf: &Leaf) -> Tensor {
+    let (own, dense) = (&leaf.lies, Strided::dense(&leaf.lies.shape));
+    let at = |i: usize| {
+        let indices = dense.shape.iter().zip(&dense.strides).map(|(n, step)| i / step % n);
+        own.offset + indices.zip(&own.strides).map(|(index, step)| index * step).sum::<usize>()
+    };
+    let count: usize = own.shape.iter().product();
+    if leaf.dtype.bits() == 4 {
+        let nibble = |i: usize| x.bytes()[at(i) / 2] >> (at(i) % 2 * 4) & 15;
+        let pair = |i: usize| nibble(i) | if i + 1 < count { nibble(i + 1) << 4 } else { 0 };
+        return Tensor::from_bytes(leaf.dtype, own.shape.clone(), (0..count).step_by(2).map(pair).collect()).unwrap();
+    }
+    let size = leaf.dtype.bits() / 8;
+    let bytes = (0..count).flat_map(|i| x.bytes()[at(i) * size..][..size].to_vec()).collect();
+    Tensor::from_bytes(leaf.dtype, own.shape.clone(), bytes).unwrap()
 }
 
 /// Each step by the evaluator.
-fn expected(given: &Given) -> Vec<Tensor> {
+pub fn expected(given: &Given) -> Vec<Tensor> {
+    let inputs: Vec<Tensor> = given.inputs.iter().zip(&given.chain.inputs).map(|(x, leaf)| gathered(x, leaf)).collect();
     let mut values: Vec<Tensor> = Vec::new();
     for step in &given.chain.steps {
         let operands: Vec<Option<&Tensor>> = step
@@ -29,7 +48,7 @@ fn expected(given: &Given) -> Vec<Tensor> {
             .iter()
             .map(|o| {
                 o.map(|o| match o {
-                    Source::Input(i) => &given.inputs[i],
+                    Source::Input(i) => &inputs[i],
                     Source::Step(k) => &values[k],
                 })
             })
@@ -42,7 +61,7 @@ fn expected(given: &Given) -> Vec<Tensor> {
     given.chain.outputs.iter().map(whole).collect()
 }
 
-fn step(op: Op, operands: &[Source], dtype: DType) -> Step {
+pub fn step(op: Op, operands: &[Source], dtype: DType) -> Step {
     Step { op, operands: operands.iter().copied().map(Some).collect(), dtype, ends: Vec::new() }
 }
 
@@ -104,7 +123,11 @@ fn chains_compile_without_spills() {
 
 #[test]
 fn a_chain_has_the_bits_of_its_ops() {
-    let all = all();
+    compare(&all());
+}
+
+/// Runs every chain on the GPU, if there is one.
+pub fn compare(all: &[Given]) {
     let lowered: Vec<_> = all.iter().map(|g| lower_chain(&g.chain).unwrap()).collect();
     let Some(gpu) = Gpu::with(lowered.iter().flat_map(|l| &l.launches)) else { return };
     for (given, lowered) in all.iter().zip(&lowered) {

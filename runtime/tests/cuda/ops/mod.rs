@@ -20,6 +20,7 @@ mod attention;
 mod cases;
 mod chains;
 mod every;
+mod pieces;
 mod refused;
 
 /// A node with data.
