@@ -71,7 +71,8 @@ pub fn find(graph: &Graph, concrete: &Concrete) -> Result<BTreeMap<NodeId, Group
     let mut taken: BTreeSet<NodeId> = BTreeSet::new();
     let mut groups = BTreeMap::new();
     for &last in concrete.nodes().iter().rev() {
-        if taken.contains(&last) || !is_step(graph, concrete, last)? {
+        // An expand alone is read as it lies.
+        if taken.contains(&last) || graph.node(last).op == Op::Expand || !is_step(graph, concrete, last)? {
             continue;
         }
         let shape = &concrete.typed(graph.node(last).outputs[0])?.shape;
@@ -93,11 +94,11 @@ fn joined(op: &Op, rank: usize) -> Option<usize> {
     if let Op::Concat { axis } = op { views::axis_of(*axis, rank) } else { None }
 }
 
-/// True for a node of one result that something must compute, elementwise or by joining pieces.
+/// True for a node of one result that something must compute, elementwise or by joining pieces; an expand is one that changes nothing.
 fn is_step(graph: &Graph, concrete: &Concrete, id: NodeId) -> Result<bool> {
     let node = graph.node(id);
     let joins = matches!(node.op, Op::Concat { .. }) && node.inputs.len() <= MOST_OPERANDS;
-    if !is_elementwise(&node.op) && !joins {
+    if !is_elementwise(&node.op) && !joins && node.op != Op::Expand {
         return Ok(false);
     }
     let Some((x, y)) = node.input(0).zip(node.outputs.first().copied()) else { return Ok(false) };
@@ -109,7 +110,9 @@ fn is_step(graph: &Graph, concrete: &Concrete, id: NodeId) -> Result<bool> {
 fn reads(concrete: &Concrete, node: &Node, axis: Option<usize>, piece: &Piece) -> Result<Vec<(ValueId, Piece)>> {
     let mut begin = piece.as_ref().map_or(0, |p| p.start);
     let mut all = Vec::with_capacity(node.inputs.len());
-    for (_, value) in node.operands() {
+    // The sizes of an expand are the chain's.
+    let ports = if node.op == Op::Expand { 1 } else { usize::MAX };
+    for (_, value) in node.operands().take(ports) {
         let own = match (&node.op, axis) {
             (Op::Concat { .. }, Some(axis)) => {
                 let start = begin;
@@ -175,13 +178,14 @@ impl Growth<'_> {
         Ok(!small && (count(own) == count(self.shape) || is_cheap(op)))
     }
 
-    /// True if pieces that are joined along an axis to these sizes are pieces of the chain's.
+    /// True if pieces that are joined along an axis to these sizes are pieces of the chain's, whatever is broadcast along other axes.
     fn is_whole(&self, along: Option<usize>, own: &[usize], piece: &Piece) -> bool {
-        let mut shape = self.shape.to_vec();
-        if let (Some(piece), Some(axis)) = (piece, self.axis) {
-            shape[axis] = piece.len();
-        }
-        along.is_some() && self.axis.is_none_or(|axis| along == Some(axis)) && own == shape
+        let Some(along) = along.filter(|a| self.axis.is_none_or(|axis| *a == axis)) else { return false };
+        let len = piece.as_ref().map_or(self.shape.get(along).copied(), |p| Some(p.len()));
+        let fits = |(axis, (own, whole)): (usize, (&usize, &usize))| own == whole || axis == along || *own == 1;
+        own.len() == self.shape.len()
+            && own.get(along).copied() == len
+            && own.iter().zip(self.shape).enumerate().all(fits)
     }
 
     /// What the members read of others, each once for a piece, in order of appearance.
@@ -255,8 +259,10 @@ pub fn chain(graph: &Graph, concrete: &Concrete, group: &Group) -> Result<(Chain
                 None => found.iter().position(|own| own == read).map(Source::Input),
             }
         };
-        let operands = node.inputs.iter().map(|v| v.and_then(&mut source)).collect();
-        steps.push(Step { op: node.op.clone(), operands, dtype, ends });
+        let ports = if node.op == Op::Expand { 1 } else { node.inputs.len() };
+        let operands = node.inputs.iter().take(ports).map(|v| v.and_then(&mut source)).collect();
+        let op = if node.op == Op::Expand { Op::Unary(UnaryOp::Identity) } else { node.op.clone() };
+        steps.push(Step { op, operands, dtype, ends });
     }
     let mut inputs = Vec::with_capacity(found.len());
     for (value, piece) in &found {

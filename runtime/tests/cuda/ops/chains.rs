@@ -38,6 +38,17 @@ fn gathered(x: &Tensor, leaf: &Leaf) -> Tensor {
     Tensor::from_bytes(leaf.dtype, own.shape.clone(), bytes).unwrap()
 }
 
+/// Pieces, broadcast to what they are all of but for the axis along which they are joined.
+fn alike(pieces: &[Option<&Tensor>], axis: usize) -> Vec<Tensor> {
+    let longest = |at: usize| pieces.iter().flatten().map(|p| p.shape()[at]).find(|n| *n != 1).unwrap_or(1);
+    let whole = |own: &Tensor| {
+        let sizes = own.shape().iter().enumerate();
+        let shape: Vec<usize> = sizes.map(|(at, n)| if at == axis { *n } else { longest(at) }).collect();
+        normfuse_ir::eval::movement::broadcast_to(own, &shape).unwrap()
+    };
+    pieces.iter().flatten().map(|p| whole(p)).collect()
+}
+
 /// Each step by the evaluator.
 pub fn expected(given: &Given) -> Vec<Tensor> {
     let inputs: Vec<Tensor> = given.inputs.iter().zip(&given.chain.inputs).map(|(x, leaf)| gathered(x, leaf)).collect();
@@ -53,6 +64,8 @@ pub fn expected(given: &Given) -> Vec<Tensor> {
                 })
             })
             .collect();
+        let alike = if step.ends.is_empty() { Vec::new() } else { alike(&operands, given.chain.axis) };
+        let operands = if step.ends.is_empty() { operands } else { alike.iter().map(Some).collect() };
         let value = eval_node(&step.op, &operands).unwrap().remove(0);
         values.push(value);
     }

@@ -33,10 +33,10 @@ impl Making {
         self.rng.bits() as usize % n
     }
 
-    /// An operand of these sizes, of which some are 1 if it may be broadcast: whole, or a part of a larger one in another order.
-    fn leaf(&mut self, mut shape: Vec<usize>, piece: Option<Range<usize>>, broadcast: bool) -> Source {
-        for n in &mut shape {
-            if broadcast && self.below(3) == 0 {
+    /// An operand of these sizes, of which some are 1, but for one axis: whole, or a part of a larger one in another order.
+    fn leaf(&mut self, mut shape: Vec<usize>, piece: Option<Range<usize>>, kept: Option<usize>) -> Source {
+        for (axis, n) in shape.iter_mut().enumerate() {
+            if Some(axis) != kept && self.below(3) == 0 {
                 *n = 1;
             }
         }
@@ -78,13 +78,13 @@ impl Making {
         if deep && self.below(3) == 0 {
             return self.joined(own, false);
         }
-        let x = self.leaf(shape.clone(), Some(own.clone()), false);
+        let x = self.leaf(shape.clone(), Some(own.clone()), Some(self.chain.axis));
         match self.below(3) {
             _ if self.dtype == DType::F4E2M1 => x,
             0 => x,
             1 => self.push(Op::Unary(UnaryOp::Neg), &[x], Vec::new()),
             _ => {
-                let y = self.leaf(shape, Some(own.clone()), true);
+                let y = self.leaf(shape, Some(own.clone()), None);
                 self.push(Op::Binary(BinaryOp::Mul), &[x, y], Vec::new())
             }
         }
@@ -130,8 +130,8 @@ fn made(seed: u64) -> Given {
     let mut making = Making { rng, dtype, chain, inputs: Vec::new() };
     let mut last = making.joined(&whole, true);
     if dtype != DType::F4E2M1 {
-        let all = making.leaf(shape.clone(), None, true);
-        let factor = making.leaf(shape, None, true);
+        let all = making.leaf(shape.clone(), None, None);
+        let factor = making.leaf(shape, None, None);
         let product = making.push(Op::Binary(BinaryOp::Mul), &[last, factor], Vec::new());
         last = making.push(Op::Binary(BinaryOp::Add), &[product, all], Vec::new());
     }

@@ -331,15 +331,28 @@ fn of_chain(chain: &Chain, inputs: &[Option<&Tensor>]) -> Tensor {
             Some(Source::Step(i)) => Some(made[*i].clone()),
             None => None,
         };
-        let operands: Vec<Option<Tensor>> = step.operands.iter().map(operand).collect();
+        let mut operands: Vec<Option<Tensor>> = step.operands.iter().map(operand).collect();
+        if matches!(step.op, Op::Concat { .. }) {
+            all_alike(&mut operands, chain.axis);
+        }
         let refs: Vec<Option<&Tensor>> = operands.iter().map(Option::as_ref).collect();
         let result = cpu::execute(&step.op, &refs).unwrap().remove(0);
         assert_eq!(result.dtype(), step.dtype);
         made.push(result);
     }
-    let last = made.swap_remove(chain.outputs[0]);
-    assert_eq!(last.shape(), chain.shape);
-    last
+    eval::movement::broadcast_to(&made[chain.outputs[0]], &chain.shape).unwrap()
+}
+
+/// Broadcasts pieces to what they are all of, but for the axis along which they are joined.
+fn all_alike(pieces: &mut [Option<Tensor>], axis: usize) {
+    let shapes: Vec<Vec<usize>> = pieces.iter().flatten().map(|p| p.shape().to_vec()).collect();
+    for piece in pieces.iter_mut().flatten() {
+        let mut whole = piece.shape().to_vec();
+        for (at, n) in whole.iter_mut().enumerate().filter(|(at, n)| *at != axis && **n == 1) {
+            *n = shapes.iter().map(|s| s[at]).find(|n| *n != 1).unwrap_or(1);
+        }
+        *piece = eval::movement::broadcast_to(piece, &whole).unwrap();
+    }
 }
 
 /// As attention has it, in f32.

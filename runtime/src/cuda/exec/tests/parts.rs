@@ -76,7 +76,12 @@ const %each: i64[4] = [2, 3, 1, {turned}]
 %r = concat(%re, %im) {{axis=3}}
 %y = concat(%qn, %r) {{axis=3}}
 %kn, %kv = split(%t, %parts) {{axis=-1}}
-%ke = expand(%k, %each)
+%kt = slice(%k, %zero, %end, %axis, %two)
+%kh = slice(%k, %one, %end, %axis, %two)
+%kc = mul(%kt, %c)
+%ks = mul(%kh, %s)
+%kr = concat(%ks, %kc) {{axis=-1}}
+%ke = expand(%kr, %each)
 %kk = concat(%kn, %ke) {{axis=3}}
 %z = concat(%cache, %kk) {{axis=2}}
 output %y
