@@ -42,7 +42,7 @@ pub struct Listed {
     pub nodes: Vec<String>,
     /// Kernels that it launches; one of a product.
     pub launches: usize,
-    /// Bytes that it reads and writes.
+    /// Bytes that it reads and writes: of a part that is read as it lies, those of the whole, once.
     pub bytes: u64,
     /// Bytes of scratch.
     pub scratch: u64,
@@ -73,7 +73,7 @@ impl Plan {
             op: step.op.clone(),
             nodes: step.nodes.clone(),
             launches: step.work.launches(),
-            bytes: step.operands().map(|v| self.values[v].bytes()).sum(),
+            bytes: step.operands().collect::<BTreeSet<_>>().into_iter().map(|v| self.values[v].bytes()).sum(),
             scratch: step.scratch,
             once,
             results: step.outputs.iter().map(|v| self.values[*v].typed.clone()).collect(),
