@@ -22,22 +22,24 @@ __device__ __forceinline__ void dynamic_scale(float low, float high, float* scal
 
 // `score(i)` is scaled, capped and masked; `give(i, v)` takes the probability of key i. Where every key is hidden all are 0. Keys from
 // `seen` on are hidden: their scores are -inf, and their powers 0, unless some score is infinite or no number, and then `most` says so.
-// Behind a word for each thread `shared` has room for VECTOR more of them, in which powers wait for their sum if a thread has one vector.
-template <class Te, class F, class G>
+// KEPT: behind a word for each thread `shared` has room for all powers, which wait there for their sum.
+template <bool KEPT, class Te, class F, class G>
 __device__ __forceinline__ void softmax_of_scores(const Te& team, u64 n, u64 seen, u32 depth, float* shared, F score, G give) {
     static_assert(!Te::COLUMNS, "powers of a group lie behind one another");
     const float least = lowest<F32>();
     const float most = folded(team, n, least, shared, score, [](float a, float b) { return max_nan(a, b); });
     const u64 end = most > least && most < highest<F32>() ? seen : n;
-    float* powers = shared + blockDim.x + (threadIdx.x - team.thread) * VECTOR;
+    [[maybe_unused]] float* powers = shared + blockDim.x + (threadIdx.x - team.thread) * (VECTOR << depth);
     auto power = [&](u64 i) { return i < end ? op_exp(score(i) - most) : 0.0f; };
     const float sum = canonical_sum<float>(team, n, depth, shared, computed<float>([&](u64 i) {
                                                const float v = power(i);
-                                               if (depth == 0) powers[i] = v;
+                                               if constexpr (KEPT) powers[i] = v;
                                                return v;
                                            }));
     for (u64 i = team.thread; i < n; i += team.threads) {
-        const float v = depth == 0 ? powers[i] : power(i);
+        float v;
+        if constexpr (KEPT) v = powers[i];
+        else v = power(i);
         give(i, most == least ? 0.0f : v / sum);
     }
 }

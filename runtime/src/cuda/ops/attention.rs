@@ -11,8 +11,12 @@ use super::{
     text::{Params, tag},
 };
 
-/// Bytes of shared memory of a thread: a number, and the powers of a vector.
-const SHARED: u64 = 4 * (1 + 8);
+/// Rows from which on a GPU is full without many threads for each of them; what a thread does beside its keys is then worth sparing.
+const MANY_ROWS: u64 = 1 << 12;
+/// Threads of a row, where there are many rows.
+const FEW_THREADS: u64 = 128;
+/// Most bytes of a block in which powers are kept.
+const MOST_KEPT: u64 = 48 << 10;
 
 /// The softmax of `[batch, heads, queries, keys]` scores. Operands: the scores, then the mask if there is one. Results: the
 /// probabilities, then the scores after one stage if they are kept.
@@ -76,7 +80,10 @@ pub fn attention_softmax(a: &AttentionSoftmax) -> Result<Lowered> {
     check(a)?;
     let [batch, heads, queries, keys] = a.sizes;
     let rows = (batch * heads * queries) as u64;
-    let groups = Groups::rows(rows, keys as u64);
+    let groups = Groups::rows(rows, keys as u64).of_at_most(if rows < MANY_ROWS { u64::MAX } else { FEW_THREADS });
+    // A word of each thread, and behind those the powers of its keys, if there is room.
+    let bytes = [1 + groups.numbers_of_thread(), 1].map(|words| 4 * words);
+    let kept = groups.block() * bytes[0] <= MOST_KEPT;
     let mut p = Params::default();
     p.input("x", Word::Input(0));
     if let Some(mask) = &a.mask {
@@ -101,9 +108,12 @@ pub fn attention_softmax(a: &AttentionSoftmax) -> Result<Lowered> {
         return Ok(Lowered::default());
     }
     let (x, y) = (tag(a.scores), tag(a.probabilities));
-    let mut body = String::from(
+    // Divisions of 64 bits take ten times as long.
+    let mut body = format!("    typedef {} I;\n", if rows < 1 << 32 { "u32" } else { "u64" });
+    body.push_str(
         "    const float scale = __uint_as_float((u32)p.bits[0]), cap = __uint_as_float((u32)p.bits[1]);\n    \
-         const u64 query = group % p.queries, head = group / p.queries % p.heads, batch = group / p.queries / p.heads;\n",
+         const I row = group, queries = p.queries, heads = p.heads;\n    \
+         const u64 query = row % queries, head = row / queries % heads, batch = row / queries / heads;\n",
     );
     if a.mask.is_some() {
         body += "    const u64 mask = batch * p.mask_step[0] + head * p.mask_step[1] + query * p.mask_step[2];\n";
@@ -126,10 +136,12 @@ pub fn attention_softmax(a: &AttentionSoftmax) -> Result<Lowered> {
     );
     let _ = write!(
         body,
-        "    const u64 seen = {};\n    softmax_of_scores(team, p.n, seen, depth, (float*)shared, score, [&](u64 i, float v) {{\n{}        \
+        "    const u64 seen = {};\n    softmax_of_scores<{}>(team, p.n, seen, depth, (float*)shared, score, [&](u64 i, float v) {{\n{}        \
          if (here) ((Raw<{y}>*)p.y)[group * p.n + i] = put<{y}>(v);\n    }});\n",
         if a.causal.is_some() { "query + p.past < p.n ? query + p.past + 1 : p.n" } else { "p.n" },
+        kept,
         keep(3, "v")
     );
-    Ok(Lowered { launches: vec![groups.launch(p, "linear.cuh", "", &body, SHARED)?], scratch: 0 })
+    let bytes = bytes[usize::from(!kept)];
+    Ok(Lowered { launches: vec![groups.launch(p, "linear.cuh", "", &body, bytes)?], scratch: 0 })
 }

@@ -59,6 +59,22 @@ impl Groups {
         Self::along(&[count as usize, len as usize], &[1])
     }
 
+    /// The same with at most this many threads for each group, a power of two.
+    #[must_use]
+    pub fn of_at_most(self, threads: u64) -> Self {
+        Self { threads: self.threads.min(threads), ..self }
+    }
+
+    /// Numbers that each thread adds, those past the end among them.
+    pub fn numbers_of_thread(&self) -> u64 {
+        VECTOR << self.depth()
+    }
+
+    /// Threads of a block.
+    pub fn block(&self) -> u64 {
+        if self.columns { 32 * self.threads.max(1) } else { self.threads.max(256) }
+    }
+
     /// The same with one thread for each group, which takes its elements in order.
     #[must_use]
     pub fn in_order(self) -> Self {
@@ -105,8 +121,7 @@ impl Groups {
             let message = format!("{} elements are more than the threads of a group can add", self.len);
             return Err(Error::new(ErrorKind::Unsupported, message));
         }
-        let block = if self.columns { 32 * self.threads } else { self.threads.max(256) };
-        let threads = block.max(if self.columns { 32 } else { 256 });
+        let threads = self.block();
         let per_block = if self.columns { 32 } else { threads / self.threads };
         let mut text = format!("    __shared__ alignas(16) u8 shared[{}];\n", bytes * threads);
         let _ = writeln!(text, "    const Team<{}> team((u32)p.threads);", self.columns);

@@ -18,9 +18,14 @@ struct Given {
 
 const SIZES: [usize; 4] = [2, 3, 15, 37];
 
+/// As many rows as share the GPU otherwise; keys of one vector a thread, of several, and of more than are kept.
+const LARGE: [[usize; 4]; 3] = [[1, 2, 2100, 900], [1, 2, 2100, 1100], [2, 1, 2100, 4100]];
+/// Few rows of many keys.
+const WIDE: [[usize; 4]; 2] = [[1, 2, 3, 4096], [2, 2, 1, 16000]];
+
 /// What the evaluator has after `mode`, for scores that are `q * k` with one column of ones.
-fn given(mask: Option<Tensor>, (is_causal, softcap, mode): (bool, f32, u8)) -> Given {
-    let [batch, heads, queries, keys] = SIZES;
+fn given(sizes: [usize; 4], mask: Option<Tensor>, (is_causal, softcap, mode): (bool, f32, u8)) -> Given {
+    let [batch, heads, queries, keys] = sizes;
     let q = data(DType::F32, &[batch, heads, queries, 1], 3);
     let k = data(DType::F32, &[batch, heads, keys, 1], 5);
     let v = data(DType::F32, &[batch, heads, keys, 1], 6);
@@ -45,7 +50,7 @@ fn given(mask: Option<Tensor>, (is_causal, softcap, mode): (bool, f32, u8)) -> G
     let softmax = AttentionSoftmax {
         scores: DType::F32,
         probabilities: DType::F32,
-        sizes: SIZES,
+        sizes,
         scale,
         softcap,
         mask: mask.as_ref().map(typed),
@@ -67,10 +72,12 @@ fn all() -> Vec<Given> {
     let mut all = Vec::new();
     for mask in masks {
         for (i, mode) in (0..4).enumerate() {
-            all.push(given(mask.clone(), (i % 2 == 0, 0.0, mode)));
-            all.push(given(mask.clone(), (i % 2 == 1, 5.0, mode)));
+            all.push(given(SIZES, mask.clone(), (i % 2 == 0, 0.0, mode)));
+            all.push(given(SIZES, mask.clone(), (i % 2 == 1, 5.0, mode)));
         }
     }
+    let sizes = LARGE.into_iter().chain(WIDE);
+    all.extend(sizes.flat_map(|sizes| [true, false].map(|causal| given(sizes, None, (causal, 0.0, 3)))));
     all
 }
 
