@@ -27,7 +27,7 @@ pub const OUTPUT: &str = "y";
 const MOST_GROUPS: usize = 1 << 12;
 
 /// A scaled product, and all else that its function depends on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Spelled {
     /// The op.
     pub op: ScaledMatMul,

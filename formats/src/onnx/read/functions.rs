@@ -9,9 +9,7 @@ use crate::{
         names::{Names, subgraphs_mut},
         ops as table,
         proto::{AttributeProto, FunctionProto, GraphProto, NodeProto, OperatorSetIdProto},
-        read::{attrs::port, unfold},
-        scaled::{self, Spelled},
-        write::Functions,
+        read::{attrs::port, ours::Ours, unfold},
     },
 };
 
@@ -56,6 +54,7 @@ pub fn domain(name: &str) -> &str {
 /// Replaces calls by what they call.
 pub struct Inliner<'m> {
     functions: HashMap<Key, &'m FunctionProto>,
+    ours: Ours,
     names: Names,
     /// Imports of the model and of the functions that were inlined.
     opsets: BTreeMap<String, i64>,
@@ -74,7 +73,7 @@ impl<'m> Inliner<'m> {
                 return Err(FormatError::mismatch("one function of that name", "two").at_node(f.name()));
             }
         }
-        Ok(Self { functions: map, names, opsets })
+        Ok(Self { functions: map, ours: Ours::default(), names, opsets })
     }
 
     /// The names, those of inlined values among them, and the operator sets of everything that was inlined.
@@ -87,7 +86,7 @@ impl<'m> Inliner<'m> {
     /// # Errors
     /// Recursion, calls nested too deeply, operands or attributes that the function does not have.
     pub fn flatten(&mut self, nodes: Vec<NodeProto>, opset: i64) -> Result<Vec<Flat>> {
-        unfold::check(&self.functions, &nodes)?;
+        unfold::check(&self.functions, &mut self.ours, &nodes)?;
         let mut out = Vec::with_capacity(nodes.len());
         for node in nodes {
             self.expand(node, opset, &mut out)?;
@@ -106,7 +105,7 @@ impl<'m> Inliner<'m> {
             let name = format!("a local function `{DOMAIN}.{}`", key.1);
             return Err(FormatError::mismatch(name, "none").at_node(label));
         }
-        let function = function.filter(|f| !stays(f, &node));
+        let function = function.filter(|f| !self.ours.stays(f, &node));
         let Some(function) = function else {
             out.push(Flat { node, opset });
             return Ok(());
@@ -287,30 +286,6 @@ impl<'m> Inliner<'m> {
             a.tensor_name.as_mut().map(apply);
         }
     }
-}
-
-/// True if a call stays one: of our own functions, of which those that we know by their names must be what we write.
-pub fn stays(function: &FunctionProto, node: &NodeProto) -> bool {
-    domain(node.domain()) == DOMAIN && (!node.op_type().starts_with(table::SCALED) || is_ours(function, node))
-}
-
-/// True if a function is the one that we write for the scaled product that the node says. Any other means what it spells.
-fn is_ours(function: &FunctionProto, node: &NodeProto) -> bool {
-    let given = |name: &str| node.attribute.iter().find(|a| a.name() == name);
-    let (Some(product), Some(sizes)) = (given(scaled::PRODUCT), given(scaled::SIZES)) else { return false };
-    let text = std::str::from_utf8(product.s()).unwrap_or_default();
-    let opset = opsets(&function.opset_import).ok().and_then(|all| all.get("").copied());
-    let (Some(product), Some(opset)) = (Spelled::parse(text, &sizes.ints, node.input.len() == 5), opset) else {
-        return false;
-    };
-    // There is no need to spell what the function is too short for.
-    let short = function.node.len() < product.groups();
-    !short
-        && Functions::of_product(&product, opset).is_ok_and(|ours| {
-            (&ours.input, &ours.output, &ours.node) == (&function.input, &function.output, &function.node)
-                && node.input.len() == ours.input.len()
-                && node.attribute.len() == ours.attribute.len()
-        })
 }
 
 /// A function's attributes under one call: what was given, else the defaults.

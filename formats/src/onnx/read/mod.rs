@@ -8,6 +8,7 @@ mod ops;
 mod ops_data;
 mod ops_nn;
 mod ops_quant;
+mod ours;
 mod tensor;
 mod types;
 mod types_foreign;

@@ -4,7 +4,10 @@ use std::collections::HashMap;
 
 use prost::Message;
 
-use super::functions::{Key, key, label, stays};
+use super::{
+    functions::{Key, key, label},
+    ours::Ours,
+};
 use crate::{
     FormatError, Result,
     onnx::{
@@ -30,6 +33,7 @@ struct Cost {
 
 struct Costs<'m> {
     functions: &'m HashMap<Key, &'m FunctionProto>,
+    ours: &'m mut Ours,
     /// `None` while the function is being looked at.
     known: HashMap<Key, Option<Cost>>,
 }
@@ -38,8 +42,8 @@ struct Costs<'m> {
 ///
 /// # Errors
 /// If a function calls itself, or the calls unfold too deep or to too much.
-pub fn check(functions: &HashMap<Key, &FunctionProto>, nodes: &[NodeProto]) -> Result<()> {
-    let mut costs = Costs { functions, known: HashMap::new() };
+pub fn check(functions: &HashMap<Key, &FunctionProto>, ours: &mut Ours, nodes: &[NodeProto]) -> Result<()> {
+    let mut costs = Costs { functions, ours, known: HashMap::new() };
     let all = nodes.iter().try_fold(Cost::default(), |sum, n| costs.calls(n, 0).map(|c| sum.plus(c)))?;
     if all.nodes > MAX_NODES || all.bytes > MAX_BYTES {
         return Err(FormatError::invalid(format!(
@@ -65,7 +69,7 @@ impl Costs<'_> {
     fn calls(&mut self, node: &NodeProto, depth: usize) -> Result<Cost> {
         let key = key(node);
         // Our own functions stay functions.
-        let called = self.functions.get(&key).copied().filter(|f| !stays(f, node));
+        let called = self.functions.get(&key).copied().filter(|f| !self.ours.stays(f, node));
         let mut sum = match called {
             Some(function) => self.function(&key, function, depth).map_err(|e| e.at_node(label(node)))?,
             None => Cost::default(),

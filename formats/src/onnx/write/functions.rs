@@ -23,12 +23,14 @@ pub struct Functions {
     /// By encoded contents without the name.
     by_content: BTreeMap<Vec<u8>, String>,
     by_name: BTreeMap<String, FunctionProto>,
+    /// Names of those that spell scaled products.
+    by_product: BTreeMap<Spelled, String>,
 }
 
 impl Functions {
     /// None yet.
     pub fn new(opset: i64, opsets: BTreeMap<String, i64>) -> Self {
-        Self { opset, opsets, by_content: BTreeMap::new(), by_name: BTreeMap::new() }
+        Self { opset, opsets, by_content: BTreeMap::new(), by_name: BTreeMap::new(), by_product: BTreeMap::new() }
     }
 
     /// The name of the function that spells a fused node.
@@ -74,8 +76,12 @@ impl Functions {
     /// # Errors
     /// Sizes for which there is none, or an opset that cannot say it.
     pub fn scaled(&mut self, product: &Spelled) -> Result<String> {
-        let proto = Self::of_product(product, self.opset)?;
-        self.named(proto, table::SCALED)
+        if let Some(name) = self.by_product.get(product) {
+            return Ok(name.clone());
+        }
+        let name = self.named(Self::of_product(product, self.opset)?, table::SCALED)?;
+        self.by_product.insert(*product, name.clone());
+        Ok(name)
     }
 
     /// The function that spells a scaled product, without a name.
