@@ -2,7 +2,10 @@
 //!
 //! The source makes numbers of the codes of both sides, which rounds each, and multiplies those; [`ScaledMatMul`] multiplies the
 //! codes and then the scales, as cuBLASLt does. What the source rounds on the way (a cast of the numbers to 16 bits, a product in
-//! f32 that is cast behind) is not rounded then.
+//! f32 that is cast behind) is not rounded then. A `Gemm` is such a product, too, if all else that it does is to add to columns. What
+//! would be another number stays and says why: codes with zero points, a quotient by scales.
+
+mod dequantiser;
 
 use std::collections::BTreeSet;
 
@@ -13,19 +16,18 @@ use normfuse_ir::{
     scheme::F32,
 };
 
+use self::dequantiser::{Found, dequantiser};
 use super::{
-    deviation::Compared,
-    spread::{Block, Spread},
+    deviation::{Compared, Source},
+    spread::Block,
 };
 use crate::{
-    Options, quant,
-    region::{producer_op, typed},
+    Options,
+    region::typed,
     report::ScaledProduct,
     views::{Names, is_view, restate},
 };
 
-/// Most nodes between a product and what dequantises its operand.
-const BETWEEN: usize = 8;
 /// Columns that share a scale, at least: fewer are no scales of groups, but factors of elements.
 const LEAST_GROUP: u64 = 16;
 
@@ -39,7 +41,7 @@ pub fn relax(graph: &mut Graph, options: &Options) -> Result<(Vec<ScaledProduct>
     // Equal products are as far from the source.
     let mut measured: Vec<(Compared, f32)> = Vec::new();
     for id in graph.topo_order()? {
-        if !matches!(graph.node(id).op, Op::MatMul) {
+        if !matches!(graph.node(id).op, Op::MatMul | Op::Gemm { .. }) {
             continue;
         }
         let name = graph.node(id).name.clone();
@@ -85,6 +87,8 @@ struct Side {
     per: ScalePer,
     /// The matrix is `[K, N]`.
     turned: bool,
+    /// What the source's numbers are rounded to on the way to the product.
+    rounded: Vec<DType>,
 }
 
 /// A product of two dequantised values.
@@ -96,6 +100,8 @@ struct Product {
     /// The value that it makes: the product, or what that is cast to.
     value: ValueId,
     to: DType,
+    /// What is added to its columns.
+    bias: Option<ValueId>,
 }
 
 impl Product {
@@ -104,8 +110,12 @@ impl Product {
         let node = graph.node(id);
         let (a, b) = (node.input(0)?, node.input(1)?);
         let (a_shape, b_shape) = (typed(graph, a)?.1, typed(graph, b)?.1);
-        let found = [dequantiser(graph, a)?, dequantiser(graph, b)?];
-        Some(Self::from(graph, id, (a_shape, b_shape), found))
+        let (left, right) = (dequantiser(graph, a)?, dequantiser(graph, b)?);
+        let found = left.map_err(|why| format!("its left side {why}")).and_then(|left| {
+            let right = right.map_err(|why| format!("its right side {why}"))?;
+            Ok([left, right])
+        });
+        Some(found.and_then(|found| Self::from(graph, id, (a_shape, b_shape), found)))
     }
 
     fn from(
@@ -116,22 +126,29 @@ impl Product {
     ) -> std::result::Result<Self, String> {
         let constant =
             |d: Option<&Dim>| d.and_then(Dim::as_const).and_then(|n| u64::try_from(n).ok()).filter(|n| *n > 0);
+        let (stored_by_rows, bias) = plain(graph, id)?;
         let [kb, nb] = &b.0[..] else { return Err(format!("its right side is of {b}, which is no matrix")) };
+        let (kb, nb) = if stored_by_rows { (nb, kb) } else { (kb, nb) };
         let (Some(k), Some(n)) = (constant(Some(kb)), constant(Some(nb))) else {
             return Err("the sizes of its right side are not known".into());
         };
         if left.turned || a.rank() < 2 || constant(a.last()) != Some(k) {
             return Err(format!("its left side is of {a}, which are no rows of {k}"));
         }
-        let value = behind(graph, id);
+        let of_columns = |s: &Shape| constant(s.0.last()) == Some(n) && s.numel() == Dim::from(n as i64);
+        if bias.is_some_and(|bias| typed(graph, bias).is_none_or(|(_, s)| !of_columns(s))) {
+            return Err("what it adds is no element for each of its columns".into());
+        }
+        // What is added to it is of the type of the result.
+        let value = if bias.is_some() { graph.node(id).outputs[0] } else { behind(graph, id) };
         let to = typed(graph, value).map(|(d, _)| d);
         let to = to
             .filter(|d| matches!(d, DType::F32 | DType::F16 | DType::BF16))
             .ok_or("it is of another type than f32, f16 and bf16")?;
-        let turned = !right.turned;
+        let turned = right.turned == stored_by_rows;
         let blocks = |found: &Found, columns: u64| {
             let no = || "codes do not meet their scales by blocks of rows and columns".to_owned();
-            found.spread.blocks(columns).ok_or_else(no)
+            found.blocks(columns).ok_or_else(no)
         };
         let (rows, columns) = blocks(&left, k)?;
         let per_a = match (rows, columns) {
@@ -163,19 +180,26 @@ impl Product {
         let op = ScaledMatMul { a: per_a, b: per_b, to };
         op.check()?;
         let dims = |n: u64, k: u64| Shape(vec![Dim::from(n as i64), Dim::from(k as i64)]);
-        let side = |f: Found, per, turned| Side { codes: f.codes, dtype: f.dtype, scale: f.scale, per, turned };
+        let side = |f: Found, per, turned| {
+            let Found { codes, dtype, scale, rounded, .. } = f;
+            Side { codes, dtype, scale, per, turned, rounded }
+        };
         Ok(Self {
             node: id,
             sides: [side(left, per_a, false), side(right, per_b, turned)],
             shapes: [a.clone(), dims(n, k)],
             value,
             to,
+            bias,
         })
     }
 
+    /// The op. What is added to its columns goes into one with scales of tensors or rows and a result of 16 bits, as devices have it; to
+    /// others it is added behind, in f32, which is the same number.
     fn op(&self) -> ScaledMatMul {
         let [a, b] = [&self.sides[0], &self.sides[1]].map(|s| s.per);
-        ScaledMatMul { a, b, to: self.to }
+        let op = ScaledMatMul { a, b, to: self.to };
+        if self.bias.is_some() && op.group().is_some() { ScaledMatMul { to: DType::F32, ..op } } else { op }
     }
 
     /// `[N, K]`, which are known.
@@ -187,9 +211,14 @@ impl Product {
     fn compared(&self, graph: &Graph) -> Compared {
         let [n, k] = self.sizes().map(|n| n as u64);
         let made = graph.node(self.node).outputs[0];
+        let side = |s: &Side| Source {
+            codes: s.dtype,
+            scale: typed(graph, s.scale).map_or(DType::F32, |(d, _)| d),
+            rounded: s.rounded.clone(),
+        };
         Compared {
             op: self.op(),
-            codes: [&self.sides[0], &self.sides[1]].map(|s| s.dtype),
+            sides: [side(&self.sides[0]), side(&self.sides[1])],
             product: typed(graph, made).map_or(self.to, |(d, _)| d),
             sizes: (k, n),
         }
@@ -197,20 +226,34 @@ impl Product {
 
     /// Puts the op in the place of the product; `None` if some shape cannot be said.
     fn write(&self, graph: &mut Graph, names: &mut Names, deviation: f32) -> Option<ScaledProduct> {
-        let mut operands = [None; 4];
+        let mut operands = vec![None; 4];
         for (i, (side, shape)) in self.sides.iter().zip(&self.shapes).enumerate() {
             operands[i] = Some(matrix(graph, names, side.codes, shape, side.turned)?);
             let scale = matrix(graph, names, side.scale, &scale_shape(graph, side, shape)?, side.turned)?;
             operands[i + 2] = Some(wide(graph, names, scale)?);
         }
         let op = self.op();
+        let columns = Shape(self.shapes[1].0[..1].to_vec());
+        let mut bias = self.bias.map(|bias| restate(graph, names, bias, &columns).ok_or(())).transpose().ok()?;
+        if op.to != DType::F32 {
+            operands.extend(bias.take().map(Some));
+        }
         let name = names.fresh("scaled");
         let id = graph.add_node(name.clone(), Op::ScaledMatMul(op), &operands, [name.clone()]).ok()?;
         let provenance = graph.node(self.node).provenance.clone();
         let provenance_place = provenance.place();
         *graph.node_meta_mut(id).1 = provenance;
-        let made = graph.node(id).outputs[0];
-        *graph.type_mut(made) = graph.value(self.value).ty.clone();
+        let mut made = graph.node(id).outputs[0];
+        let ty = graph.value(self.value).ty.clone();
+        *graph.type_mut(made) = Type { dtype: Some(op.to), ..ty.clone() };
+        if let Some(bias) = bias {
+            let bias = wide(graph, names, bias)?;
+            let in_f32 = Type { dtype: Some(DType::F32), ..ty.clone() };
+            made = node(graph, names, "biased", Op::Binary(BinaryOp::Add), &[made, bias], in_f32)?;
+            if self.to != DType::F32 {
+                made = node(graph, names, "narrow", Op::Cast { to: self.to, saturate: true }, &[made], ty)?;
+            }
+        }
         let source = graph.node(self.node);
         let told = ScaledProduct {
             node: source.name.clone(),
@@ -224,6 +267,20 @@ impl Product {
         graph.replace_uses(self.value, made);
         Some(told)
     }
+}
+
+/// Whether a product has its right side as `[N, K]`, and what it adds to its columns.
+fn plain(graph: &Graph, id: NodeId) -> std::result::Result<(bool, Option<ValueId>), String> {
+    let node = graph.node(id);
+    let Op::Gemm { alpha, beta, trans_a, trans_b } = node.op else { return Ok((false, None)) };
+    let bias = node.input(2);
+    if trans_a {
+        return Err("its left side is turned around".into());
+    }
+    if alpha.get() != 1.0 || bias.is_some() && beta.get() != 1.0 {
+        return Err("it has a factor of its own".into());
+    }
+    Ok((trans_b, bias))
 }
 
 /// The value that a product makes: what it is cast to, if nothing else reads it.
@@ -264,7 +321,7 @@ fn matrix(graph: &mut Graph, names: &mut Names, value: ValueId, shape: &Shape, t
         names,
         "turned",
         Op::Transpose { perm: Some(vec![1, 0]) },
-        value,
+        &[value],
         Type::tensor(ty.dtype?, shape.clone()),
     )
 }
@@ -290,173 +347,14 @@ fn wide(graph: &mut Graph, names: &mut Names, value: ValueId) -> Option<ValueId>
         return Some(value);
     }
     let ty = Type::tensor(DType::F32, ty.shape?);
-    node(graph, names, "wide", Op::Cast { to: DType::F32, saturate: true }, value, ty)
+    node(graph, names, "wide", Op::Cast { to: DType::F32, saturate: true }, &[value], ty)
 }
 
-fn node(graph: &mut Graph, names: &mut Names, what: &str, op: Op, input: ValueId, ty: Type) -> Option<ValueId> {
+fn node(graph: &mut Graph, names: &mut Names, what: &str, op: Op, inputs: &[ValueId], ty: Type) -> Option<ValueId> {
     let name = names.fresh(what);
-    let id = graph.add_node(name.clone(), op, &[Some(input)], [name]).ok()?;
+    let inputs: Vec<Option<ValueId>> = inputs.iter().copied().map(Some).collect();
+    let id = graph.add_node(name.clone(), op, &inputs, [name]).ok()?;
     let made = graph.node(id).outputs[0];
     *graph.type_mut(made) = ty;
     Some(made)
-}
-
-/// A dequantised value.
-struct Found {
-    codes: ValueId,
-    dtype: DType,
-    scale: ValueId,
-    /// How the scales are spread over the codes.
-    spread: Spread,
-    /// The value is the matrix, turned around.
-    turned: bool,
-}
-
-/// What dequantises a value, moved and cast between floats; `None` if nothing does that is known.
-fn dequantiser(graph: &Graph, value: ValueId) -> Option<Found> {
-    let (mut at, mut turned) = (value, false);
-    for _ in 0..BETWEEN {
-        let (id, op) = producer_op(graph, at)?;
-        let node = graph.node(id);
-        match op {
-            Op::DequantizeLinear { .. } => return linear(graph, id).map(|f| Found { turned, ..f }),
-            Op::Binary(BinaryOp::Mul) => return spelled(graph, id).map(|f| Found { turned, ..f }),
-            Op::Transpose { perm } if !is_view(graph, id) => {
-                let matrix = typed(graph, at)?.1.rank() == 2 && perm.as_deref().is_none_or(|p| p == [1, 0]);
-                // What is moved on must be the whole matrix still.
-                let whole = graph.value(at).ty.shape == graph.value(value).ty.shape;
-                (matrix && whole && !turned).then_some(())?;
-                turned = true;
-            }
-            Op::Cast { to, .. } => {
-                let from = typed(graph, node.input(0)?)?.0;
-                (to.is_arithmetic_float() && from.is_arithmetic_float()).then_some(())?;
-            }
-            _ if is_view(graph, id) => {}
-            _ => return None,
-        }
-        at = node.input(0)?;
-    }
-    None
-}
-
-/// `DequantizeLinear` without a zero point.
-fn linear(graph: &Graph, id: NodeId) -> Option<Found> {
-    let node = graph.node(id);
-    let Op::DequantizeLinear { axis, block_size, .. } = node.op else { return None };
-    node.input(2).is_none_or(|z| quant::is_zero(graph, z)).then_some(())?;
-    let (codes, scale) = (node.input(0)?, node.input(1)?);
-    let (dtype, shape) = typed(graph, codes)?;
-    let scales = typed(graph, scale)?.1;
-    let axis = usize::try_from(if axis < 0 { axis + shape.rank() as i64 } else { axis }).ok()?;
-    let size = shape.0.get(axis)?;
-    // As a broadcast: the axis of blocks is two, which of them and where in it.
-    let (mut from, mut to) = (Vec::new(), Vec::new());
-    for (i, d) in shape.0.iter().enumerate() {
-        match block_size {
-            0 => {
-                from.push(if i == axis && !scales.is_single() { d.clone() } else { Dim::from(1) });
-                to.push(d.clone());
-            }
-            block if i == axis => {
-                let block = size.as_const().map_or(block as i64, |n| n.min(block as i64));
-                let count = size.floor_div(&Dim::from(block));
-                (&count * &Dim::from(block) == *size).then_some(())?;
-                from.extend([count.clone(), Dim::from(1)]);
-                to.extend([count, Dim::from(block)]);
-            }
-            _ => {
-                from.push(d.clone());
-                to.push(d.clone());
-            }
-        }
-    }
-    let met = Met::of(graph, scale)?;
-    let (scale, spread) = met.spread(Shape(from), Shape(to))?;
-    Some(Found { codes, dtype, scale, spread, turned: false })
-}
-
-/// Codes that are cast, times scales that broadcast to them.
-fn spelled(graph: &Graph, id: NodeId) -> Option<Found> {
-    let node = graph.node(id);
-    let shape = typed(graph, node.outputs[0])?.1;
-    for (port, other) in [(0, 1), (1, 0)] {
-        let (value, factor) = (node.input(port)?, node.input(other)?);
-        let Some((codes, dtype)) =
-            cast_codes(graph, value).filter(|_| typed(graph, value).is_some_and(|(_, s)| s == shape))
-        else {
-            continue;
-        };
-        let met = Met::of(graph, factor)?;
-        let (scale, spread) = met.spread(typed(graph, factor)?.1.clone(), shape.clone())?;
-        return Some(Found { codes, dtype, scale, spread, turned: false });
-    }
-    None
-}
-
-/// Codes that a value is, as numbers: cast, and views of that.
-fn cast_codes(graph: &Graph, value: ValueId) -> Option<(ValueId, DType)> {
-    let mut at = value;
-    for _ in 0..BETWEEN {
-        let (id, op) = producer_op(graph, at)?;
-        let from = graph.node(id).input(0)?;
-        match op {
-            Op::Cast { to, .. } => {
-                let dtype = typed(graph, from)?.0;
-                // Anything else than a float would round them.
-                (to.is_arithmetic_float() && (dtype.is_arithmetic_float() || dtype.embeds_in(*to))).then_some(())?;
-                if dtype.is_quantised() {
-                    return Some((from, dtype));
-                }
-            }
-            _ if is_view(graph, id) => {}
-            _ => return None,
-        }
-        at = from;
-    }
-    None
-}
-
-/// Scales where codes meet them.
-struct Met {
-    scale: ValueId,
-    spread: Spread,
-    /// Rows that there would be if the last block of them were whole.
-    rows: Option<Dim>,
-}
-
-impl Met {
-    fn of(graph: &Graph, value: ValueId) -> Option<Self> {
-        let plain = || Spread::back(graph, value).map(|(scale, spread)| Self { scale, spread, rows: None });
-        Self::gathered(graph, value).or_else(plain)
-    }
-
-    /// Scales of blocks of rows, gathered so that each row has its own: row i has those of block i / r.
-    fn gathered(graph: &Graph, value: ValueId) -> Option<Self> {
-        let (id, Op::Gather { axis: 0 }) = producer_op(graph, value)? else { return None };
-        let node = graph.node(id);
-        let (scale, rows) = (node.input(0)?, graph.value(node.input(1)?).as_const()?);
-        let rows = normfuse_ir::eval::numbers::ints(rows).ok()?;
-        let block = rows.iter().take_while(|r| **r == 0).count();
-        let shape = typed(graph, scale)?.1;
-        let in_blocks = block > 0 && rows.iter().enumerate().all(|(i, r)| *r == (i / block) as i64);
-        let [count, rest @ ..] = &shape.0[..] else { return None };
-        (in_blocks && count.as_const() == Some(rows.len().div_ceil(block) as i64)).then_some(())?;
-        let of = |n: i64| Shape([&[count.clone(), Dim::from(n)], rest].concat());
-        let mut spread = Spread::of(shape);
-        spread.expand(&of(1), &of(block as i64))?;
-        let whole = rows.len().next_multiple_of(block);
-        Some(Self { scale, spread, rows: (whole != rows.len()).then(|| Dim::from(whole as i64)) })
-    }
-
-    /// The scales, and how they are spread after a broadcast.
-    fn spread(mut self, mut from: Shape, mut to: Shape) -> Option<(ValueId, Spread)> {
-        if let Some(rows) = self.rows {
-            for shape in [&mut from, &mut to] {
-                *shape.0.first_mut()? = rows.clone();
-            }
-        }
-        self.spread.expand(&from, &to)?;
-        Some((self.scale, self.spread))
-    }
 }
