@@ -151,7 +151,12 @@ fn rules_can_be_switched_off_by_name() {
 #[test]
 fn relaxations_are_known_by_name_and_never_skipped_silently() {
     let m = model("llama_ts.onnx");
-    normfuse(["compile", s(&m), "--relax", "speed"]).code(2).says("no such relaxation; relaxations: single-rounding");
+    let known = "[possible values: single-rounding, scaled-matmul]";
+    for name in ["speed", ""] {
+        normfuse(["compile", s(&m), "--relax", name]).code(2).says("for '--relax <NAME>'").says(known);
+    }
+    let done = normfuse(["compile", s(&m), "--relax", "scaled_matmul"]).code(2);
+    done.says(known).says("a similar value exists: 'scaled-matmul'");
     // Semantics name it, and nothing implements it.
     for name in ["scale-bits", "weight-folding", "allreduce-order"] {
         let done = normfuse(["compile", s(&m), "--relax", "single-rounding", "--relax", name]).code(2);
@@ -377,6 +382,12 @@ fn plan_lists_steps_and_memory() {
     assert!(json["arena"].as_u64() >= json["arena_lower_bound"].as_u64());
     normfuse(["plan", s(&model)]).code(2).says("--dim batch=N --dim seq=N");
     normfuse(["plan", s(&model), "--dim", "sea=1"]).code(2).says("batch, seq");
+    let taken = normfuse(["plan", s(&model), "--inputs"]).code(0).stdout;
+    assert!(taken.contains("--dim batch=N\n--dim seq=N\n"), "{taken}");
+    let taken = normfuse(["plan", s(&model), "--inputs", "--json"]).code(0).json();
+    let named = |list: &str| taken[list].as_array().unwrap().iter().map(|i| i["name"].clone()).collect::<Vec<_>>();
+    assert_eq!((named("inputs").len(), named("dims")), (1, vec!["batch".into(), "seq".into()]), "{taken}");
+    assert_eq!(taken["inputs"][0]["shape"], serde_json::json!(["batch", "seq", 256]), "{taken}");
 }
 
 /// A model is timed before and after fusion, on the CPU where nothing else is said.
@@ -400,7 +411,7 @@ fn bench_times_a_model() {
         normfuse([&["bench", s(&scaled), "--relax", "scaled-matmul"], sizes.as_slice()].concat()).code(0).json();
     let op = |form: &serde_json::Value| form["ops"].as_array().unwrap().iter().any(|op| op["op"] == "scaled_matmul");
     assert!(relaxed["forms"].as_array().unwrap().iter().all(op), "{relaxed}");
-    normfuse(["bench", s(&model), "--relax", "speed"]).code(2).says("no such relaxation");
+    normfuse(["bench", s(&model), "--relax", "speed"]).code(2).says("possible values: single-rounding");
     normfuse(["bench", s(&model), "--op", "rms_norm"]).code(2).says("cannot be used with");
     // No GPU is opened by a number that none has.
     for command in ["run", "bench"] {

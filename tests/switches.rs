@@ -168,11 +168,13 @@ fn rules_are_listed_with_their_state() {
         "quant_group (on)",
         "  switch: NORMFUSE_QUANT_GROUP\n",
         "    no_escape: ",
+        "what compile --relax allows: single-rounding, scaled-matmul\n",
     ] {
         assert!(text.contains(part), "no `{part}` in {text}");
     }
     let listed = normfuse_with(&variables, ["rules", "--report", "json"]).code(0).json();
     assert_eq!(listed["master"], MASTER);
+    assert_eq!(listed["relaxations"], json!(["single-rounding", "scaled-matmul"]));
     let of = |name: &str| listed["rules"].as_array().unwrap().iter().find(|r| r["name"] == name).unwrap().clone();
     let quant = of("quant_static");
     assert_eq!((&quant["on"], &quant["why_off"]), (&json!(false), &json!("NORMFUSE_QUANT_STATIC")));

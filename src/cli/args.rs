@@ -2,13 +2,20 @@
 
 use std::{path::PathBuf, str::FromStr};
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
-use normfuse::{Format, passes::Kind};
+use clap::{
+    ArgAction, Args, Parser, Subcommand, ValueEnum,
+    builder::{PossibleValue, PossibleValuesParser},
+};
+use normfuse::{
+    Format,
+    passes::{Kind, Relaxation},
+};
 
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done
-  1  a check failed: outputs differ, --require is not met, --verify found a difference, a snapshot differs
+  1  a check failed: outputs differ, --require is not met, --verify found a difference (or, of what --relax changed, one that
+     is larger than that allows), a snapshot differs
   2  bad input or usage
 
 Results go to standard output; messages, the log and progress go to standard error.";
@@ -104,8 +111,8 @@ pub struct Bench {
     /// Make up weights for the model's parameters without data
     #[arg(long, value_name = "SEED", requires = "model", conflicts_with = "weights")]
     pub random_weights: Option<u64>,
-    /// Allow a named departure from the source's bits, in all that is timed: single-rounding, scaled-matmul (may be repeated)
-    #[arg(long, value_name = "NAME", requires = "model")]
+    /// Allow a named departure from the source's bits, in all that is timed (may be repeated)
+    #[arg(long, value_name = "NAME", requires = "model", value_parser = relaxations())]
     pub relax: Vec<String>,
     /// Write a model's times as JSON in place of a table
     #[arg(long, requires = "model")]
@@ -132,6 +139,9 @@ pub struct Plan {
     /// Write JSON in place of a table
     #[arg(long)]
     pub json: bool,
+    /// Say what the model takes and which sizes --dim gives, in place of the steps
+    #[arg(long, conflicts_with = "dims")]
+    pub inputs: bool,
     #[command(flatten)]
     pub weights: Checkpoint,
 }
@@ -175,8 +185,8 @@ pub struct Compile {
     /// How the report is written to standard output
     #[arg(long, value_name = "FORM", default_value = "text")]
     pub report: ReportForm,
-    /// Allow a named departure from the source's bits: single-rounding, scaled-matmul (may be repeated)
-    #[arg(long, value_name = "NAME")]
+    /// Allow a named departure from the source's bits (may be repeated)
+    #[arg(long, value_name = "NAME", value_parser = relaxations())]
     pub relax: Vec<String>,
     #[command(flatten)]
     pub switches: Switches,
@@ -193,7 +203,8 @@ pub struct Compile {
     /// codes and scales
     #[arg(long)]
     pub whole_products: bool,
-    /// Compare every fused op with what it replaced, and the whole graphs where they run here, bit for bit
+    /// Compare every fused op with what it replaced, and the whole graphs where they run here, bit for bit; what --relax changed
+    /// is compared op by op, within what each relaxation may change
     #[arg(long)]
     pub verify: bool,
     /// Size of a symbolic dimension in the runs of --verify (may be repeated) [default: several small ones]
@@ -345,6 +356,15 @@ impl FromStr for Tie {
         let (name, stored) = s.split_once('=').ok_or("expected NAME=OTHER")?;
         Ok(Self { name: name.to_owned(), stored: stored.to_owned() })
     }
+}
+
+/// Departures from the source's bits that semantics may allow by name, and that no rule makes.
+pub const NO_RULE: [&str; 3] = ["scale-bits", "weight-folding", "allreduce-order"];
+
+/// The names that `--relax` takes, so that a wrong one is answered with all of them and the nearest.
+fn relaxations() -> PossibleValuesParser {
+    let known = Relaxation::ALL.into_iter().map(|r| PossibleValue::new(r.name()));
+    known.chain(NO_RULE.into_iter().map(|name| PossibleValue::new(name).hide(true))).collect::<Vec<_>>().into()
 }
 
 /// Where a graph runs.

@@ -20,9 +20,6 @@ use super::{
     weights::{self, Of},
 };
 
-/// Departures from the source's bits that semantics may allow by name, and that no rule makes.
-const UNKNOWN: [&str; 3] = ["scale-bits", "weight-folding", "allreduce-order"];
-
 /// `--verify` runs whole graphs up to this many bytes of weights; larger models are compared op by op only.
 const WHOLE_GRAPH_BYTES: u64 = 1 << 30;
 /// And up to this many bytes of inputs, which models with fixed sizes may exceed by far.
@@ -51,7 +48,7 @@ pub fn main(args: &args::Compile) -> Result<()> {
     if args.verify {
         progress.step("verifying");
         let exact = exact(args, &source, &options, &report)?;
-        match verify(args, &source, exact.as_ref(), &graph, &progress) {
+        match verify(args, &source, exact.as_ref(), (&graph, &report), &progress) {
             Ok(found) => {
                 report.summary.verified = Some(found.bodies);
                 verification = Some(found);
@@ -89,7 +86,7 @@ fn device(file: Option<&Path>) -> Result<Device> {
 pub fn relaxations(names: &[String]) -> Result<BTreeSet<Relaxation>> {
     let by_name = |name: &String| {
         name.parse().map_err(|why| {
-            let why = if UNKNOWN.contains(&name.as_str()) {
+            let why = if args::NO_RULE.contains(&name.as_str()) {
                 format!("relaxation {name} has no rule yet, so it would change nothing")
             } else {
                 why
@@ -193,7 +190,7 @@ fn verify(
     args: &args::Compile,
     source: &Graph,
     exact: Option<&Graph>,
-    made: &Graph,
+    (made, report): (&Graph, &Report),
     progress: &Progress,
 ) -> Result<Verification> {
     let bodies = passes::verify_bodies(made).map_err(|e| Failure::Check(e.to_string()))?;
@@ -209,7 +206,8 @@ fn verify(
         found.skipped = Some(format!("{weights} bytes of weights; run `normfuse verify` for the whole graph"));
         return Ok(found);
     }
-    let outcome = match runs(args, source, exact.unwrap_or(made), Until::Differs, progress) {
+    let exactly = pair(args, source, exact.unwrap_or(made));
+    let outcome = match exactly.and_then(|pair| compare(args, &pair, Until::Differs, progress)) {
         Ok(outcome) => outcome,
         Err(Failure::Check(why)) => return Err(Failure::Check(why)),
         Err(other) => return Ok(Verification { skipped: Some(other.to_string()), ..found }),
@@ -220,23 +218,28 @@ fn verify(
         return Ok(found);
     }
     found.runs = outcome.runs.len();
-    if exact.is_some() {
+    if let Some(exact) = exact {
         // What the exact graph runs with, the relaxed one has to run with too.
-        found.relaxed = Some(runs(args, source, made, Until::Enough, progress)?.distances());
+        let relaxed = pair(args, source, made).and_then(|pair| {
+            let outcome = compare(args, &pair, Until::Enough, progress)?;
+            pair.check_relaxed(&outcome.runs, exact, report)?;
+            Ok(outcome.distances())
+        });
+        found.relaxed = Some(relaxed.map_err(|e| match e {
+            Failure::Check(_) => e,
+            other => Failure::Check(format!("the relaxed graph does not run: {other}")),
+        })?);
     }
     Ok(found)
 }
 
+/// Two graphs that run on the same inputs. Types of the inputs are known from here on, and what cannot run says so.
+fn pair<'g>(args: &'g args::Compile, source: &'g Graph, rewritten: &'g Graph) -> Result<Pair<'g>> {
+    Pair::new(source, &args.model, rewritten)
+}
+
 /// Runs two graphs on random inputs.
-fn runs(
-    args: &args::Compile,
-    source: &Graph,
-    rewritten: &Graph,
-    until: Until,
-    progress: &Progress,
-) -> Result<verify::Outcome> {
-    // Types of the inputs are known from here on, and what cannot run says so.
-    let pair = Pair::new(source, &args.model, rewritten)?;
+fn compare(args: &args::Compile, pair: &Pair<'_>, until: Until, progress: &Progress) -> Result<verify::Outcome> {
     let random = args::Random { weights_seed: args.random_weights, dims: args.dims.clone(), seed: 0 };
     pair.compare_random(&random, WHOLE_GRAPH_INPUTS, until, progress)
 }

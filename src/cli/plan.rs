@@ -1,10 +1,11 @@
-//! `normfuse plan`: what a GPU would run, as a table or as JSON.
+//! `normfuse plan`: what a GPU would run, or what a model takes, as a table or as JSON.
 
 use std::fmt::Write;
 
 use normfuse::{
     cuda::exec::{Listed, OnPaper, Plan, host_inputs},
-    ir::Graph,
+    formats::ranges,
+    ir::{DType, Graph, Value},
 };
 use serde_json::json;
 
@@ -21,6 +22,10 @@ pub fn main(args: &args::Plan) -> Result<()> {
     let mut progress = Progress::new();
     progress.step("reading");
     let graph = run::open(&args.model, &args.weights, Of::Model)?;
+    if args.inputs {
+        drop(progress);
+        return output::print(&if args.json { inputs_as_json(&graph) + "\n" } else { inputs_as_text(&graph) });
+    }
     progress.step("planning");
     let of_graph = Failure::of_graph(&args.model);
     let dims = inputs::bindings(&graph, &args.dims)?;
@@ -28,6 +33,39 @@ pub fn main(args: &args::Plan) -> Result<()> {
     let plan = Plan::new(&graph, &given, &OnPaper).map_err(&of_graph)?;
     drop(progress);
     output::print(&if args.json { as_json(&graph, &plan) + "\n" } else { text(&graph, &plan) })
+}
+
+/// Inputs that callers give: those without data.
+fn taken(graph: &Graph) -> impl Iterator<Item = &Value> {
+    graph.inputs().iter().map(|v| graph.value(*v)).filter(|v| v.stored().is_none())
+}
+
+fn inputs_as_text(graph: &Graph) -> String {
+    let mut rows = vec![["input", "type"].map(str::to_owned).to_vec()];
+    let shape = |v: &Value| v.ty.shape.as_ref().map_or_else(|| "[?]".into(), ToString::to_string);
+    let dtype = |v: &Value| v.ty.dtype.map_or("?", DType::name);
+    rows.extend(taken(graph).map(|v| vec![v.name.clone(), format!("{}{}", dtype(v), shape(v))]));
+    let mut text = table::columns(&rows);
+    let ranges = ranges::of(graph);
+    for symbol in inputs::symbols(graph) {
+        let range = ranges.iter().find(|r| r.symbol == symbol).map_or_else(String::new, |r| format!(", {}", r.sizes()));
+        let _ = writeln!(text, "--dim {symbol}=N{range}");
+    }
+    text
+}
+
+fn inputs_as_json(graph: &Graph) -> String {
+    let input = |v: &Value| json!({"name": v.name, "dtype": v.ty.dtype.map(DType::name), "shape": v.ty.shape});
+    let ranges = ranges::of(graph);
+    let dim = |symbol: &String| {
+        let range = ranges.iter().find(|r| r.symbol == *symbol);
+        json!({"name": symbol, "min": range.and_then(|r| r.min), "max": range.and_then(|r| r.max)})
+    };
+    let all = json!({
+        "inputs": taken(graph).map(input).collect::<Vec<_>>(),
+        "dims": inputs::symbols(graph).iter().map(dim).collect::<Vec<_>>(),
+    });
+    format!("{all:#}")
 }
 
 /// `bf16[1, 8, 4096]`, of each result.

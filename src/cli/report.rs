@@ -26,7 +26,8 @@ pub struct Verification {
     pub runs: usize,
     /// Why the whole graph was not compared, if it was not.
     pub skipped: Option<String>,
-    /// Where something was relaxed, those runs are of the graph without that; and how far it is from the source with it.
+    /// Where something was relaxed, those runs are of the graph without that; and how far it is from the source with it, where each
+    /// relaxed op is within its bound.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub relaxed: Option<Vec<Distance>>,
 }
@@ -267,7 +268,11 @@ fn verified_row(v: &Verification) -> Vec<String> {
         (None, None) => format!("whole graph equal in {} runs", v.runs),
         (None, Some(distances)) => {
             let far: Vec<String> = distances.iter().map(ToString::to_string).collect();
-            format!("whole graph equal in {} runs before it was relaxed; relaxed, {}", v.runs, far.join(", "))
+            format!(
+                "whole graph equal in {} runs before it was relaxed, relaxed ops within their bounds; relaxed, {}",
+                v.runs,
+                far.join(", ")
+            )
         }
     };
     row("verified", format!("{} distinct fused ops, bit for bit; {whole}", v.bodies))

@@ -1,8 +1,9 @@
-//! `normfuse rules`: what there is to recognise, and what is switched on.
+//! `normfuse rules`: what there is to recognise, what is switched on, and what may be relaxed.
 
 use std::fmt::Write;
 
 use normfuse::passes::{
+    Relaxation,
     rules::{self, Rule},
     switches::{self, DEPRECATED, MASTER, Resolution, Setting},
 };
@@ -42,6 +43,7 @@ fn text(switches: &Resolution) -> String {
         text.push('\n');
     }
     let _ = writeln!(text, "all of them: {MASTER}; see docs/environment_variables.md");
+    let _ = writeln!(text, "what compile --relax allows: {}", Relaxation::ALL.map(Relaxation::name).join(", "));
     text
 }
 
@@ -51,6 +53,8 @@ struct Document<'a> {
     master: &'static str,
     rules: Vec<Entry<'a>>,
     switches: &'a [Setting],
+    /// What `--relax` takes.
+    relaxations: [&'static str; Relaxation::ALL.len()],
 }
 
 #[derive(Serialize)]
@@ -84,8 +88,12 @@ fn json(switches: &Resolution) -> String {
             why_off,
         }
     };
-    let document =
-        Document { master: MASTER, rules: rules::ALL.iter().map(entry).collect(), switches: &switches.settings };
+    let document = Document {
+        master: MASTER,
+        rules: rules::ALL.iter().map(entry).collect(),
+        switches: &switches.settings,
+        relaxations: Relaxation::ALL.map(Relaxation::name),
+    };
     // Every field is a string, a truth value or a list of them: there is nothing that JSON cannot say.
     serde_json::to_string(&document).unwrap_or_default() + "\n"
 }

@@ -20,6 +20,7 @@ use super::{
 };
 
 mod bisect;
+mod relaxed;
 
 /// Random runs that a comparison makes where no file gives inputs.
 const RUNS: usize = 3;

@@ -86,8 +86,7 @@ class Gate:
 
     def relaxations(self):
         """The names that --relax knows, as the program lists them."""
-        told = self.compile("plain", "relaxed.nf", "--relax", "?").stderr
-        return told.rpartition("relaxations: ")[2].strip().split(", ")
+        return json.loads(self.call("rules", "--report", "json").stdout)["relaxations"]
 
     def contract(self, name):
         """Source and fused graph of a program, and each relaxation; returns the source's logits."""
