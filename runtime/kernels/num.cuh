@@ -10,6 +10,8 @@ typedef unsigned int u32;
 typedef unsigned long long u64;
 typedef long long i64;
 
+#include "power.cuh"
+
 template <class A, class B> struct Same {
     static constexpr bool value = false;
 };
@@ -41,14 +43,15 @@ template <> __device__ __forceinline__ float load<F16>(u16 v) {
 template <class T> __device__ __forceinline__ typename T::Raw store(float v);
 template <> __device__ __forceinline__ float store<F32>(float v) { return v; }
 template <> __device__ __forceinline__ u16 store<BF16>(float v) {
-    u16 r;
-    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(r) : "f"(v));
-    return r;
+    // As one of a pair: alone it would be left to the unit that has few conversions a cycle.
+    u32 r;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(0.0f), "f"(v));
+    return (u16)r;
 }
 template <> __device__ __forceinline__ u16 store<F16>(float v) {
-    u16 r;
-    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(r) : "f"(v));
-    return r;
+    u32 r;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(0.0f), "f"(v));
+    return (u16)r;
 }
 
 // Two of 16 bits in a word, the first in its low half.
@@ -340,41 +343,6 @@ __device__ const double ATANH[13] = {2.0,
                                      0.09523809523809523,
                                      0.08695652173913043,
                                      0.08};
-__device__ const double INV_FACTORIAL[14] = {1.0,
-                                             1.0,
-                                             0.5,
-                                             0.16666666666666666,
-                                             0.041666666666666664,
-                                             0.008333333333333333,
-                                             0.001388888888888889,
-                                             0.0001984126984126984,
-                                             2.48015873015873e-5,
-                                             2.7557319223985893e-6,
-                                             2.755731922398589e-7,
-                                             2.505210838544172e-8,
-                                             2.08767569878681e-9,
-                                             1.6059043836821613e-10};
-
-template <int N> __device__ double horner(double x, const double (&c)[N]) {
-    double sum = 0.0;
-#pragma unroll
-    for (int i = N - 1; i >= 0; --i) sum = c[i] + x * sum;
-    return sum;
-}
-__device__ __forceinline__ double nearest(double x) { return (x + 6755399441055744.0) - 6755399441055744.0; }
-__device__ __forceinline__ double power_of_two(i64 k) { return __longlong_as_double((k + 1023) << 52); }
-__device__ __forceinline__ double scale_by(double p, i64 k) {
-    const i64 half = k / 2;
-    return p * power_of_two(half) * power_of_two(k - half);
-}
-__device__ double exp_wide(double x) {
-    if (x != x) return x;
-    if (x > 710.0) return __longlong_as_double(0x7ff0000000000000ll);
-    if (x < -746.0) return 0.0;
-    const double k = nearest(x * 1.4426950408889634);
-    const double r = (x - k * 0.6931471803691238) - k * 1.9082149292705877e-10;
-    return scale_by(horner(r, INV_FACTORIAL), (i64)k);
-}
 __device__ double exp2_wide(double x) {
     if (x != x) return x;
     if (x > 1025.0) return __longlong_as_double(0x7ff0000000000000ll);
@@ -414,7 +382,6 @@ __device__ __noinline__ float log2_f(float v) {
     const double m = split(x, &e);
     return (float)(e + log_kernel(m - 1.0) * 1.4426950408889634);
 }
-__device__ float exp_f(float v) { return (float)exp_wide(v); }
 __device__ __noinline__ float exp2_of_fraction(float v) { return (float)exp2_wide(v); }
 // Whole numbers up to 2^21 by a sum, whose last bits are they: conversions have few units.
 constexpr float WHOLE = 12582912.0f;

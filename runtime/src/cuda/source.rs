@@ -22,7 +22,8 @@ pub const ENTRY: &str = "fused_norm";
 pub const PASSES: [&str; 2] = ["fused_norm_measure", "fused_norm_apply"];
 
 /// The files that the text includes, by the names that it includes them by.
-pub const HEADERS: [(&str, &str); 14] = [
+pub const HEADERS: [(&str, &str); 15] = [
+    ("power.cuh", include_str!("../../kernels/power.cuh")),
     ("num.cuh", include_str!("../../kernels/num.cuh")),
     ("row.cuh", include_str!("../../kernels/row.cuh")),
     ("layout.cuh", include_str!("../../kernels/layout.cuh")),

@@ -15,7 +15,7 @@ use super::{
     concrete::bytes_of,
     kernels::{Addresses, Ready},
     plan::{Listed, Plan},
-    step::Place,
+    step::{Place, Root, Step},
 };
 
 /// Recordings that are kept, for as many sets of a caller's memory: a cache that goes back and forth between two has two.
@@ -176,10 +176,8 @@ impl Bound {
         let steps = self.plan.steps.iter().zip(&self.ready).zip(listed);
         let steps: Vec<_> = steps.filter(|(_, listed)| !left_out(listed)).map(|(step, _)| step).collect();
         Timer::new(&self.device, replays).replay(1, |_, stream| {
-            steps.iter().try_for_each(|(step, ready)| {
-                // SAFETY: as for `run`.
-                unsafe { ready.launch(step, &self.plan.values, &at, stream) }.map(drop)
-            })
+            // SAFETY: as for `run`.
+            unsafe { self.launch_steps(steps.iter().copied(), &at, stream) }.map(drop)
         })
     }
 
@@ -203,7 +201,7 @@ impl Bound {
                 // In order, so that each finds what those before it have made; again and again, it makes the same of it.
                 let launch = |_, stream| {
                     // SAFETY: as for `run`.
-                    unsafe { ready.launch(step, &self.plan.values, &at, stream) }.map(drop)
+                    unsafe { ready.launch(step, &self.plan.values, &at, stream, false) }.map(drop)
                 };
                 let about = Timer::new(&self.device, 1).replay(1, launch).map_or(REPEATS.0, |t| t.us);
                 let time = timer.replay(((REPEATS.0 / about) as usize).clamp(1, REPEATS.1), launch);
@@ -240,7 +238,7 @@ impl Bound {
     }
 
     fn addresses(&self, inputs: &[u64], outputs: &[u64]) -> Addresses {
-        let base = |(root, fixed): (&super::step::Root, &u64)| match root.place {
+        let base = |(root, fixed): (&Root, &u64)| match root.place {
             Place::Input(i) => inputs[i],
             Place::Output(i) => outputs[i],
             Place::Arena(offset) => self.arena.address() + offset,
@@ -315,23 +313,41 @@ impl Bound {
     /// # Safety
     /// As of [`Ready::launch`], for all steps.
     unsafe fn launch_all(&self, at: &Addresses, stream: CUstream) -> Result<usize> {
-        let mut launches = 0;
         if self.plan.faults > 0 {
             // SAFETY: there is a word for each.
             let done = unsafe { result::memset_d8_async(at.faults, 0, 4 * self.plan.faults, stream) };
             done.map_err(|e| failed("cuMemsetD8Async", e))?;
         }
-        for (step, ready) in self.plan.steps.iter().zip(&self.ready) {
+        // SAFETY: as the caller says.
+        unsafe { self.launch_steps(self.plan.steps.iter().zip(&self.ready), at, stream) }
+    }
+
+    /// Each kernel behind another one may begin early: it waits before it reads or writes, and that one has waited in the same way.
+    ///
+    /// # Safety
+    /// As of [`Ready::launch`], for all steps.
+    unsafe fn launch_steps<'a>(
+        &self,
+        steps: impl Iterator<Item = (&'a Step, &'a Ready)>,
+        at: &Addresses,
+        stream: CUstream,
+    ) -> Result<usize> {
+        let (mut launches, mut early) = (0, false);
+        for (step, ready) in steps {
             // SAFETY: as the caller says; steps are in order on one stream, and the plan keeps what is in use at the same time apart.
-            let done = unsafe { ready.launch(step, &self.plan.values, at, stream) };
-            launches += done.map_err(|e| e.at_node(step.name.clone()))?;
+            let done = unsafe { ready.launch(step, &self.plan.values, at, stream, early) };
+            let done = done.map_err(|e| e.at_node(step.name.clone()))?;
+            if done > 0 {
+                early = ready.ends_in_kernel();
+            }
+            launches += done;
         }
         Ok(launches)
     }
 }
 
 /// The error of the first of some steps that met data that its op is not defined for.
-pub(super) fn check_faults<'a>(words: &Buffer, steps: impl Iterator<Item = &'a super::step::Step>) -> Result<()> {
+pub(super) fn check_faults<'a>(words: &Buffer, steps: impl Iterator<Item = &'a Step>) -> Result<()> {
     if words.is_empty() {
         return Ok(());
     }

@@ -65,7 +65,7 @@ impl<'a> Builder<'a> {
     }
 
     /// A value with memory of its own.
-    fn rooted(&mut self, typed: Typed, place: Place) -> usize {
+    pub(super) fn rooted(&mut self, typed: Typed, place: Place) -> usize {
         self.roots.push(Root { place, bytes: bytes_of(&typed) as u64 });
         self.values.push(Value { typed, root: self.roots.len() - 1, offset: 0 });
         self.values.len() - 1
@@ -214,6 +214,7 @@ impl<'a> Builder<'a> {
                 && let Some(lying) = self.lying.get(operand).filter(|l| l.is_near(leaf.dtype))
             {
                 leaf.lies = lying.strided.clone();
+                leaf.held = self.concrete.typed(lying.base)?.shape.iter().product();
                 *operand = lying.base;
             }
         }
@@ -241,6 +242,12 @@ impl<'a> Builder<'a> {
         if let Some((x, typed)) = node.input(0).zip(inputs.first().and_then(Option::as_ref))
             && let Some(offsets) = views::offsets(&node.op, typed, &outputs, &known)
         {
+            if let Some(y) = self.same_rows(id)
+                && let Some(columns) = self.columns.get(&x).copied()
+            {
+                self.columns.insert(y, columns);
+                return Ok(());
+            }
             return self.view(x, node, outputs, &offsets);
         }
         match &node.op {

@@ -1,10 +1,13 @@
 //! What lies in another order than row by row: scales that a fused op writes by columns, and operands with their axes in another order.
 
-use normfuse_ir::{Error, ErrorKind, FusedNorm, Node, Op, Result, Tensor, fused::OutPort, scheme::ScaleLayout};
+use normfuse_ir::{
+    Error, ErrorKind, FusedNorm, Node, NodeId, Op, Result, Tensor, ValueId, fused::OutPort, scheme::ScaleLayout,
+};
 
 use super::{
     super::ops::{Call, Typed},
     builder::Builder,
+    concrete::bytes_of,
     step::Work,
     views,
 };
@@ -32,6 +35,29 @@ pub fn writes_columns(op: &Op) -> bool {
 }
 
 impl Builder<'_> {
+    /// The result of a node that says other sizes of its operand, but for the last axis: it lies by columns as the operand does.
+    pub(super) fn same_rows(&self, id: NodeId) -> Option<ValueId> {
+        let node = self.graph.node(id);
+        let (&[y], x) = (&node.outputs[..], node.input(0)?) else { return None };
+        let [of_x, of_y] = [self.concrete.typed(x).ok()?, self.concrete.typed(y).ok()?];
+        let host: Vec<_> = node.inputs.iter().map(|v| v.and_then(|v| self.concrete.host(v).cloned())).collect();
+        let offsets = views::offsets(&node.op, of_x, std::slice::from_ref(of_y), &host)?;
+        let whole =
+            bytes_of(of_x) == bytes_of(of_y) && of_x.dtype == of_y.dtype && of_x.shape.last() == of_y.shape.last();
+        (offsets == [0] && whole).then_some(y)
+    }
+
+    /// True if nothing but products for which this is so read a value, as it is or in other sizes.
+    pub(super) fn goes_to(&self, value: ValueId, reads: &impl Fn(NodeId, usize) -> bool) -> bool {
+        // Readers that only ask for its sizes have been answered.
+        let mut readers = self.graph.uses(value).filter(|(user, _)| self.concrete.nodes().contains(user)).peekable();
+        !self.graph.is_output(value)
+            && readers.peek().is_some()
+            && readers.all(|(user, port)| {
+                reads(user, port) || (port == 0 && self.same_rows(user).is_some_and(|y| self.goes_to(y, reads)))
+            })
+    }
+
     /// What lies by columns, row by row.
     pub(super) fn by_rows(&mut self, node: &Node, columns: usize, typed: Typed) -> Result<usize> {
         let rows = self.transposed(node, columns, &[1, 0])?;

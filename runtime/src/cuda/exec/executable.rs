@@ -204,7 +204,7 @@ impl Executable {
             let scratch = self.device.alloc(step.scratch as usize)?;
             at.arena = scratch.address();
             // SAFETY: all memory is held here or by the weights, as large as the plan says, and nobody else has it.
-            let done = unsafe { ready.launch(step, &plan.values, &at, stream) };
+            let done = unsafe { ready.launch(step, &plan.values, &at, stream, false) };
             done.map_err(|e| e.at_node(step.name.clone()))?;
             self.device.wait()?;
             let later =

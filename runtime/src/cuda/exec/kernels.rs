@@ -147,7 +147,13 @@ impl Kernels {
 }
 
 impl Ready {
-    /// Puts the step on a stream; how many launches that were.
+    /// True if what it puts on a stream ends in a kernel, which the next one may begin beside.
+    pub fn ends_in_kernel(&self) -> bool {
+        !matches!(self, Self::Copy(_))
+    }
+
+    /// Puts the step on a stream; how many launches that were. With `early` its first kernel may begin while the one before it ends
+    /// (programmatic dependent launch), and waits for that one's results itself.
     ///
     /// # Errors
     /// `Unsupported` with what the driver says.
@@ -155,12 +161,19 @@ impl Ready {
     /// # Safety
     /// The stream is one of the GPU that the kernels are loaded on. Every address is of that GPU's memory, as large as the plan
     /// says, until the launches are done, and nothing else uses that memory meanwhile.
-    pub unsafe fn launch(&self, step: &Step, values: &[Value], at: &Addresses, stream: CUstream) -> Result<usize> {
+    pub unsafe fn launch(
+        &self,
+        step: &Step,
+        values: &[Value],
+        at: &Addresses,
+        stream: CUstream,
+        early: bool,
+    ) -> Result<usize> {
         let address = |v: &usize| at.region(&values[*v]).address;
         let scratch = at.arena + step.scratch_at;
         match self {
             Self::Kernels(launches) => {
-                for (kernel, launch) in launches {
+                for (i, (kernel, launch)) in launches.iter().enumerate() {
                     let words = launch.words.iter().map(|word| match word {
                         Word::Input(port) => step.inputs.get(*port).copied().flatten().as_ref().map(address),
                         Word::Output(port) => step.outputs.get(*port).map(address),
@@ -170,7 +183,7 @@ impl Ready {
                     });
                     let none = || Error::new(ErrorKind::Structure, "a kernel reads an operand that its op has not");
                     let words = words.collect::<Option<Vec<u64>>>().ok_or_else(none)?;
-                    let start = if launch.together { Start::Together } else { Start::InOrder };
+                    let start = if launch.together { Start::Together } else { (early || i > 0).into() };
                     // SAFETY: the words are in the order of the text's parameter; the caller answers for what they point to.
                     unsafe { kernel.launch(stream, launch.blocks, launch.threads, &words, start) }?;
                 }
@@ -187,7 +200,7 @@ impl Ready {
                 let params = kernel.check(&arguments)?;
                 // SAFETY: the caller answers for the memory, which was found to be large enough; what blocks meet in holds zeros
                 // between launches, which are in order.
-                unsafe { kernel.launch(stream, &params, false) }?;
+                unsafe { kernel.launch(stream, &params, early) }?;
                 Ok(kernel.launches(&norm.rows))
             }
             Self::Product(product) => {

@@ -6,17 +6,17 @@ use normfuse_ir::{DType, Error, ErrorKind, Result};
 
 use super::{
     Lowered, Typed, Word,
-    groups::Groups,
+    groups::{Groups, VECTOR},
     place::broadcast,
     text::{Params, tag},
 };
 
 /// Rows from which on a GPU is full without many threads for each of them; what a thread does beside its keys is then worth sparing.
 const MANY_ROWS: u64 = 1 << 12;
-/// Threads of a row, where there are many rows.
-const FEW_THREADS: u64 = 128;
-/// Most bytes of a block in which powers are kept.
-const MOST_KEPT: u64 = 48 << 10;
+/// Threads of a row at least, where there are many rows: those of a warp need not wait for one another.
+const FEW_THREADS: u64 = 32;
+/// Vectors of a thread that its registers hold, as a power of two.
+const MOST_HELD: u64 = 2;
 
 /// The softmax of `[batch, heads, queries, keys]` scores. Operands: the scores, then the mask if there is one. Results: the
 /// probabilities, then the scores after one stage if they are kept.
@@ -41,22 +41,79 @@ pub struct AttentionSoftmax {
     pub kept: Option<(u8, DType)>,
 }
 
-/// The text that adds the mask to `v`, the score of key i.
-fn masked(mask: Option<&Typed>, causal: bool) -> String {
-    let mut text = String::from("        float bias = 0.0f;\n");
+/// A mask as the kernel reads it.
+struct Mask {
+    dtype: DType,
+    /// Elements from a batch, a head, a query and a key to the next one.
+    steps: Vec<i64>,
+    /// Keys that it has.
+    seen: u64,
+}
+
+impl Mask {
+    fn of(a: &AttentionSoftmax) -> Result<Option<Self>> {
+        let [batch, heads, queries, keys] = a.sizes;
+        let Some(mask) = &a.mask else { return Ok(None) };
+        let width = mask.shape.last().copied().unwrap_or(1);
+        let seen = if width == 1 || width > keys { keys } else { width };
+        let steps = broadcast(&mask.shape, &[batch, heads, queries, seen])?;
+        Ok(Some(Self { dtype: mask.dtype, steps, seen: seen as u64 }))
+    }
+
+    /// The statement that adds it.
+    fn text(&self) -> String {
+        let along = self.steps[3] != 0;
+        let rows = self.steps[..3].iter().map(|step| step.unsigned_abs());
+        let whole = along && rows.chain([self.seen]).all(|n| n.is_multiple_of(VECTOR));
+        let t = tag(self.dtype);
+        format!("        add_mask<{t}, {along}, {whole}>(p.mask, mask, first, min(seen, (u32)p.seen), v);\n")
+    }
+}
+
+/// A statement for each element of a vector.
+fn each(statement: &str) -> String {
+    format!("#pragma unroll\n        for (int i = 0; i < VECTOR; ++i) {statement}\n")
+}
+
+/// The text of `scores` and `give`, by vectors; `whole` if all are.
+fn rows(a: &AttentionSoftmax, mask: Option<&Mask>, whole: bool) -> String {
+    let (x, y) = (tag(a.scores), tag(a.probabilities));
+    let write = |t: &str, to: &str| {
+        format!("        if (here) write_floats<{t}, {whole}>(p.{to}, base + first, n - first, v);\n")
+    };
+    let keep = |stage: u8| match a.kept {
+        Some((mode, dtype)) if mode == stage => write(tag(dtype), "kept"),
+        _ => String::new(),
+    };
+    let mut text = format!(
+        "    auto scores = [&](u32 first, float (&v)[VECTOR]) {{\n        \
+         floats_at<{x}, {whole}>(p.x, base + first, n - first, v);\n"
+    );
+    text += &each("v[i] = v[i] * scale;");
+    text += &keep(0);
+    if a.softcap != 0.0 {
+        text += &each("v[i] = cap * op_tanh(v[i] / cap);");
+    }
+    text += &keep(1);
     if let Some(mask) = mask {
-        let t = tag(mask.dtype);
-        let value = if mask.dtype == DType::Bool {
-            format!("get<{t}>(read_at<{t}>(p.mask, mask + i * p.along)) ? 0.0f : lowest<F32>()")
-        } else {
-            format!("get<{t}>(read_at<{t}>(p.mask, mask + i * p.along))")
-        };
-        let _ = writeln!(text, "        bias = i < p.seen ? {value} : lowest<F32>();");
+        text += &mask.text();
+    } else {
+        // What is added to a key that is seen is 0, which has a sign.
+        if a.kept.is_some_and(|(mode, _)| mode == 2) {
+            text += &each("v[i] = v[i] + 0.0f;");
+        }
+        if a.causal.is_some() {
+            text += "        hide_from(first < seen ? seen - first : 0, v);\n";
+        }
     }
-    if causal {
-        text += "        if (i > query + p.past) bias = lowest<F32>();\n";
+    text += &keep(2);
+    if !whole {
+        text += &each("v[i] = first + i < n ? v[i] : lowest<F32>();");
     }
-    text + "        v = v + bias;\n"
+    let (kept, given) = (keep(3), write(y, "y"));
+    let _ =
+        write!(text, "    }};\n    auto give = [&](u32 first, const float (&v)[VECTOR]) {{\n{kept}{given}    }};\n");
+    text
 }
 
 fn check(a: &AttentionSoftmax) -> Result<()> {
@@ -79,21 +136,18 @@ fn check(a: &AttentionSoftmax) -> Result<()> {
 pub fn attention_softmax(a: &AttentionSoftmax) -> Result<Lowered> {
     check(a)?;
     let [batch, heads, queries, keys] = a.sizes;
-    let rows = (batch * heads * queries) as u64;
-    let groups = Groups::rows(rows, keys as u64).of_at_most(if rows < MANY_ROWS { u64::MAX } else { FEW_THREADS });
-    // A word of each thread, and behind those the powers of its keys, if there is room.
-    let bytes = [1 + groups.numbers_of_thread(), 1].map(|words| 4 * words);
-    let kept = groups.block() * bytes[0] <= MOST_KEPT;
+    let count = (batch * heads * queries) as u64;
+    let groups = Groups::rows(count, keys as u64);
+    let vectors = (keys as u64).div_ceil(VECTOR).next_power_of_two();
+    let few = (vectors >> MOST_HELD).max(FEW_THREADS);
+    let groups = groups.of_at_most(if count < MANY_ROWS { u64::MAX } else { few });
+    let mask = Mask::of(a)?;
     let mut p = Params::default();
     p.input("x", Word::Input(0));
-    if let Some(mask) = &a.mask {
-        let width = mask.shape.last().copied().unwrap_or(1);
-        let seen = if width == 1 || width > keys { keys } else { width };
-        let steps = broadcast(&mask.shape, &[batch, heads, queries, seen])?;
+    if let Some(mask) = &mask {
         p.input("mask", Word::Input(1));
-        p.number("seen", seen as u64);
-        p.signed("mask_step", &steps[..3]);
-        p.number("along", steps[3] as u64);
+        p.number("seen", mask.seen);
+        p.signed("mask_step", &mask.steps[..3]);
     }
     p.output("y", Word::Output(0));
     if a.kept.is_some() {
@@ -104,44 +158,28 @@ pub fn attention_softmax(a: &AttentionSoftmax) -> Result<Lowered> {
     p.number("queries", queries as u64);
     p.number("past", a.causal.unwrap_or(0) as u64);
     groups.words(&mut p);
-    if rows * keys as u64 == 0 {
+    if count * keys as u64 == 0 {
         return Ok(Lowered::default());
     }
-    let (x, y) = (tag(a.scores), tag(a.probabilities));
     // Divisions of 64 bits take ten times as long.
-    let mut body = format!("    typedef {} I;\n", if rows < 1 << 32 { "u32" } else { "u64" });
+    let mut body = format!("    typedef {} I;\n", if count < 1 << 32 { "u32" } else { "u64" });
     body.push_str(
-        "    const float scale = __uint_as_float((u32)p.bits[0]), cap = __uint_as_float((u32)p.bits[1]);\n    \
-         const I row = group, queries = p.queries, heads = p.heads;\n    \
+        "    const float scale = __uint_as_float((u32)p.bits[0]);\n    \
+         [[maybe_unused]] const float cap = __uint_as_float((u32)p.bits[1]);\n    \
+         const u32 n = (u32)p.n;\n    const I row = group, queries = p.queries, heads = p.heads;\n    \
          const u64 query = row % queries, head = row / queries % heads, batch = row / queries / heads;\n",
     );
-    if a.mask.is_some() {
+    if mask.is_some() {
         body += "    const u64 mask = batch * p.mask_step[0] + head * p.mask_step[1] + query * p.mask_step[2];\n";
     }
-    let keep = |stage: u8, value: &str| match a.kept {
-        Some((mode, dtype)) if mode == stage => {
-            let t = tag(dtype);
-            format!("        if (here) ((Raw<{t}>*)p.kept)[group * p.n + i] = put<{t}>({value});\n")
-        }
-        _ => String::new(),
+    let seen = if a.causal.is_some() { "(u32)min(query + p.past + 1, p.n)" } else { "n" };
+    let _ = writeln!(body, "    const u32 seen = {seen};");
+    body += &rows(a, mask.as_ref(), (keys as u64).is_multiple_of(VECTOR));
+    let (threads, depth) = (groups.threads(), groups.depth());
+    let _ = if depth <= MOST_HELD {
+        writeln!(body, "    softmax_of_scores<{threads}, {depth}>(team, n, seen, (float*)shared, scores, give);")
+    } else {
+        writeln!(body, "    softmax_of_many(team, n, seen, depth, (float*)shared, scores, give);")
     };
-    let _ = write!(
-        body,
-        "    auto score = computed<float>([&](u64 i) {{\n        float v = get<{x}>(read_at<{x}>(p.x, group * p.n + i)) * scale;\n{}        \
-         if (cap != 0.0f) v = cap * op_tanh(v / cap);\n{}{}{}        return v;\n    }});\n",
-        keep(0, "v"),
-        keep(1, "v"),
-        masked(a.mask.as_ref(), a.causal.is_some()),
-        keep(2, "v")
-    );
-    let _ = write!(
-        body,
-        "    const u64 seen = {};\n    softmax_of_scores<{}>(team, p.n, seen, depth, (float*)shared, score, [&](u64 i, float v) {{\n{}        \
-         if (here) ((Raw<{y}>*)p.y)[group * p.n + i] = put<{y}>(v);\n    }});\n",
-        if a.causal.is_some() { "query + p.past < p.n ? query + p.past + 1 : p.n" } else { "p.n" },
-        kept,
-        keep(3, "v")
-    );
-    let bytes = bytes[usize::from(!kept)];
-    Ok(Lowered { launches: vec![groups.launch(p, "linear.cuh", "", &body, bytes)?], scratch: 0 })
+    Ok(Lowered { launches: vec![groups.launch(p, "linear.cuh", "", &body, 8)?], scratch: 0 })
 }

@@ -105,7 +105,7 @@ impl Copy {
         p.signed("y_step", &walk.steps[1]);
         let body = format!(
             "    if (own >= p.count) return;\n    const u64 index = own;\n    u64 from = p.x_base, to = p.y_base;\n{from}{}    \
-             ((Unit<{bytes}>*)p.y)[to] = ((const Unit<{bytes}>*)p.x)[from];\n",
+             const Unit<{bytes}> moved = ((const Unit<{bytes}>*)p.x)[from];\n    others_may_begin();\n    ((Unit<{bytes}>*)p.y)[to] = moved;\n",
             offset(&to, "y", "index", "to")
         );
         Ok(Some(p.launch("move.cuh", "", &body, walk.count())?))

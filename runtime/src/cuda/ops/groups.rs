@@ -11,7 +11,7 @@ use super::{
 };
 
 /// Elements that are added in order before the tree begins.
-const VECTOR: u64 = 8;
+pub const VECTOR: u64 = 8;
 
 /// Vectors of a thread at most, as a power of two: `LEVELS` of `kernels/group.cuh`.
 const LEVELS: u64 = 16;
@@ -65,9 +65,9 @@ impl Groups {
         Self { threads: self.threads.min(threads), ..self }
     }
 
-    /// Numbers that each thread adds, those past the end among them.
-    pub fn numbers_of_thread(&self) -> u64 {
-        VECTOR << self.depth()
+    /// Threads of a group.
+    pub const fn threads(&self) -> u64 {
+        self.threads
     }
 
     /// Threads of a block.
@@ -93,7 +93,7 @@ impl Groups {
     }
 
     /// Vectors of a thread, as a power of two.
-    fn depth(&self) -> u64 {
+    pub fn depth(&self) -> u64 {
         let vectors = self.len.div_ceil(VECTOR).next_power_of_two();
         u64::from((vectors / self.threads).max(1).ilog2())
     }

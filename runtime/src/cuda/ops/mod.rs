@@ -142,6 +142,8 @@ pub struct Leaf {
     pub dtype: DType,
     /// Its sizes, and where its elements are.
     pub lies: Strided,
+    /// Elements that are there where it lies, those of others among them.
+    pub held: usize,
     /// If it belongs to a piece of the chain's shape: the indices of that, along the chain's axis.
     pub piece: Option<Range<usize>>,
 }
@@ -162,7 +164,8 @@ pub struct Step {
 impl From<&Typed> for Leaf {
     /// Row by row, for the whole shape.
     fn from(typed: &Typed) -> Self {
-        Self { dtype: typed.dtype, lies: Strided::dense(&typed.shape), piece: None }
+        let held = typed.shape.iter().product();
+        Self { dtype: typed.dtype, lies: Strided::dense(&typed.shape), held, piece: None }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The softmax of attention against the stages of the evaluator's.
 
-use normfuse_ir::{DType, Op, Tensor, body::bits_equal, op::AttentionOp, scheme::F32};
-use normfuse_runtime::cuda::ops::{AttentionSoftmax, Typed, attention_softmax};
+use normfuse_ir::{DType, Op, Tensor, body::bits_equal, eval, op::AttentionOp, scheme::F32};
+use normfuse_runtime::cuda::ops::{AttentionSoftmax, attention_softmax};
 
 use super::{
     Case, Gpu,
@@ -16,12 +16,13 @@ struct Given {
     expected: Tensor,
 }
 
-const SIZES: [usize; 4] = [2, 3, 15, 37];
+/// Keys that no vectors are, and vectors of them.
+const SIZES: [[usize; 4]; 2] = [[2, 3, 15, 37], [2, 3, 15, 48]];
 
-/// As many rows as share the GPU otherwise; keys of one vector a thread, of several, and of more than are kept.
-const LARGE: [[usize; 4]; 3] = [[1, 2, 2100, 900], [1, 2, 2100, 1100], [2, 1, 2100, 4100]];
-/// Few rows of many keys.
-const WIDE: [[usize; 4]; 2] = [[1, 2, 3, 4096], [2, 2, 1, 16000]];
+/// As many rows as share the GPU otherwise; of one warp, and of several.
+const LARGE: [[usize; 4]; 3] = [[1, 2, 2100, 904], [1, 2, 2100, 1100], [2, 1, 2100, 4100]];
+/// Few rows of many keys; the last ones are more than registers hold.
+const WIDE: [[usize; 4]; 4] = [[1, 2, 3, 4096], [2, 2, 1, 16000], [1, 2, 2, 20000], [1, 1, 5, 30001]];
 
 /// What the evaluator has after `mode`, for scores that are `q * k` with one column of ones.
 fn given(sizes: [usize; 4], mask: Option<Tensor>, (is_causal, softcap, mode): (bool, f32, u8)) -> Given {
@@ -61,24 +62,39 @@ fn given(sizes: [usize; 4], mask: Option<Tensor>, (is_causal, softcap, mode): (b
 }
 
 fn all() -> Vec<Given> {
-    let [batch, heads, queries, keys] = SIZES;
-    let masks = [
-        None,
-        Some(noise(DType::Bool, &[queries, keys], 1)),
-        Some(data(DType::BF16, &[batch, 1, queries, keys], 2)),
-        Some(data(DType::F32, &[heads, 1, 20], 3)),
-        Some(noise(DType::Bool, &[queries, 1], 4)),
-    ];
     let mut all = Vec::new();
-    for mask in masks {
-        for (i, mode) in (0..4).enumerate() {
-            all.push(given(SIZES, mask.clone(), (i % 2 == 0, 0.0, mode)));
-            all.push(given(SIZES, mask.clone(), (i % 2 == 1, 5.0, mode)));
+    for sizes in SIZES {
+        let [batch, heads, queries, keys] = sizes;
+        let masks = [
+            None,
+            Some(noise(DType::Bool, &[queries, keys], 1)),
+            Some(data(DType::BF16, &[batch, 1, queries, keys], 2)),
+            Some(data(DType::F32, &[heads, 1, 20], 3)),
+            Some(noise(DType::Bool, &[queries, 24], 3)),
+            Some(noise(DType::Bool, &[queries, 1], 4)),
+        ];
+        for mask in masks {
+            for (i, mode) in (0..4).enumerate() {
+                all.push(given(sizes, mask.clone(), (i % 2 == 0, 0.0, mode)));
+                all.push(given(sizes, mask.clone(), (i % 2 == 1, 5.0, mode)));
+            }
+            all.push(narrow(given(sizes, mask, (true, 0.0, 3))));
         }
     }
-    let sizes = LARGE.into_iter().chain(WIDE);
-    all.extend(sizes.flat_map(|sizes| [true, false].map(|causal| given(sizes, None, (causal, 0.0, 3)))));
+    for sizes in LARGE.into_iter().chain(WIDE) {
+        let mask = noise(DType::Bool, &[sizes[2], sizes[3]], 5);
+        all.extend([true, false].map(|causal| given(sizes, None, (causal, 0.0, 3))));
+        all.push(narrow(given(sizes, Some(mask), (false, 0.0, 3))));
+    }
     all
+}
+
+/// Probabilities alone, in bf16.
+fn narrow(mut given: Given) -> Given {
+    given.softmax.kept = None;
+    given.softmax.probabilities = DType::BF16;
+    given.expected = eval::cast(&given.expected, DType::BF16, true).unwrap();
+    given
 }
 
 #[test]
@@ -88,9 +104,9 @@ fn the_softmax_of_attention_has_the_bits_of_the_evaluator() {
     compile(lowered.iter().flat_map(|l| &l.launches), "sm_90");
     let Some(gpu) = Gpu::with(lowered.iter().flat_map(|l| &l.launches)) else { return };
     for (given, lowered) in all.iter().zip(&lowered) {
-        let outputs: Vec<Typed> = vec![typed(&given.expected); 2];
+        let outputs = vec![typed(&given.expected); 1 + usize::from(given.softmax.kept.is_some())];
         let found = gpu.run(lowered, &given.inputs, &outputs).unwrap();
-        assert_eq!(bits_equal(&found[1], &given.expected), None, "{:?}", given.softmax);
+        assert_eq!(bits_equal(found.last().unwrap(), &given.expected), None, "{:?}", given.softmax);
         if given.softmax.kept.is_some_and(|k| k.0 == 3) {
             assert_eq!(bits_equal(&found[0], &found[1]), None, "{:?}", given.softmax);
         }

@@ -42,27 +42,41 @@ impl Making {
         }
         let mut lies = Strided::dense(&shape);
         if self.below(4) > 0 {
-            let steps: Vec<usize> = shape.iter().map(|_| [1, 1, 1, 2][self.below(4)]).collect();
-            let before: Vec<usize> = shape.iter().map(|_| [0, 0, 8, 4, 3, 1][self.below(6)]).collect();
-            let behind: Vec<usize> = shape.iter().map(|_| [0, 0, 8, 1][self.below(4)]).collect();
+            // Every other element of rows that vectors begin at, as pairs of neighbours have them; otherwise anything.
+            let rank = shape.len();
+            let pairs = self.below(3) == 0;
+            let mut pick = |of_pairs: [usize; 2], of_all: &[usize]| -> Vec<usize> {
+                let chosen = |axis| {
+                    if !pairs {
+                        of_all[self.below(of_all.len())]
+                    } else if axis + 1 == rank {
+                        of_pairs[self.below(2)]
+                    } else {
+                        0
+                    }
+                };
+                (0..rank).map(chosen).collect()
+            };
+            let steps: Vec<usize> = pick([2, 2], &[1, 1, 1, 2]).into_iter().map(|step| step.max(1)).collect();
+            let before = pick([0, 16], &[0, 0, 8, 4, 3, 1]);
+            let behind = pick([0, 16], &[0, 0, 8, 1]);
             let size = |axis: usize| before[axis] + shape[axis] * steps[axis] + behind[axis];
             // Axes in an order that begins anywhere; the last one mostly stays.
-            let rank = shape.len();
-            let turn = if self.below(3) == 0 { self.below(rank) } else { 0 };
+            let turn = if !pairs && self.below(3) == 0 { self.below(rank) } else { 0 };
             let order: Vec<usize> = (0..rank).map(|a| (a + turn) % rank).collect();
             let back: Vec<usize> = (0..rank).map(|a| (a + rank - turn) % rank).collect();
             lies = Strided::dense(&order.iter().map(|a| size(*a)).collect::<Vec<_>>()).permuted(&back);
             for axis in 0..rank {
                 lies = lies.cut(axis, before[axis], steps[axis], shape[axis]);
             }
-            let more = if self.below(4) == 0 { self.below(20) } else { 0 };
+            let more = if pairs { self.below(2) } else { [0, 0, 0, self.below(20)][self.below(4)] };
             lies.offset += more;
         }
         let last: usize = lies.shape.iter().zip(&lies.strides).map(|(n, s)| n.saturating_sub(1) * s).sum();
-        let held = if lies.shape.contains(&0) { 0 } else { lies.offset + last + 1 };
+        let held = if lies.shape.contains(&0) { 0 } else { lies.offset + last + 1 + self.below(2) };
         let seed = self.inputs.len() as u64 + 1;
         self.inputs.push(numbers(self.dtype, held, seed));
-        self.chain.inputs.push(Leaf { dtype: self.dtype, lies, piece });
+        self.chain.inputs.push(Leaf { dtype: self.dtype, lies, held, piece });
         Source::Input(self.inputs.len() - 1)
     }
 
@@ -197,6 +211,9 @@ fn compiled(text: &str, to: &std::path::Path) -> Option<()> {
 fn texts_of_pieces_have_the_bits_of_their_ops_on_a_cpu() {
     let all = all();
     let lowered: Vec<Lowered> = all.iter().map(|g| lower_chain(&g.chain).unwrap()).collect();
+    // Vectors of which every other element is read.
+    let alternate = lowered.iter().filter(|l| l.launches[0].text.contains("both.read")).count();
+    assert!(alternate >= 5, "{alternate}");
     let pairs: Vec<_> = all.iter().zip(&lowered).collect();
     let (text, words) = program(&pairs);
     let folder = tempfile::tempdir().unwrap();
