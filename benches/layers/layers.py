@@ -208,9 +208,8 @@ def of_torch(name, scheme, mode, m, replays):
 
 def of_normfuse(args, name, scheme, mode, m):
     model = args.folder / f"{name}.{mode}.pt2"
-    plan = ["plan", model, "--dim", "?=1"]
-    said = subprocess.run([args.normfuse, *plan], capture_output=True, text=True).stderr
-    symbol = said.split("symbolic ones: ")[1].split()[0]
+    taken = subprocess.run([args.normfuse, "plan", model, "--inputs", "--json"], capture_output=True, text=True, check=True)
+    (symbol,) = (dim["name"] for dim in json.loads(taken.stdout)["dims"])
     call = [args.normfuse, "bench", model, "--quant-config", args.folder / f"{name}.{scheme}.json", "--relax", "scaled-matmul"]
     call += ["--random-weights", "1", "--device", "cuda", "--dim", f"{symbol}={m}", "--replays", str(args.replays), "--json"]
     done = subprocess.run(list(map(str, call)), capture_output=True, text=True)
