@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::computes;
-use crate::{DType, num};
+use crate::{DType, num, scheme::F32};
 
 /// The function of the gate. Those of one op are rounded once, those that are spelled with several after each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -22,24 +22,13 @@ pub enum Activation {
 impl Activation {
     /// Every one.
     pub const ALL: [Self; 4] = [Self::Silu, Self::SigmoidProduct, Self::Gelu, Self::GeluTanh];
-
-    /// The function of an f32, each rounding to `compute`.
-    #[inline]
-    pub fn apply(self, compute: DType, x: f32) -> f32 {
-        let c = |v| num::round_to(compute, v);
-        let x = c(x);
-        c(match self {
-            Self::Silu => num::silu(x),
-            Self::SigmoidProduct => x * c(num::sigmoid(x)),
-            Self::Gelu => num::gelu(x),
-            Self::GeluTanh => num::gelu_tanh(x),
-        })
-    }
 }
 
-/// A gated activation. Nearly all have one dtype; what differs from it is said.
+/// A gated activation. Nearly all have one dtype and no bounds; what differs from that is said.
 ///
-/// `a = cast[activated](activation[compute](gate))`, `h = round[product](a * up)`.
+/// `x = min(cast[compute](gate), gate_max)`, `u = round[shifted](clamp(up, -up_limit, up_limit) + 1)`,
+/// `a = cast[activated](activation[compute](x))`, `h = round[product](a * u)`. A bound that is left out bounds nothing, and NaN
+/// passes all of them; without `shifted` nothing is added. With `alpha`, the sigmoid is that of `round[compute](x * alpha)`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Gated {
     /// The function of the gate.
@@ -58,12 +47,35 @@ pub struct Gated {
     /// Dtype of the product, if it is not that of the gate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub product: Option<DType>,
+    /// What the operand of the sigmoid is multiplied with, in a [`Activation::SigmoidProduct`], if it is not 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alpha: Option<F32>,
+    /// The most that the gate is, a number of `compute`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate_max: Option<F32>,
+    /// The largest magnitude of the other operand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub up_limit: Option<F32>,
+    /// Dtype to which the other operand plus one is rounded, if one is added.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shifted: Option<DType>,
 }
 
 impl Gated {
     /// Operands, activation and product of one dtype.
     pub const fn of(activation: Activation, dtype: DType) -> Self {
-        Self { activation, dtype, up: None, compute: None, activated: None, product: None }
+        Self {
+            activation,
+            dtype,
+            up: None,
+            compute: None,
+            activated: None,
+            product: None,
+            alpha: None,
+            gate_max: None,
+            up_limit: None,
+            shifted: None,
+        }
     }
 
     /// A gate with these dtypes: of the operands, of the steps of the activation, of the activation and of the product.
@@ -82,6 +94,7 @@ impl Gated {
             compute: unless(compute),
             activated: unless(activated),
             product: unless(product),
+            ..Self::of(activation, dtype)
         }
     }
 
@@ -105,11 +118,45 @@ impl Gated {
         self.product.unwrap_or(self.dtype)
     }
 
+    /// True for one that bounds, adds or scales: more than an activation and a product.
+    pub fn is_bounded(self) -> bool {
+        self.alpha.is_some() || self.gate_max.is_some() || self.up_limit.is_some() || self.shifted.is_some()
+    }
+
+    /// What the activation is of: an element of the gate in `compute`, and no more than it may be.
+    #[inline]
+    pub fn gate(self, gate: f32) -> f32 {
+        let x = num::round_to(self.compute(), gate);
+        self.gate_max.map_or(x, |most| num::min(x, most.get()))
+    }
+
+    /// The activation of what [`Gated::gate`] made, rounded to `compute`.
+    #[inline]
+    pub fn activation(self, x: f32) -> f32 {
+        let c = |v| num::round_to(self.compute(), v);
+        c(match self.activation {
+            Activation::Silu => num::silu(x),
+            Activation::SigmoidProduct => {
+                let scaled = self.alpha.map_or(x, |alpha| c(x * alpha.get()));
+                x * c(num::sigmoid(scaled))
+            }
+            Activation::Gelu => num::gelu(x),
+            Activation::GeluTanh => num::gelu_tanh(x),
+        })
+    }
+
+    /// The second factor of the product, of an element of the other operand.
+    #[inline]
+    pub fn factor(self, up: f32) -> f32 {
+        let up = self.up_limit.map_or(up, |limit| num::min(num::max(up, -limit.get()), limit.get()));
+        self.shifted.map_or(up, |dtype| num::round_to(dtype, up + 1.0))
+    }
+
     /// What one element of the gate and one of the other operand make.
     #[inline]
     pub fn apply(self, gate: f32, up: f32) -> f32 {
-        let activated = num::round_to(self.activated(), self.activation.apply(self.compute(), gate));
-        num::round_to(self.product(), activated * up)
+        let activated = num::round_to(self.activated(), self.activation(self.gate(gate)));
+        num::round_to(self.product(), activated * self.factor(up))
     }
 
     pub(super) fn check(self) -> Result<(), String> {
@@ -119,6 +166,7 @@ impl Gated {
             ("compute", self.compute()),
             ("activated", self.activated()),
             ("product", self.product()),
+            ("shifted", self.shifted.unwrap_or(self.dtype)),
         ];
         for (name, d) in dtypes {
             if !computes(d) {
@@ -126,8 +174,24 @@ impl Gated {
             }
         }
         let [dtype, up] = [self.dtype, self.up()];
-        if self != Self::new(self.activation, [dtype, up], self.compute(), self.activated(), self.product()) {
+        let usual = Self::new(self.activation, [dtype, up], self.compute(), self.activated(), self.product());
+        let Self { alpha, gate_max, up_limit, shifted, .. } = self;
+        if self != (Self { alpha, gate_max, up_limit, shifted, ..usual }) {
             return Err("prologue: a dtype that is the usual one is left out".into());
+        }
+        if let Some(alpha) = alpha {
+            if self.activation != Activation::SigmoidProduct {
+                return Err("prologue.alpha: expected the activation `sigmoid_product`, which has a sigmoid".into());
+            }
+            if !alpha.get().is_finite() || alpha.get() == 1.0 {
+                return Err(format!("prologue.alpha: expected a finite number that is not 1, found {}", alpha.get()));
+            }
+        }
+        for (name, bound, of) in [("gate_max", gate_max, self.compute()), ("up_limit", up_limit, self.up())] {
+            let fits = |b: f32| b.is_finite() && b > 0.0 && num::round_to(of, b) == b;
+            if let Some(bound) = bound.map(F32::get).filter(|b| !fits(*b)) {
+                return Err(format!("prologue.{name}: expected a finite number over 0 that {of} holds, found {bound}"));
+            }
         }
         Ok(())
     }

@@ -107,13 +107,18 @@ impl Pass<'_> {
         alone: &mut Alone,
     ) -> Result<Candidate, Refusal> {
         let (rule, first) = (gated_act::RULE.name, one.quants[0]);
-        let gated = match gated_act::find(graph, first.v) {
+        let read = |bounds| match gated_act::find(graph, first.v, bounds) {
             Ok(None) => None,
             // Another quantiser's op has it, and gives the product.
             Ok(Some(gate)) if gate.nodes.iter().any(|n| gone.has(*n)) => None,
             Ok(Some(_)) if self.options.why_off(rule).is_some() => Some(Err(self.switched_off(rule, first.anchor))),
             Ok(Some(gate)) => Some(self.gated(graph, (one, &gate), gone).and_then(|c| self.pays(graph, c))),
             Err(refusal) => Some(Err(refusal)),
+        };
+        let gated = match read(true) {
+            // Bounds that the host's gates have not, or that others read, may stay ops before one.
+            Some(Err(why)) => Some(read(false).and_then(Result::ok).ok_or(why)),
+            found => found,
         };
         if let Some(Err(refusal)) = &gated {
             let sites = one.quants.iter().map(|q| (q.anchor, self.refuse(graph, q.anchor, refusal)));

@@ -393,17 +393,21 @@ fn before(prologue: Prologue, h: &mut [f32], other: &[f32]) {
         Prologue::Gated(gated) => {
             let compute = gated.compute();
             round_row(compute, h);
-            for v in &mut *h {
-                *v = match gated.activation {
-                    Activation::Silu => num::silu(*v),
-                    Activation::SigmoidProduct => *v * num::round_to(compute, num::sigmoid(*v)),
-                    Activation::Gelu => num::gelu(*v),
-                    Activation::GeluTanh => num::gelu_tanh(*v),
-                };
+            if gated.is_bounded() {
+                h.iter_mut().for_each(|v| *v = gated.activation(gated.gate(*v)));
+            } else {
+                for v in &mut *h {
+                    *v = match gated.activation {
+                        Activation::Silu => num::silu(*v),
+                        Activation::SigmoidProduct => *v * num::round_to(compute, num::sigmoid(*v)),
+                        Activation::Gelu => num::gelu(*v),
+                        Activation::GeluTanh => num::gelu_tanh(*v),
+                    };
+                }
+                round_row(compute, h);
             }
-            round_row(compute, h);
             round_row(gated.activated(), h);
-            h.iter_mut().zip(other).for_each(|(a, b)| *a *= b);
+            h.iter_mut().zip(other).for_each(|(a, b)| *a *= gated.factor(*b));
             round_row(gated.product(), h);
         }
     }

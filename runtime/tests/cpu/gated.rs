@@ -3,6 +3,7 @@
 use normfuse_ir::{
     DType, FusedNorm, Granularity,
     fused::{Activation, Gated, Prologue, Sibling, Weight},
+    scheme::F32,
 };
 
 use crate::{
@@ -19,7 +20,15 @@ fn every_activation_and_every_rounding() {
     for activation in Activation::ALL {
         for seed in 0..60 {
             let mut any = || TYPES[noise.below(3)];
-            let gated = Gated::new(activation, [any(), any()], any(), any(), any());
+            let mut gated = Gated::new(activation, [any(), any()], any(), any(), any());
+            // Half of them with bounds and a one that is added.
+            if seed % 2 == 1 {
+                let sigmoid = activation == Activation::SigmoidProduct;
+                gated.alpha = Some(F32::new(1.702)).filter(|_| sigmoid && seed % 3 == 0);
+                gated.gate_max = Some(F32::new(1.5)).filter(|_| seed % 4 == 1);
+                gated.up_limit = Some(F32::new(0.75)).filter(|_| seed % 5 < 3);
+                gated.shifted = Some(any()).filter(|_| seed % 7 < 4);
+            }
             let width = [64, 96, 33][seed as usize % 3];
             let epilogues = if width == 33 { vec![] } else { vec![schemes::linear(Granularity::Group(32))] };
             let mut norm = FusedNorm::gated(gated, width, epilogues);

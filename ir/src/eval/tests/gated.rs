@@ -26,18 +26,38 @@ fn mul(a: &Tensor, b: &Tensor) -> Tensor {
     one(&Op::Binary(BinaryOp::Mul), &[a, b])
 }
 
+fn number(dtype: DType, value: F32) -> Tensor {
+    cast(&Tensor::from_f32(&[], &[value.get()]), dtype)
+}
+
 /// The gate op by op: every op in the dtype of its operands.
 fn spelled(gated: Gated, gate: &Tensor, up: &Tensor) -> Tensor {
-    let x = cast(gate, gated.compute());
+    let binary = |op, a: &Tensor, b: &Tensor| one(&Op::Binary(op), &[a, b]);
+    let mut x = cast(gate, gated.compute());
+    if let Some(most) = gated.gate_max {
+        x = binary(BinaryOp::Min, &x, &number(gated.compute(), most));
+    }
+    let scaled = gated.alpha.map_or_else(
+        || x.clone(),
+        |alpha| cast(&mul(&cast(&x, DType::F32), &number(DType::F32, alpha)), gated.compute()),
+    );
+    let mut up = up.clone();
+    if let Some(limit) = gated.up_limit {
+        let least = binary(BinaryOp::Max, &up, &number(gated.up(), F32::new(-limit.get())));
+        up = binary(BinaryOp::Min, &least, &number(gated.up(), limit));
+    }
+    if let Some(dtype) = gated.shifted {
+        up = cast(&binary(BinaryOp::Add, &cast(&up, DType::F32), &number(DType::F32, F32::new(1.0))), dtype);
+    }
     let unary = |op| one(&Op::Unary(op), &[&x]);
     let a = match gated.activation {
         Activation::Silu => unary(UnaryOp::Silu),
-        Activation::SigmoidProduct => mul(&x, &unary(UnaryOp::Sigmoid)),
+        Activation::SigmoidProduct => mul(&x, &one(&Op::Unary(UnaryOp::Sigmoid), &[&scaled])),
         Activation::Gelu => unary(UnaryOp::Gelu),
         Activation::GeluTanh => unary(UnaryOp::GeluTanh),
     };
     // A product of what is no wider than f32, rounded once.
-    let wide = mul(&cast(&cast(&a, gated.activated()), DType::F32), &cast(up, DType::F32));
+    let wide = mul(&cast(&cast(&a, gated.activated()), DType::F32), &cast(&up, DType::F32));
     cast(&wide, gated.product())
 }
 
@@ -78,6 +98,60 @@ fn every_rounding_is_where_the_semantics_put_it() {
     }
     // Of 60. What has the same bits: f32 gates whose dtypes are all f32, and one op that is rounded to f32 before bf16 or f16.
     assert_eq!(seen.len(), 44);
+}
+
+#[test]
+fn bounds_alpha_and_the_one_that_is_added_are_where_the_semantics_put_them() {
+    const N: usize = 64;
+    let number = |v: f32| Some(F32::new(v));
+    for activation in Activation::ALL {
+        for (dtype, compute) in [(DType::BF16, DType::BF16), (DType::BF16, DType::F32), (DType::F16, DType::BF16)] {
+            let plain = Gated::new(activation, [dtype; 2], compute, dtype, dtype);
+            let sigmoid = activation == Activation::SigmoidProduct;
+            let all = [
+                Gated { gate_max: number(1.5), ..plain },
+                Gated { up_limit: number(0.25), ..plain },
+                Gated { shifted: Some(dtype), ..plain },
+                Gated { shifted: Some(DType::F32), up_limit: number(7.0), ..plain },
+                Gated { alpha: number(1.702).filter(|_| sigmoid), gate_max: number(0.5), ..plain },
+                Gated { alpha: number(-3.1).filter(|_| sigmoid), ..plain },
+            ];
+            for gated in all {
+                let mut op = FusedNorm::gated(gated, N as u64, vec![token()]);
+                op.siblings[0].emit_normed = true;
+                let mut rng = Rng::new(9);
+                let gate = hostile::rows(dtype, &[Row::ALL.len(), N], &Row::ALL, &mut rng).unwrap();
+                let mut kinds = Row::ALL;
+                kinds.rotate_left(3);
+                let up = hostile::rows(dtype, &[Row::ALL.len(), N], &kinds, &mut rng).unwrap();
+                let out = fused_norm(&op, &[Some(&gate), Some(&up)]).unwrap();
+                assert_eq!(crate::body::bits_equal(&spelled(gated, &gate, &up), &out[0]), None, "{gated:?}");
+                if gated != plain {
+                    let other =
+                        fused_norm(&FusedNorm::gated(plain, N as u64, vec![token()]), &[Some(&gate), Some(&up)]);
+                    assert_ne!(other.unwrap()[0].bytes(), out[1].bytes(), "{gated:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn bounds_that_mean_nothing_are_refused() {
+    let bf16 = Gated::of(Activation::SigmoidProduct, DType::BF16);
+    let number = |v: f32| Some(F32::new(v));
+    for (gated, why) in [
+        (Gated { alpha: number(1.0), ..bf16 }, "alpha"),
+        (Gated { alpha: number(f32::NAN), ..bf16 }, "alpha"),
+        (Gated { alpha: number(1.5), ..Gated::of(Activation::Silu, DType::BF16) }, "alpha"),
+        (Gated { gate_max: number(7.01), ..bf16 }, "gate_max"),
+        (Gated { gate_max: number(-7.0), ..bf16 }, "gate_max"),
+        (Gated { up_limit: number(f32::INFINITY), ..bf16 }, "up_limit"),
+        (Gated { shifted: Some(DType::F64), ..bf16 }, "shifted"),
+    ] {
+        let found = FusedNorm::gated(gated, 64, vec![token()]).check().unwrap_err();
+        assert!(found.contains(why), "{found}");
+    }
 }
 
 #[test]
