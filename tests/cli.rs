@@ -149,6 +149,26 @@ fn rules_can_be_switched_off_by_name() {
 }
 
 #[test]
+fn what_only_one_runtime_has_a_kernel_for_is_fused_where_that_was_asked_for() {
+    let clamped = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/in/gated/clamped.nf");
+    let report = |flags: &[&str]| {
+        let args = ["compile", s(&clamped), "--verify", "--report", "json"];
+        normfuse(args.into_iter().chain(flags.iter().copied())).code(0).json()
+    };
+    for flags in [&[][..], &["--runs-on", "both"], &["--runs-on", "cuda"]] {
+        let report = report(flags);
+        let site = &report["sites"][0];
+        assert_eq!(report["summary"]["fused"]["gated_act"], 0);
+        assert_eq!(site["precondition"], "supported");
+        let hint = site["hint"].as_str().unwrap();
+        assert!(hint.contains("the kernels' gates have no alpha"), "{hint}");
+        assert_eq!(hint.contains("--runs-on cpu"), flags != ["--runs-on", "cuda"], "{hint}");
+    }
+    assert_eq!(report(&["--runs-on", "cpu"])["summary"]["fused"]["gated_act"], 1);
+    assert!(normfuse(["compile", s(&clamped), "--runs-on", "tpu"]).code(2).stderr.contains("cpu, cuda"));
+}
+
+#[test]
 fn relaxations_are_known_by_name_and_never_skipped_silently() {
     let m = model("llama_ts.onnx");
     let known = "[possible values: single-rounding, scaled-matmul]";

@@ -11,6 +11,10 @@ use normfuse::{
     passes::{Kind, Relaxation},
 };
 
+mod device;
+
+pub use device::{Device, RunsOn};
+
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done
@@ -188,6 +192,9 @@ pub struct Compile {
     /// Allow a named departure from the source's bits (may be repeated)
     #[arg(long, value_name = "NAME", value_parser = relaxations())]
     pub relax: Vec<String>,
+    /// What the result has to run on: no fused op that it has no kernel for is made
+    #[arg(long, value_name = "RUNTIME", default_value = "both")]
+    pub runs_on: RunsOn,
     #[command(flatten)]
     pub switches: Switches,
     /// Fail unless so many sites fused: KIND=N or KIND>=N, of norm, norm_quant, sibling_norm, gated_act, quant (may be repeated)
@@ -224,6 +231,9 @@ pub struct Explain {
     /// Only what concerns this node of the model
     #[arg(long, value_name = "NAME")]
     pub node: Option<String>,
+    /// What the result has to run on: no fused op that it has no kernel for is made
+    #[arg(long, value_name = "RUNTIME", default_value = "both")]
+    pub runs_on: RunsOn,
     #[command(flatten)]
     pub switches: Switches,
     #[command(flatten)]
@@ -298,6 +308,9 @@ pub struct Test {
     /// Write the snapshots that differ or are missing, and remove those that have no graph
     #[arg(long)]
     pub update: bool,
+    /// What the result has to run on: no fused op that it has no kernel for is made
+    #[arg(long, value_name = "RUNTIME", default_value = "both")]
+    pub runs_on: RunsOn,
     #[command(flatten)]
     pub switches: Switches,
 }
@@ -365,29 +378,6 @@ pub const NO_RULE: [&str; 3] = ["scale-bits", "weight-folding", "allreduce-order
 fn relaxations() -> PossibleValuesParser {
     let known = Relaxation::ALL.into_iter().map(|r| PossibleValue::new(r.name()));
     known.chain(NO_RULE.into_iter().map(|name| PossibleValue::new(name).hide(true))).collect::<Vec<_>>().into()
-}
-
-/// Where a graph runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Device {
-    Cpu,
-    /// The GPU of a number.
-    Cuda(usize),
-}
-
-impl FromStr for Device {
-    type Err = String;
-
-    fn from_str(s: &str) -> Result<Self, String> {
-        let gpu =
-            |number: &str| number.parse().map(Self::Cuda).map_err(|_| format!("`{number}` is no number of a GPU"));
-        match s.split_once(':') {
-            None if s == "cpu" => Ok(Self::Cpu),
-            None if s == "cuda" => Ok(Self::Cuda(0)),
-            Some(("cuda", number)) => gpu(number),
-            _ => Err("expected cpu, cuda or cuda:N".into()),
-        }
-    }
 }
 
 /// How a report is written.
@@ -490,17 +480,6 @@ mod tests {
         assert_eq!(r.to_string(), "norm_quant=8");
         for bad in ["norm", "norm=", "norm=x", "norms=1", "norm>2", "norm=-1", "=1"] {
             assert!(bad.parse::<Requirement>().is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn devices_are_the_cpu_and_gpus_by_number() {
-        let device = |s: &str| s.parse::<Device>();
-        assert_eq!(device("cpu"), Ok(Device::Cpu));
-        assert_eq!(device("cuda"), Ok(Device::Cuda(0)));
-        assert_eq!(device("cuda:3"), Ok(Device::Cuda(3)));
-        for bad in ["", "tpu", "cuda:", "cuda:x", "cpu:0", "cuda:-1"] {
-            assert!(device(bad).is_err(), "{bad}");
         }
     }
 

@@ -93,9 +93,8 @@ fn forms(
     model: &Path,
 ) -> Result<([Arc<Graph>; 3], Report)> {
     let switches = switches::read(&args::Switches { disable: Vec::new(), enable: Vec::new() })?;
-    let mut fused = Options { relax, ..switches::options(&switches) };
+    let mut fused = Options { relax, ..switches::options(&switches, args.device.into()) };
     if let args::Device::Cuda(_) = args.device {
-        fused.supports = Arc::new(cuda::supports);
         fused.supports_scaled = Arc::new(cuda::exec::supports_scaled);
     }
     let supports = fused.supports.clone();

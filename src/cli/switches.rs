@@ -33,12 +33,30 @@ pub fn read(flags: &args::Switches) -> Result<Resolution> {
     Ok(resolution)
 }
 
-/// The pass's options under these switches, for what runs here.
-pub fn options(switches: &Resolution) -> passes::Options {
+/// The pass's options under these switches, for what runs there.
+pub fn options(switches: &Resolution, runs_on: args::RunsOn) -> passes::Options {
     passes::Options {
         disabled: switches.disabled.clone(),
-        supports: Arc::new(cpu::supports),
-        supports_quantize: Arc::new(cpu::supports_quantize),
+        supports: Arc::new(move |norm| on(runs_on, || cpu::supports(norm), || cuda::supports(norm))),
+        supports_quantize: Arc::new(move |scheme| {
+            on(runs_on, || cpu::supports_quantize(scheme), || cuda::supports_quantize(scheme))
+        }),
         ..passes::Options::default()
+    }
+}
+
+/// What a runtime lacks for an op, of those that it has to run on.
+fn on(
+    runs_on: args::RunsOn,
+    on_cpu: impl Fn() -> std::result::Result<(), String>,
+    on_gpu: impl Fn() -> std::result::Result<(), String>,
+) -> std::result::Result<(), String> {
+    match runs_on {
+        args::RunsOn::Cpu => on_cpu(),
+        args::RunsOn::Cuda => on_gpu(),
+        args::RunsOn::Both => {
+            on_cpu()?;
+            on_gpu().map_err(|why| format!("{why} (on a GPU; `--runs-on cpu` asks for none)"))
+        }
     }
 }

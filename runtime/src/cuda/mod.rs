@@ -38,7 +38,7 @@ pub use kernel::{Kernel, Start};
 pub use nvrtc::{Compiled, Compiler, VARIABLE as NVRTC_VARIABLE};
 pub use shape::{LaunchShape, Threads};
 pub use source::{Params, scratch_bytes};
-pub use supports::supports;
+pub use supports::{supports, supports_quantize};
 
 /// The environment variables that are read here.
 pub const VARIABLES: [&str; 3] = [NVRTC_VARIABLE, CACHE_VARIABLE, product::VARIABLE];

@@ -44,6 +44,15 @@ pub fn supports(norm: &FusedNorm) -> Result<(), String> {
     Ok(())
 }
 
+/// The same of a quantiser that is in no norm's op; its rows are even ones that its groups divide.
+///
+/// # Errors
+/// A sentence that names the field.
+pub fn supports_quantize(scheme: &Scheme) -> Result<(), String> {
+    scheme.check()?;
+    quantiser(scheme, 0)
+}
+
 fn quantiser(scheme: &Scheme, width: u64) -> Result<(), String> {
     if let Granularity::Group(g) = scheme.granularity
         && !(g.is_power_of_two() && (VECTOR..=VECTOR * WARP).contains(&u64::from(g)))
