@@ -158,7 +158,7 @@ def check(program, rules, model, folder):
         path = folder / "source.onnx"
     illegal = illegality(path)
     try:
-        report = json.loads(normfuse(program, "compile", path, "-o", rewritten, "--copy-weights", "--report", "json"))
+        report = json.loads(normfuse(program, "compile", path, "-o", rewritten, "--copy-weights", "--runs-on", "cpu", "--report", "json"))
     except Failed as e:
         if illegal is None:
             raise

@@ -394,7 +394,9 @@ fn before(prologue: Prologue, h: &mut [f32], other: &[f32]) {
             let compute = gated.compute();
             round_row(compute, h);
             if gated.is_bounded() {
-                h.iter_mut().for_each(|v| *v = gated.activation(gated.gate(*v)));
+                for v in &mut *h {
+                    *v = gated.activation(gated.gate(*v));
+                }
             } else {
                 for v in &mut *h {
                     *v = match gated.activation {
