@@ -54,7 +54,9 @@ impl Device {
         // SAFETY: the driver is loaded, and the pointer is to an integer that lives past the call.
         let asked = unsafe { sys::cuDriverGetVersion(&raw mut driver) }.result();
         asked.map_err(|e| failed("cuDriverGetVersion", e))?;
-        let arch = format!("sm_{major}{minor}");
+        // From Blackwell on, narrow floats are converted by instructions of one architecture alone.
+        let own = if major >= 10 { "a" } else { "" };
+        let arch = format!("sm_{major}{minor}{own}");
         Ok(Self { context, stream, arch, name, driver, cache: Cache::of_user() })
     }
 
@@ -79,7 +81,14 @@ impl Device {
     /// # Errors
     /// `Unsupported` with the compiler's messages.
     pub fn compile(&self, compiler: Compiler, text: &str) -> Result<Compiled> {
-        compiler.compile_once(&self.cache, text, &self.arch, self.driver)
+        let compiled = compiler.compile_once(&self.cache, text, &self.arch, self.driver);
+        let capability = self.context.compute_capability();
+        match compiled {
+            Err(e) if capability.is_ok_and(|found| found < (8, 9)) => {
+                Err(e.hint(format!("{} is older than compute capability 8.9, which converts FP8", self.name)))
+            }
+            compiled => compiled,
+        }
     }
 
     /// The GPU's name.

@@ -3,7 +3,7 @@
 use std::{
     ffi::{CStr, CString, c_char, c_int},
     ptr,
-    sync::OnceLock,
+    sync::{OnceLock, PoisonError, RwLock},
 };
 
 use cudarc::nvrtc::sys;
@@ -39,13 +39,16 @@ const OPTIONS: [&str; 7] = [
     "--ptxas-options=-v",
 ];
 
+/// NVRTC 13.0 now and then has no log where several threads compile at the same time: such a text is
+/// compiled again while no other one is. The library itself is one for the whole process.
+static ALONE: RwLock<()> = RwLock::new(());
+
 /// A compiled kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Compiled {
     /// Machine code for one architecture.
     pub cubin: Vec<u8>,
-    /// What the assembler says: registers, shared memory, spills. NVRTC 13.0 sometimes says nothing where several threads
-    /// compile at the same time.
+    /// What the assembler says: registers, shared memory, spills.
     pub log: String,
 }
 
@@ -116,6 +119,26 @@ impl Compiler {
     /// # Errors
     /// `Unsupported` with the compiler's messages.
     pub fn compile(self, text: &str, arch: &str) -> Result<Compiled> {
+        let among_others = {
+            let _shared = ALONE.read().unwrap_or_else(PoisonError::into_inner);
+            self.compile_text(text, arch)?
+        };
+        let (cubin, log) = if among_others.1.is_empty() {
+            let _alone = ALONE.write().unwrap_or_else(PoisonError::into_inner);
+            self.compile_text(text, arch)?
+        } else {
+            among_others
+        };
+        let Some(cubin) = cubin else {
+            let message = format!("a kernel does not compile for {arch}:\n{}", log.trim());
+            return Err(Error::new(ErrorKind::Unsupported, message));
+        };
+        Ok(Compiled { cubin, log })
+    }
+
+    /// Machine code, if a text compiles, and the compiler's messages.
+    #[allow(clippy::unused_self, reason = "who has one has loaded the library")]
+    fn compile_text(self, text: &str, arch: &str) -> Result<(Option<Vec<u8>>, String)> {
         let c = |s: &str| CString::new(s).map_err(|_| Error::new(ErrorKind::Value, "a kernel's text has a zero byte"));
         let source = c(text)?;
         let (mut names, mut texts) = (Vec::new(), Vec::new());
@@ -146,11 +169,8 @@ impl Compiler {
         // SAFETY: the program was created above, and the options live past the call.
         let compiled = unsafe { sys::nvrtcCompileProgram(program.0, options.len() as c_int, option_pointers.as_ptr()) };
         let log = program.log()?;
-        if compiled != sys::nvrtcResult::NVRTC_SUCCESS {
-            let message = format!("a kernel does not compile for {arch}:\n{}", log.trim());
-            return Err(Error::new(ErrorKind::Unsupported, message));
-        }
-        Ok(Compiled { cubin: program.cubin()?, log })
+        let cubin = (compiled == sys::nvrtcResult::NVRTC_SUCCESS).then(|| program.cubin()).transpose()?;
+        Ok((cubin, log))
     }
 }
 

@@ -8,23 +8,14 @@ use std::{
 use normfuse_ir::{FusedNorm, Result};
 use normfuse_runtime::cuda::{Compiled, Compiler, LaunchShape, build, measure::Op, regimes::Regimes};
 
-use crate::{or_skip, variants};
+use crate::{compiler, variants};
 
 /// The version of NVRTC that CI has, whose register counts the snapshot is of.
 const PINNED: (i32, i32) = (13, 0);
 
-/// NVRTC 13.0 now and then gives no log to one of two that compile at the same time, as other tests do.
+/// Machine code of a descriptor in a launch shape.
 pub fn compile(compiler: Compiler, norm: &FusedNorm, shape: &LaunchShape, arch: &str) -> Result<Compiled> {
-    build(norm, shape, |text| {
-        let mut compiled = compiler.compile(text, arch);
-        for _ in 0..100 {
-            match &compiled {
-                Ok(c) if c.log.is_empty() => compiled = compiler.compile(text, arch),
-                _ => break,
-            }
-        }
-        compiled
-    })
+    build(norm, shape, |text| compiler.compile(text, arch))
 }
 
 /// What is shipped for an architecture: every op that the program can name, with few rows and with many in turn; one in every
@@ -64,7 +55,7 @@ fn covering(arch: &str) -> Vec<(Op, LaunchShape)> {
 /// What a kernel takes of a multiprocessor: more registers are fewer rows in flight. `cargo insta review` shows what a change did.
 #[test]
 fn kernels_take_as_many_registers_as_they_did() {
-    let Some(compiler) = or_skip(Compiler::load()) else { return };
+    let Some(compiler) = compiler() else { return };
     let mut report = format!("{:<8} {:<34} {:>6} {:>20} registers\n", "", "op", "N", "threads a row/block");
     for arch in ["sm_90", "sm_100a"] {
         for (op, shape) in covering(arch) {
@@ -89,7 +80,7 @@ fn kernels_take_as_many_registers_as_they_did() {
 
 #[test]
 fn kernels_compile_without_spills() {
-    let Some(compiler) = or_skip(Compiler::load()) else { return };
+    let Some(compiler) = compiler() else { return };
     let mut norms = Vec::new();
     for of in [variants::norms, variants::others] {
         norms.extend(of(256));
@@ -120,7 +111,7 @@ fn kernels_compile_without_spills() {
 
 #[test]
 fn what_does_not_compile_says_why() {
-    let Some(compiler) = or_skip(Compiler::load()) else { return };
+    let Some(compiler) = compiler() else { return };
     let said = compiler.compile("#include \"norm.cuh\"\nint broken(", "sm_90").unwrap_err().to_string();
     assert!(said.contains("a kernel does not compile for sm_90") && said.contains("error"), "{said}");
     let said = compiler.compile("", "sm_1").unwrap_err().to_string();
@@ -130,7 +121,7 @@ fn what_does_not_compile_says_why() {
 /// Rows that several blocks share: with and without an add, of every quantiser that the program can name.
 #[test]
 fn rows_of_a_cluster_compile_without_spills() {
-    let Some(compiler) = or_skip(Compiler::load()) else { return };
+    let Some(compiler) = compiler() else { return };
     for (i, name) in Op::names().iter().filter(|n| !Op::fixed(n) && !n.contains("tensor")).enumerate() {
         let (width, rows) = [(20_480, 1), (32_768, 4096), (65_536, 4096)][i % 3];
         let norm = Op::of(name, width).unwrap().norm;

@@ -3,10 +3,10 @@
 use std::{env, fmt::Write, fs, path::Path};
 
 use normfuse_ir::{DType, num};
-use normfuse_runtime::cuda::{Buffer, Compiler, Device, Kernel, Start};
+use normfuse_runtime::cuda::{Buffer, Device, Kernel, Start};
 use rayon::prelude::*;
 
-use crate::or_skip;
+use crate::{compiler, or_skip};
 
 type Function = (&'static str, fn(f32) -> f32);
 
@@ -92,7 +92,7 @@ fn values(device: &Device, kernel: &Kernel, buffer: &Buffer, (first, count): (u6
 #[test]
 fn every_number_of_16_bits_has_the_value_of_the_cpu() {
     let Some(device) = or_skip(Device::open(0)) else { return };
-    let Some(compiler) = or_skip(Compiler::load()) else { return };
+    let Some(compiler) = compiler() else { return };
     let buffer = device.alloc(4 << 16).unwrap();
     let mut wrong = String::new();
     let all = FUNCTIONS.iter().map(|f| (f, &[DType::BF16, DType::F16][..]));
@@ -123,7 +123,7 @@ fn every_number_of_16_bits_has_the_value_of_the_cpu() {
 #[ignore = "takes minutes of a GPU and of 16 cores: 31 functions of 2^32 numbers; FUNCTIONS=NAME takes those with it in their text"]
 fn every_f32_has_the_value_of_the_cpu() {
     let Some(device) = or_skip(Device::open(0)) else { return };
-    let Some(compiler) = or_skip(Compiler::load()) else { return };
+    let Some(compiler) = compiler() else { return };
     let buffer = device.alloc(AT_ONCE as usize * 4).unwrap();
     let mut log = String::new();
     let mut all = 0;
@@ -161,7 +161,7 @@ fn every_f32_has_the_value_of_the_cpu() {
 #[ignore = "takes a minute: 2^32 products"]
 fn every_product_of_bf16_has_the_value_of_the_cpu() {
     let Some(device) = or_skip(Device::open(0)) else { return };
-    let Some(compiler) = or_skip(Compiler::load()) else { return };
+    let Some(compiler) = compiler() else { return };
     let text = "#include \"norm.cuh\"\nstruct Params { u32* out; i64 first; };\n\
          extern \"C\" __global__ void fused_norm(const __grid_constant__ Params p) {\n    \
          const i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x;\n    const u32 at = (u32)(p.first + 2 * i);\n    \

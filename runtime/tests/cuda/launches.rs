@@ -9,7 +9,7 @@ use normfuse_runtime::{
     cuda::{Arguments, Buffer, Compiler, Device, FusedNormKernel, LaunchShape, Operand, Region},
 };
 
-use crate::{or_skip, schemes, variants};
+use crate::{compiler, or_skip, schemes, variants};
 
 /// Bytes before and behind each result.
 const GUARD: usize = 256;
@@ -17,7 +17,7 @@ const GUARD: usize = 256;
 const UNTOUCHED: u8 = 0xa5;
 
 fn gpu() -> Option<(Device, Compiler)> {
-    or_skip(Device::open(0)).zip(or_skip(Compiler::load()))
+    or_skip(Device::open(0)).zip(compiler())
 }
 
 fn kernel((device, compiler): &(Device, Compiler), norm: &FusedNorm, rows: u64) -> FusedNormKernel {

@@ -12,7 +12,7 @@ use normfuse_runtime::{
 };
 use rayon::prelude::*;
 
-use crate::{or_skip, variants};
+use crate::{compiler, or_skip, variants};
 
 /// Widths: of heads, of latents, of models; powers of two and not; multiples of 8 and not.
 const WIDTHS: [u64; 14] = [1, 7, 16, 33, 64, 128, 512, 576, 1536, 2048, 4096, 7168, 16384, 65536];
@@ -117,7 +117,7 @@ fn differences(device: &Device, compiler: Compiler, i: usize, case: &Case) -> Ve
 #[test]
 fn the_gpu_has_the_bits_of_the_cpu() {
     let Some(device) = or_skip(Device::open(0)) else { return };
-    let Some(compiler) = or_skip(Compiler::load()) else { return };
+    let Some(compiler) = compiler() else { return };
     let mut cases = cases();
     // In one of several parts, where time is short.
     if let Ok(part) = env::var("PART") {
@@ -156,7 +156,7 @@ fn the_gpu_has_the_bits_of_the_cpu() {
 #[test]
 fn a_row_does_not_depend_on_its_batch_or_launch() {
     let Some(device) = or_skip(Device::open(0)) else { return };
-    let Some(compiler) = or_skip(Compiler::load()) else { return };
+    let Some(compiler) = compiler() else { return };
     let norm = variants::quantised(7168, vec![crate::schemes::linear(normfuse_ir::Granularity::Group(128))]);
     let one = variants::operands(&norm, 1, 0);
     let mut first: Option<Vec<Tensor>> = None;
@@ -187,7 +187,7 @@ fn a_row_does_not_depend_on_its_batch_or_launch() {
 #[test]
 fn rows_of_a_cluster_have_the_bits_of_the_cpu() {
     let Some(device) = or_skip(Device::open(0)) else { return };
-    let Some(compiler) = or_skip(Compiler::load()) else { return };
+    let Some(compiler) = compiler() else { return };
     let mut cases = Vec::new();
     for (i, width) in [1000, 4096, 20_480, 65_536].into_iter().enumerate() {
         let norms = variants::of_width(width);
@@ -219,7 +219,7 @@ fn rows_of_a_cluster_have_the_bits_of_the_cpu() {
 #[test]
 fn no_rows_are_no_launch() {
     let Some(device) = or_skip(Device::open(0)) else { return };
-    let Some(compiler) = or_skip(Compiler::load()) else { return };
+    let Some(compiler) = compiler() else { return };
     let norm = variants::quantised(64, vec![crate::schemes::linear(normfuse_ir::Granularity::Token)]);
     let kernel = FusedNormKernel::new(&device, compiler, &norm, LaunchShape::choose(&norm, 1, true)).unwrap();
     let operands = variants::operands(&norm, 0, 0);

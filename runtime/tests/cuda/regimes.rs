@@ -6,14 +6,14 @@ use normfuse_ir::{DType, FusedNorm, Tensor, body::bits_equal, fused::Sibling};
 use normfuse_runtime::{
     cpu,
     cuda::{
-        Compiler, Device, FusedNormKernel, LaunchShape,
+        Device, FusedNormKernel, LaunchShape,
         measure::Op,
         regimes::{Class, Regimes},
     },
 };
 use rayon::prelude::*;
 
-use crate::{compile::compile, or_skip, variants};
+use crate::{compile::compile, compiler, or_skip, variants};
 
 const TABLE: &str = "\
 # class width rows threads rows-a-block weights copy us
@@ -198,7 +198,7 @@ fn shapes_of_the_table() -> Vec<(Op, Vec<LaunchShape>)> {
 /// With every shape: no row goes to memory.
 /// Compiles kernels, and says which have registers in memory.
 fn compile_without_spills(kernels: &[(Op, LaunchShape)]) {
-    let Some(compiler) = or_skip(Compiler::load()) else { return };
+    let Some(compiler) = compiler() else { return };
     let mut bad = Vec::new();
     for (op, shape) in kernels {
         let compiled = compile(compiler, &op.norm, shape, "sm_90").unwrap();
@@ -238,7 +238,7 @@ fn everything_that_the_table_can_choose_compiles_without_spills() {
 #[test]
 fn every_shape_of_the_table_has_the_bits_of_the_cpu() {
     let Some(device) = or_skip(Device::open(0)) else { return };
-    let Some(compiler) = or_skip(Compiler::load()) else { return };
+    let Some(compiler) = compiler() else { return };
     let bad: Vec<String> = shapes_of_the_table()
         .into_par_iter()
         .flat_map_iter(|(op, shapes)| {

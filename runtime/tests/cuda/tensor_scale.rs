@@ -10,10 +10,10 @@ use normfuse_ir::{
 };
 use normfuse_runtime::{
     cpu,
-    cuda::{Arguments, Buffer, Compiler, Device, FusedNormKernel, LaunchShape, Params, Region, scratch_bytes},
+    cuda::{Arguments, Buffer, Device, FusedNormKernel, LaunchShape, Params, Region, scratch_bytes},
 };
 
-use crate::{or_skip, schemes, variants};
+use crate::{compiler, or_skip, schemes, variants};
 
 fn of_tensor(width: u64) -> FusedNorm {
     variants::quantised(width, vec![schemes::linear(Granularity::Tensor)])
@@ -41,7 +41,7 @@ fn added(norm: FusedNorm) -> FusedNorm {
 #[test]
 fn the_scale_of_a_tensor_is_that_of_all_its_rows() {
     let Some(device) = or_skip(Device::open(0)) else { return };
-    let Some(compiler) = or_skip(Compiler::load()) else { return };
+    let Some(compiler) = compiler() else { return };
     let norms = [
         of_tensor(4096),
         of_tensor(77),
@@ -76,7 +76,7 @@ fn the_scale_of_a_tensor_is_that_of_all_its_rows() {
 #[test]
 fn launches_meet_one_after_another() {
     let Some(device) = or_skip(Device::open(0)) else { return };
-    let Some(compiler) = or_skip(Compiler::load()) else { return };
+    let Some(compiler) = compiler() else { return };
     for (rows, width) in [(48, 1024), (6000, 1024)] {
         let norm = added(of_tensor(width));
         let kernel = FusedNormKernel::new(&device, compiler, &norm, LaunchShape::choose(&norm, rows, true)).unwrap();

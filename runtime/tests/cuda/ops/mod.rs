@@ -9,12 +9,12 @@ use std::{
 
 use normfuse_ir::{DType, Error, ErrorKind, Op, Result, Tensor, body::bits_equal, eval::eval_node};
 use normfuse_runtime::cuda::{
-    Buffer, Compiler, Device, Kernel, Start,
+    Buffer, Device, Kernel, Start,
     ops::{Call, Fault, Launch, Lowered, Typed, Word, lower},
 };
 use rayon::prelude::*;
 
-use crate::or_skip;
+use crate::{compiler, or_skip};
 
 mod attention;
 mod cases;
@@ -81,7 +81,7 @@ impl Gpu {
     /// With all texts of these launches compiled, at the same time.
     pub fn with<'a>(launches: impl Iterator<Item = &'a Launch>) -> Option<Self> {
         let device = or_skip(Device::open(0))?;
-        let compiler = or_skip(Compiler::load())?;
+        let compiler = compiler()?;
         let texts: BTreeMap<Arc<str>, &'static str> = launches.map(|l| (l.text.clone(), l.entry)).collect();
         let compiled: Vec<_> =
             texts.par_iter().map(|(text, entry)| (text, entry, compiler.compile(text, device.arch()))).collect();
@@ -225,7 +225,7 @@ pub fn compare(all: &[Ready]) {
 
 /// Compiles every text of some launches, and says which spill.
 pub fn compile<'a>(launches: impl Iterator<Item = &'a Launch>, arch: &str) {
-    let Some(compiler) = or_skip(Compiler::load()) else { return };
+    let Some(compiler) = compiler() else { return };
     let texts: BTreeSet<&str> = launches.map(|l| &*l.text).collect();
     let bad: Vec<String> = texts
         .par_iter()
