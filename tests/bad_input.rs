@@ -162,9 +162,12 @@ fn absurd_widths() {
     let folder = tempfile::tempdir().unwrap();
     let (path, out) = (folder.path().join("m.onnx"), folder.path().join("out.onnx"));
     onnx::save(&wide(1 << 28), &path);
-    let done = normfuse(["compile", s(&path), "-o", s(&out), "--verify", "--report", "json"]).code(0);
-    assert!(done.peak_kib < MOST_KIB, "{} KiB", done.peak_kib);
-    assert_eq!(done.json()["sites"][0]["precondition"], "checkable");
+    for (runs_on, precondition) in [("cpu", "checkable"), ("both", "supported")] {
+        let done = normfuse(["compile", s(&path), "-o", s(&out), "--verify", "--report", "json", "--runs-on", runs_on])
+            .code(0);
+        assert!(done.peak_kib < MOST_KIB, "{} KiB", done.peak_kib);
+        assert_eq!(done.json()["sites"][0]["precondition"], precondition);
+    }
     normfuse(["explain", s(&out)]).code(0);
 }
 

@@ -94,7 +94,7 @@ impl Backend for Any {
 }
 
 fn fused(graph: &Graph) -> Graph {
-    files::fused(graph, Arc::new(normfuse::cpu::supports))
+    files::fused(graph, Arc::new(normfuse::cuda::supports))
 }
 
 /// Inputs of small sizes, those that the host reads filled with ones.
