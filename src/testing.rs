@@ -78,6 +78,11 @@ fn sites(report: &Report) -> String {
                 let _ = writeln!(text, "  {what} {}", list.join(", "));
             }
         }
+        for pad in &site.pads {
+            if let (Some(precondition), Some(hint)) = (&pad.precondition, &pad.hint) {
+                let _ = writeln!(text, "  {} stays: {precondition} fails: {hint}", pad.node);
+            }
+        }
         for relaxed in &site.relaxed {
             let differ: Vec<String> = relaxed.deviation.iter().map(ToString::to_string).collect();
             let _ = writeln!(text, "  relaxed by {}: differs at {}", relaxed.relaxation, differ.join("; "));

@@ -3,13 +3,14 @@
 //!
 //! `fuse/`: everything in it must fuse. `reject/`: looks alike and must not. `partial/`: the norm fuses, its quantiser
 //! must not be in its op. `apart/`: all norms fuse, but no two of them into one op. `alone/`: no norm feeds the quantisers,
-//! and each becomes an op of its own.
+//! and each becomes an op of its own. `padded/`: zeros behind the norm's rows are written by its op; `unpadded/`: what looks
+//! like that stays behind it.
 
 mod common;
 
-use normfuse::testing;
-use normfuse_ir::text;
-use normfuse_passes::{Kind, Options, Outcome, Report, Site};
+use normfuse::{Format, formats::onnx::WriteOptions, testing};
+use normfuse_ir::{Graph, Op, text};
+use normfuse_passes::{Behind, Kind, Options, Outcome, Report, Site};
 
 use common::bits::{parse, same_bits, texts};
 
@@ -109,4 +110,57 @@ fn norms_that_must_not_meet_stay_apart() {
         let least = if name == "siblings_cycle" { report.summary.norms - 1 } else { report.summary.norms };
         assert!(ops.len() >= least, "{name}: {ops:?}");
     });
+}
+
+/// What pads norms: taken in, and left.
+fn pads(report: &Report) -> (Vec<&Behind>, Vec<&Behind>) {
+    report.sites.iter().flat_map(|s| &s.pads).partition(|p| p.precondition.is_none())
+}
+
+#[test]
+fn zeros_behind_a_norm_are_written_by_its_op() {
+    check("padded", |name, report| {
+        let (taken, left) = pads(report);
+        assert!(!taken.is_empty() && left.is_empty(), "{name}: {:#?}", report.sites);
+        assert!(report.sites.iter().all(|s| s.op.is_some()), "{name}: {:#?}", report.sites);
+    });
+}
+
+#[test]
+fn zeros_behind_a_norm_are_written_to_onnx_and_read() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, source) in texts("in/padded") {
+        let before = parse(&source);
+        let mut after = before.clone();
+        normfuse_passes::run(&mut after, &Options::default()).unwrap();
+        let path = folder.path().join(format!("{name}.onnx"));
+        normfuse::save(&after, &path, Format::Onnx, &WriteOptions::default()).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let read = normfuse::open(&path).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let fused = |g: &Graph| -> Vec<Op> { g.nodes().map(|(_, n)| n.op.clone()).filter(Op::is_fused).collect() };
+        assert!(fused(&read) == fused(&after) && !fused(&read).is_empty(), "{name}: {}", text::print(&read));
+        for (_, node) in read.nodes().filter(|(_, n)| n.op.is_fused()) {
+            assert!(node.body.is_some(), "{name}: {}", node.name);
+        }
+        same_bits(&name, &before, &read);
+    }
+}
+
+#[test]
+fn what_looks_like_zeros_behind_a_norm_stays_behind_its_op() {
+    check("unpadded", |name, report| {
+        let (taken, left) = pads(report);
+        // What is no row of the norm's is nothing to tell of.
+        assert_eq!((taken.len(), left.is_empty()), (0, name.starts_with("of_")), "{name}: {:#?}", report.sites);
+        assert!(report.sites.iter().all(|s| s.outcome == Outcome::Fused), "{name}: {:#?}", report.sites);
+    });
+}
+
+#[test]
+fn a_pad_of_another_mode_is_told_of() {
+    let (_, source) = texts("in/padded").into_iter().find(|(name, _)| name == "pad_after_add").unwrap();
+    let mut graph = parse(&source.replace("pad(%y, %by)", "\"\".\"Pad\"(%y, %by) {reason=\"pad mode `reflect`\"}"));
+    let report = normfuse_passes::run(&mut graph, &Options::default()).unwrap();
+    let [pad] = report.sites[0].pads.as_slice() else { panic!("{:#?}", report.sites) };
+    assert_eq!(pad.precondition.as_deref(), Some("zeros"));
+    assert!(pad.hint.as_deref().unwrap().ends_with("pad mode `reflect`"), "{pad:?}");
 }

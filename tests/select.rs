@@ -202,6 +202,39 @@ fn dequantised_values_stay_outside_where_the_host_says_so() {
 }
 
 #[test]
+fn zeros_behind_rows_stay_outside_where_the_host_says_so() {
+    let padded = |f: &FusedNorm| f.siblings.iter().any(|s| s.padded.is_some());
+    let priced = Options {
+        cost: Some(Arc::new(|work, tokens| match work.op {
+            Op::Pad => 0.0,
+            Op::FusedNorm(f) if f.siblings[0].padded.is_some() => 1e9,
+            _ => Device::default().ns(work, tokens),
+        })),
+        ..Options::default()
+    };
+    let off = Options { disabled: [("padded_norm".to_owned(), "me".to_owned())].into(), ..Options::default() };
+    for graph in ["../padded/pad.nf", "../padded/pad_after_add.nf", "../padded/repeated.nf"] {
+        let (taken, _) = fuse(graph, Options::default());
+        assert!(taken.len() == 1 && padded(&taken[0]), "{graph}");
+        for (options, precondition, hint) in [
+            (without("rows with zeros behind", padded), "supported", "no kernel for rows with zeros behind"),
+            (priced.clone(), "cheaper", "by the table of costs"),
+            (off.clone(), "switched_on", "by me"),
+        ] {
+            let (left, report) = fuse(graph, options);
+            assert!(left.len() == 1 && !padded(&left[0]), "{graph}");
+            assert_eq!(left[0].prologue == Prologue::None, taken[0].prologue == Prologue::None, "{graph}");
+            for pad in &report.sites[0].pads {
+                assert_eq!(pad.precondition.as_deref(), Some(precondition), "{graph}");
+                assert!(pad.hint.as_deref().is_some_and(|h| h.contains(hint)), "{graph}: {pad:?}");
+            }
+            assert!(!report.sites[0].pads.is_empty(), "{graph}");
+            assert_eq!(report.rules.iter().find(|r| r.name == "padded_norm").unwrap().matched, 0);
+        }
+    }
+}
+
+#[test]
 fn products_of_two_dequantised_values_are_for_the_host_to_decide() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/in/fuse/dequantised_static.nf");
     let text = fs::read_to_string(path).unwrap().replace(

@@ -43,7 +43,7 @@ fn the_report_counts_the_fused_sites_of_each_rule() {
     let text = normfuse(["compile", s(&deepseek())]).code(0).stdout;
     assert!(
         text.contains(
-            "unmatched     gated_act, quant_static, quant_tensor, quant_token, quant_mx, quant_nvfp4 (on, and in no fused op)"
+            "unmatched     gated_act, quant_static, quant_tensor, quant_token, quant_mx, quant_nvfp4, padded_norm (on, and in no fused op)"
         ),
         "{text}"
     );

@@ -63,7 +63,7 @@ pub struct Candidate {
     pub parts: Vec<Part>,
     /// Quantisers of the norms that stay outside, and why.
     pub left_out: Vec<(NodeId, Refusal)>,
-    /// Dequantisers of codes that the op makes that stay ops, by part, and why.
+    /// Dequantisers of codes that the op makes and pads of its results that stay ops, by part, and why.
     pub kept: Vec<(usize, Refusal)>,
 }
 
@@ -76,7 +76,9 @@ pub struct Part {
     pub quantisers: Vec<NodeId>,
     /// What makes numbers of their codes again.
     pub dequantisers: Vec<NodeId>,
-    /// Its nodes and those of its quantisers.
+    /// What pads its result.
+    pub pads: Vec<NodeId>,
+    /// Its nodes, and those of its quantisers and pads.
     pub nodes: BTreeSet<NodeId>,
 }
 
@@ -130,13 +132,15 @@ pub struct Take {
     pub residual: bool,
     /// What makes numbers of codes again.
     pub dequantised: bool,
+    /// Zeros behind the rows of a result.
+    pub padded: bool,
     /// Why less than everything.
     pub why: Option<Refusal>,
 }
 
 impl Default for Take {
     fn default() -> Self {
-        Self { without: BTreeSet::new(), residual: true, dequantised: true, why: None }
+        Self { without: BTreeSet::new(), residual: true, dequantised: true, padded: true, why: None }
     }
 }
 
@@ -176,6 +180,7 @@ pub fn build(
         b.choose_dequantisers(k, take, options);
     }
     b.collect();
+    (0..b.members.len()).for_each(|k| b.choose_pads(k, take, options));
     b.choose_sum();
     loop {
         let ports = b.ports();

@@ -146,14 +146,18 @@ fn uniform(graph: &Graph, value: ValueId, depth: usize) -> Option<Num> {
         }
         _ => None,
     };
-    computed.or_else(|| match &*integers(graph, value, depth)? {
+    computed.or_else(|| match &*integers_within(graph, value, depth)? {
         [one] => Some(Num::new(typed(graph, value)?.0, whole(one.as_const()?)?)),
         _ => None,
     })
 }
 
 /// The elements of a small integer tensor, as inference tells them: sizes, and what is picked and computed of them.
-fn integers(graph: &Graph, value: ValueId, depth: usize) -> Option<Box<[Dim]>> {
+pub fn integers(graph: &Graph, value: ValueId) -> Option<Box<[Dim]>> {
+    integers_within(graph, value, DEPTH)
+}
+
+fn integers_within(graph: &Graph, value: ValueId, depth: usize) -> Option<Box<[Dim]>> {
     let (dtype, _) = typed(graph, value)?;
     if !matches!(dtype, DType::I32 | DType::I64) {
         return None;
@@ -170,7 +174,7 @@ fn integers(graph: &Graph, value: ValueId, depth: usize) -> Option<Box<[Dim]>> {
         .iter()
         .map(|v| {
             let v = (*v)?;
-            let known = if matches!(node.op, Op::Shape { .. }) { None } else { integers(graph, v, depth) };
+            let known = if matches!(node.op, Op::Shape { .. }) { None } else { integers_within(graph, v, depth) };
             Some((&graph.value(v).ty, known))
         })
         .collect();

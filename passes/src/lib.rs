@@ -61,7 +61,7 @@ pub use edits::{Edits, edits, edits_with};
 pub use observe::Observer;
 pub use options::{Marks, Options, Supports, SupportsQuantize, SupportsScaled};
 pub use relax::{Relaxation, Relaxed};
-pub use report::{Dequantiser, Fused, Kind, Outcome, Report, RuleUse, ScaledProduct, Site, Summary};
+pub use report::{Behind, Fused, Kind, Outcome, Report, RuleUse, ScaledProduct, Site, Summary};
 pub use rules::Rule;
 
 use crate::{

@@ -23,7 +23,7 @@ use crate::{
     region::{self, Region},
     report::{self, Kind, Outcome, Report, RuleUse, Site},
     rewrite::{self, Moved},
-    rules::{self, Rule, dequantise},
+    rules::{self, Rule, dequantise, pad},
     select::{self, Choice, Unit},
     siblings,
     solve::Solution,
@@ -78,18 +78,29 @@ fn units<'f>(found: &'f Found, group: &[usize]) -> Vec<Unit<'f>> {
     .collect()
 }
 
-/// What became of the dequantisers of the codes that an op makes for an anchor.
-fn dequantisers(graph: &Graph, c: &Candidate, anchor: NodeId, applied: &rewrite::Applied) -> Vec<report::Dequantiser> {
+/// What became of the nodes behind the results of an op for an anchor that a rule may take in: those of the parts that went
+/// with it, and those that stay.
+fn behind(
+    graph: &Graph,
+    (c, applied): (&Candidate, &rewrite::Applied),
+    anchor: NodeId,
+    (rule, taken): (&Rule, fn(&candidate::Part) -> &[NodeId]),
+) -> Vec<report::Behind> {
     let own = |k: usize| c.parts.get(k).is_some_and(|p| p.anchor == anchor);
-    let taken = c.parts.iter().filter(|p| p.anchor == anchor).flat_map(|p| &p.dequantisers);
+    let taken = c.parts.iter().filter(|p| p.anchor == anchor).flat_map(taken);
     let name = |id: &NodeId| applied.replaced.iter().find(|(n, _)| n == id).map(|(_, name)| name.clone());
-    let taken = taken.filter_map(name).map(|node| report::Dequantiser { node, precondition: None, hint: None });
-    let kept = c.kept.iter().filter(|(k, _)| own(*k)).filter_map(|(_, refusal)| {
+    let taken = taken.filter_map(name).map(|node| report::Behind { node, precondition: None, hint: None });
+    let kept = c.kept.iter().filter(|(k, r)| own(*k) && r.rule == rule.name).filter_map(|(_, refusal)| {
         let node = graph.try_node(refusal.node?)?.name.clone();
         let (precondition, hint) = (Some(refusal.precondition.to_owned()), Some(refusal.hint.clone()));
-        Some(report::Dequantiser { node, precondition, hint })
+        Some(report::Behind { node, precondition, hint })
     });
     taken.chain(kept).collect()
+}
+
+/// What dequantises the codes that an op makes for an anchor.
+fn dequantisers(graph: &Graph, c: &Candidate, anchor: NodeId, applied: &rewrite::Applied) -> Vec<report::Behind> {
+    behind(graph, (c, applied), anchor, (&dequantise::RULE, |p| &p.dequantisers))
 }
 
 pub(crate) struct Pass<'o> {
@@ -406,6 +417,9 @@ impl<'o> Pass<'o> {
         if descriptor.siblings.iter().flat_map(|s| &s.epilogues).any(|s| s.dequantised.is_some()) {
             self.report.matched(dequantise::RULE.name);
         }
+        if descriptor.siblings.iter().any(|s| s.padded.is_some()) {
+            self.report.matched(pad::RULE.name);
+        }
         let (op, provenance, _) = graph.node_meta_mut(applied.node);
         let op = op.clone();
         let rules: BTreeSet<&String> = d.norms.iter().flat_map(|n| &found.norms[*n].rules).collect();
@@ -424,6 +438,7 @@ impl<'o> Pass<'o> {
             let rule = match schemes.first() {
                 Some(s) => rules::scheme_rule(s),
                 None if several => "sibling_norm",
+                None if descriptor.siblings[k].padded.is_some() => pad::RULE.name,
                 None if prologue => "residual_add",
                 None => "rms_norm",
             };
@@ -456,6 +471,7 @@ impl<'o> Pass<'o> {
                 arithmetic: schemes.iter().map(|s| s.arithmetic()).collect(),
                 relaxed: Vec::new(),
                 dequantisers: dequantisers(graph, &d.candidate, part.anchor, applied),
+                pads: behind(graph, (&d.candidate, applied), part.anchor, (&pad::RULE, |p| &p.pads)),
                 rewrites: of_part().flat_map(|n| &n.rules).cloned().collect(),
                 path: of_part().flat_map(|n| &n.path).cloned().collect(),
                 ..self.blank(graph, part.anchor, kind, Outcome::Fused)
@@ -498,6 +514,7 @@ impl<'o> Pass<'o> {
             arithmetic: Vec::new(),
             relaxed: Vec::new(),
             dequantisers: Vec::new(),
+            pads: Vec::new(),
             rewrites: Vec::new(),
             path: Vec::new(),
             precondition: None,

@@ -89,7 +89,10 @@ pub struct Site {
     pub relaxed: Vec<Relaxed>,
     /// Dequantisers of the codes that the op makes for this norm or quantiser.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub dequantisers: Vec<Dequantiser>,
+    pub dequantisers: Vec<Behind>,
+    /// What pads the norm's result.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pads: Vec<Behind>,
     /// The rewrites that recognised the norm, in the order in which they were applied to it.
     #[serde(default)]
     pub rewrites: Vec<String>,
@@ -105,9 +108,9 @@ pub struct Site {
     pub hint: Option<String>,
 }
 
-/// A node that makes numbers of the codes of a norm's op, and what became of it.
+/// A node behind a result of an op that the op may make itself, and what became of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Dequantiser {
+pub struct Behind {
     /// Its name.
     pub node: String,
     /// The first precondition that failed; none where the op gives what it made.

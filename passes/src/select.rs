@@ -15,7 +15,7 @@ use crate::{
     norms::Norm,
     quant::Quant,
     reach::Order,
-    rules::dequantise,
+    rules::{dequantise, pad},
 };
 
 /// Most norms of which all partitions are priced; in larger groups norms join the first op that can take them.
@@ -149,7 +149,11 @@ impl Search<'_> {
     fn cheapest(&self, block: &[usize], whole: Result<Candidate, Refusal>) -> Priced {
         let pays = |c: Candidate| Some((self.price.saving(&c), c)).filter(|(saved, _)| *saved > 0.0);
         let (why, mut best) = match whole {
-            Ok(c) if self.options.cost.is_none() => return pays(c).ok_or_else(|| self.does_not_pay(block[0])),
+            Ok(c) if self.options.cost.is_none() => {
+                // With the zeros behind its rows it may have been worth it.
+                let pad = c.kept.iter().find(|(_, r)| r.rule == pad::RULE.name).map(|(_, r)| r.clone());
+                return pays(c).ok_or_else(|| pad.unwrap_or_else(|| self.does_not_pay(block[0])));
+            }
             Ok(c) => (None, pays(c)),
             // A norm that is none, or that depends on itself, is none with less either.
             Err(r) if r.precondition != "supported" => return Err(r),
@@ -158,6 +162,7 @@ impl Search<'_> {
         let units = || block.iter().map(|u| &self.units[*u]);
         let quants: Vec<NodeId> = units().flat_map(|u| &u.quants).map(|q| q.anchor).collect();
         let adds = units().flat_map(|u| &u.members).any(|n| n.add.is_some());
+        let pads = units().flat_map(|u| &u.members).any(|n| pad::is_read(self.graph, self.order, n));
         let numbers = units().flat_map(|u| &u.quants).any(|q| dequantise::is_read(self.graph, q));
         let masks: Vec<u32> =
             if quants.len() <= MAX_QUANTISERS { (0..1 << quants.len()).rev().collect() } else { vec![u32::MAX, 0] };
@@ -165,11 +170,13 @@ impl Search<'_> {
         for (i, mask) in masks.into_iter().enumerate() {
             let left = quants.iter().enumerate().filter(|(i, _)| *i < 32 && mask >> i & 1 == 0);
             let without: BTreeSet<NodeId> = left.map(|(_, n)| *n).collect();
-            for (residual, dequantised) in [(true, true), (true, false), (false, true), (false, false)] {
-                if (i == 0 && residual && dequantised) || !(residual || adds) || !(dequantised || numbers) {
+            // Of the three, from all to none.
+            for [residual, padded, dequantised] in (0..8).map(|n| [n & 4 == 0, n & 2 == 0, n & 1 == 0]) {
+                let whole = i == 0 && residual && padded && dequantised;
+                if whole || !(residual || adds) || !(padded || pads) || !(dequantised || numbers) {
                     continue;
                 }
-                let take = Take { without: without.clone(), residual, dequantised, why: why.clone() };
+                let take = Take { without: without.clone(), residual, dequantised, padded, why: why.clone() };
                 let Some(found) = self.build(block, &take).ok().and_then(pays) else { continue };
                 if best.as_ref().is_none_or(|(saved, _)| found.0 > saved + 1e-9) {
                     best = Some(found);

@@ -70,12 +70,13 @@ fn explain(site: &Site) -> String {
     for (scheme, arithmetic) in site.schemes.iter().zip(&site.arithmetic) {
         let _ = writeln!(text, "  quantises to {scheme}: {arithmetic}");
     }
-    for d in &site.dequantisers {
-        let _ = match (&d.precondition, &d.hint) {
+    let dequantisers = site.dequantisers.iter().map(|d| ("dequantises", d));
+    for (does, b) in dequantisers.chain(site.pads.iter().map(|p| ("pads", p))) {
+        let _ = match (&b.precondition, &b.hint) {
             (Some(precondition), Some(hint)) => {
-                writeln!(text, "  {} dequantises and stays an op: {precondition} fails: {hint}", d.node)
+                writeln!(text, "  {} {does} and stays an op: {precondition} fails: {hint}", b.node)
             }
-            _ => writeln!(text, "  {} dequantises, in the op", d.node),
+            _ => writeln!(text, "  {} {does}, in the op", b.node),
         };
     }
     if !site.rewrites.is_empty() {

@@ -6,7 +6,7 @@ use normfuse::{
     Format,
     formats::checkpoint::Bound,
     passes::{
-        Dequantiser, Kind, Outcome, Relaxation, Report, RuleUse, ScaledProduct, Site, Summary, linears::Quantised,
+        Behind, Kind, Outcome, Relaxation, Report, RuleUse, ScaledProduct, Site, Summary, linears::Quantised,
         switches::Setting,
     },
 };
@@ -118,7 +118,8 @@ impl<'a> Document<'a> {
             rows.push(row("gates", format!("{} fused with the quantisers that read them", s.fused.gated_act)));
         }
         rows.extend(self.relaxed());
-        rows.extend(self.dequantisers());
+        rows.extend(self.behind("dequantisers", |s| &s.dequantisers));
+        rows.extend(self.behind("pads", |s| &s.pads));
         rows.extend(self.quantised.map(linear_row));
         rows.extend(self.weight_rows());
         rows.extend(self.verify.map(verified_row));
@@ -230,17 +231,16 @@ impl<'a> Document<'a> {
         format!("\nscaled products\n{}", table::columns(&std::iter::once(header).chain(rows).collect::<Vec<_>>()))
     }
 
-    /// What makes numbers of the codes of fused ops again, and why some of it stays.
-    fn dequantisers(&self) -> Option<Vec<String>> {
-        let all = || self.sites.iter().flat_map(|s| &s.dequantisers);
-        let (taken, kept) = all().partition::<Vec<&Dequantiser>, _>(|d| d.precondition.is_none());
+    /// What fused ops make of what is behind their results, and why some of it stays.
+    fn behind(&self, name: &str, of: fn(&Site) -> &[Behind]) -> Option<Vec<String>> {
+        let (taken, kept) = self.sites.iter().flat_map(of).partition::<Vec<&Behind>, _>(|d| d.precondition.is_none());
         let mut text = format!("{} in fused ops", taken.len());
         if !kept.is_empty() {
             let why: BTreeSet<&str> = kept.iter().filter_map(|d| d.precondition.as_deref()).collect();
             let why: Vec<&str> = why.into_iter().collect();
             let _ = write!(text, ", {} as they were ({})", kept.len(), why.join(", "));
         }
-        (!taken.is_empty() || !kept.is_empty()).then(|| row("dequantisers", text))
+        (!taken.is_empty() || !kept.is_empty()).then(|| row(name, text))
     }
 
     /// How many there are and what became of them: the numbers add up.

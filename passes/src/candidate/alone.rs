@@ -267,7 +267,7 @@ pub fn alone(
                 let numbers = epilogue.dequantisers.iter().filter(|_| i == 0).flat_map(|d| &d.nodes);
                 let nodes = q.nodes.iter().chain(gate).chain(numbers).copied().collect();
                 let dequantisers = epilogue.dequantisers.iter().filter(|_| i == 0).map(|d| d.node).collect();
-                Part { anchor: q.anchor, quantisers: vec![q.anchor], dequantisers, nodes }
+                Part { anchor: q.anchor, quantisers: vec![q.anchor], dequantisers, pads: Vec::new(), nodes }
             })
             .collect(),
         left_out: Vec::new(),

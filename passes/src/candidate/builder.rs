@@ -8,7 +8,7 @@ use super::{
     Refusal, Take, asks_for_row_sizes,
     inside::{Inside, Ports},
     member::{Epilogue, Member},
-    switched_off,
+    switched_off, value_name,
 };
 use crate::{
     Options, consts,
@@ -19,6 +19,7 @@ use crate::{
     rules::{
         self,
         dequantise::{self, Dequantiser},
+        pad::{self, Pad},
     },
     views::is_view,
 };
@@ -51,7 +52,7 @@ pub(super) struct Builder<'a> {
     pub(super) inside: Inside<'a>,
     /// Nodes of these that depend on an anchor.
     downstream: BTreeSet<NodeId>,
-    /// Dequantisers of codes that stay ops, by member, and why.
+    /// Dequantisers of codes and pads that stay ops, by member, and why.
     pub(super) kept: Vec<(usize, Refusal)>,
 }
 
@@ -99,8 +100,7 @@ impl<'a> Builder<'a> {
     pub(super) fn collect(&mut self) {
         let mut inside: BTreeSet<NodeId> = BTreeSet::new();
         for m in &self.members {
-            inside.extend(&m.norm.nodes);
-            inside.extend(m.epilogues.iter().flat_map(Epilogue::nodes));
+            inside.extend(m.nodes());
         }
         self.inside = Inside::new(self.graph, self.order, inside);
         let anchors = self.members.iter().map(|m| m.norm.anchor).collect();
@@ -183,6 +183,63 @@ impl<'a> Builder<'a> {
         }
     }
 
+    /// Which pads of a norm's result go into the op: all that read it, or none.
+    pub(super) fn choose_pads(&mut self, k: usize, take: &Take, options: &Options) {
+        let m = &self.members[k];
+        let (norm, own) = (m.norm, m.result);
+        let add = m.add.into_iter().flat_map(|(a, b)| [a, b]);
+        let operands = m.weight.into_iter().chain(add).chain(m.add.is_none().then_some(m.h)).collect();
+        let others = (0..norm.results.len()).filter(|r| *r != own);
+        for result in std::iter::once(own).chain(others) {
+            let (pads, refused) = pad::find((self.graph, self.order), norm, result, &operands);
+            self.kept.extend(refused.into_iter().map(|r| (k, r)));
+            let nodes: Vec<NodeId> = pads.iter().map(|p| p.node).collect();
+            if let Err((precondition, hint)) = self.pad(k, result, pads, take, options) {
+                let refusal = |n| Refusal { rule: pad::RULE.name, precondition, node: Some(n), hint: hint.clone() };
+                self.kept.extend(nodes.into_iter().map(|n| (k, refusal(n))));
+            }
+        }
+    }
+
+    /// Takes in pads of a result, or says which precondition fails.
+    fn pad(
+        &mut self,
+        k: usize,
+        result: usize,
+        pads: Vec<Pad>,
+        take: &Take,
+        options: &Options,
+    ) -> Result<(), (&'static str, String)> {
+        let Some(first) = pads.first() else { return Ok(()) };
+        match (options.why_off(pad::RULE.name), take.padded, &take.why) {
+            (None, true, _) => {}
+            (Some(why), ..) => return Err(("switched_on", switched_off(why))),
+            (None, false, Some(why)) => return Err((why.precondition, why.hint.clone())),
+            (None, false, None) => return Err(("cheaper", "by the table of costs it is cheaper outside".into())),
+        }
+        if let Some(other) = pads.iter().find(|p| p.width != first.width) {
+            return Err(("one_amount", format!("rows of {} and of {} are made", first.width, other.width)));
+        }
+        if !self.members[k].pads.is_empty() {
+            return Err(("one_amount", "the result is padded in another dtype, too".into()));
+        }
+        if !self.members[k].epilogues.is_empty() {
+            return Err(("unquantised", "a quantiser reads the row without them".into()));
+        }
+        let before = std::mem::replace(&mut self.members[k].result, result);
+        self.members[k].pads = pads;
+        self.collect();
+        let ports = self.ports();
+        let (live, _) = self.liveness(&ports);
+        let Some((node, _)) = self.escape_of(k, &ports, &live) else { return Ok(()) };
+        let name = value_name(self.graph, self.graph.node(node).outputs[0]);
+        let hint = format!("`{name}` {}", self.inside.outside_reader(node, &live));
+        self.members[k].result = before;
+        self.members[k].pads.clear();
+        self.collect();
+        Err(("padded_only", hint))
+    }
+
     /// Every value that a port stands for.
     pub(super) fn ports(&self) -> Ports {
         let mut ports = BTreeMap::new();
@@ -195,7 +252,10 @@ impl<'a> Builder<'a> {
             if m.add.is_some() {
                 put(&mut m.norm.sums[m.sum].1.iter().copied(), Port::Sum);
             }
-            put(&mut m.norm.results[m.result].1.iter().copied(), Port::Normed(k));
+            if m.pads.is_empty() {
+                put(&mut m.norm.results[m.result].1.iter().copied(), Port::Normed(k));
+            }
+            put(&mut m.pads.iter().flat_map(|p| self.inside.with_views(p.value)), Port::Normed(k));
             for (e, epilogue) in m.epilogues.iter().enumerate() {
                 let of = |pick: fn(&Quant) -> Option<ValueId>| epilogue.quants.iter().filter_map(move |q| pick(q));
                 put(&mut of(|q| Some(q.q)).flat_map(|v| self.inside.with_views(v)), Port::Q(k, e));
@@ -233,6 +293,11 @@ impl<'a> Builder<'a> {
     /// A value that the op would hide and that somebody outside reads: its node, the norm it belongs to, and the
     /// quantiser.
     pub(super) fn escape(&self, ports: &Ports, live: &BTreeSet<NodeId>) -> Option<(NodeId, usize, Option<usize>)> {
+        (0..self.members.len()).find_map(|k| self.escape_of(k, ports, live).map(|(n, e)| (n, k, e)))
+    }
+
+    /// [`Self::escape`] of one norm.
+    fn escape_of(&self, k: usize, ports: &Ports, live: &BTreeSet<NodeId>) -> Option<(NodeId, Option<usize>)> {
         let of = |want: &dyn Fn(Port) -> bool| -> Vec<ValueId> {
             ports.iter().filter(|(_, p)| want(**p)).map(|(v, _)| *v).collect()
         };
@@ -245,22 +310,15 @@ impl<'a> Builder<'a> {
         let hidden = |core: &BTreeSet<NodeId>, spare: bool| {
             self.inside.hidden(core, |n| live.contains(&n) && self.downstream.contains(&n) && !(spare && harmless(&n)))
         };
-        for (k, m) in self.members.iter().enumerate() {
-            let norm = self.core(of(&|p| p == Port::Normed(k)));
-            if let Some(n) = hidden(&norm, false) {
-                return Some((n, k, None));
-            }
-            for e in 0..m.epilogues.len() {
-                let own = |p| {
-                    matches!(p, Port::Q(..) | Port::Scale(..) | Port::Dequantised(..)) && p.epilogue() == Some((k, e))
-                };
-                let core = self.core(of(&own));
-                if let Some(n) = hidden(&core, true) {
-                    return Some((n, k, Some(e)));
-                }
-            }
+        let norm = self.core(of(&|p| p == Port::Normed(k)));
+        if let Some(n) = hidden(&norm, false) {
+            return Some((n, None));
         }
-        None
+        (0..self.members[k].epilogues.len()).find_map(|e| {
+            let own =
+                |p| matches!(p, Port::Q(..) | Port::Scale(..) | Port::Dequantised(..)) && p.epilogue() == Some((k, e));
+            hidden(&self.core(of(&own)), true).map(|n| (n, Some(e)))
+        })
     }
 }
 

@@ -34,7 +34,7 @@ impl Builder<'_> {
                 product: m.norm.product,
             }),
             output: m.norm.results[m.result].0,
-            padded: None,
+            padded: m.pads.first().map(|p| p.width),
             emit_normed: read.contains(&Port::Normed(k)) || epilogues.is_empty(),
             epilogues,
         }
@@ -105,7 +105,8 @@ impl Builder<'_> {
         let sibling = &descriptor.siblings[k];
         let width = Dim::from(sibling.width as i64);
         match port {
-            OutPort::Sum | OutPort::Normed(_) => rows_of(&shape, width),
+            OutPort::Sum => rows_of(&shape, width),
+            OutPort::Normed(_) => rows_of(&shape, Dim::from(sibling.handed_out() as i64)),
             OutPort::Q(_, e) | OutPort::Scale(_, e) | OutPort::ZeroPoint(_, e) | OutPort::Dequantised(_, e) => {
                 quantised_shape(&sibling.epilogues[e], &shape, &width, port)
             }

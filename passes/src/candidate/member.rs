@@ -11,7 +11,7 @@ use crate::{
     quant::{Quant, Use},
     reach::Order,
     region::typed,
-    rules::dequantise::Dequantiser,
+    rules::{dequantise::Dequantiser, pad::Pad},
 };
 
 /// Quantisers that are one: equal schemes of one value, repeated for each consumer.
@@ -60,6 +60,8 @@ pub(super) struct Member<'a> {
     /// Which form of the sum is handed out.
     pub(super) sum: usize,
     pub(super) epilogues: Vec<Epilogue<'a>>,
+    /// What pads the normed value, all to one size; then that is what the op hands out.
+    pub(super) pads: Vec<Pad>,
 }
 
 impl<'a> Member<'a> {
@@ -114,7 +116,13 @@ impl<'a> Member<'a> {
                 hint: format!("`{name}` scales the normalised row, but it is not a vector as long as the row"),
             });
         }
-        Ok(Self { norm, h, add, weight, result: 0, sum: 0, epilogues: Vec::new() })
+        Ok(Self { norm, h, add, weight, result: 0, sum: 0, epilogues: Vec::new(), pads: Vec::new() })
+    }
+
+    /// Everything of it, of its quantisers and of what pads it.
+    pub(super) fn nodes(&self) -> impl Iterator<Item = &NodeId> {
+        let behind = self.epilogues.iter().flat_map(Epilogue::nodes);
+        self.norm.nodes.iter().chain(behind).chain(self.pads.iter().flat_map(|p| &p.nodes))
     }
 
     pub(super) fn part(&self) -> Part {
@@ -123,7 +131,8 @@ impl<'a> Member<'a> {
             anchor: self.norm.anchor,
             quantisers: quants().map(|q| q.anchor).collect(),
             dequantisers: self.epilogues.iter().flat_map(|e| &e.dequantisers).map(|d| d.node).collect(),
-            nodes: self.norm.nodes.iter().chain(self.epilogues.iter().flat_map(Epilogue::nodes)).copied().collect(),
+            pads: self.pads.iter().map(|p| p.node).collect(),
+            nodes: self.nodes().copied().collect(),
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     cost::Price,
     quant::Quant,
     region::producer_op,
-    report::{Dequantiser, Kind, Outcome, Site},
+    report::{Behind, Kind, Outcome, Site},
     rewrite::{self, Moved},
     rules::{self, dequantise, gated_act},
     views::is_view,
@@ -36,7 +36,7 @@ pub(super) struct Made {
     rule: &'static str,
     scheme: String,
     arithmetic: String,
-    dequantisers: Vec<Dequantiser>,
+    dequantisers: Vec<Behind>,
 }
 
 /// Most nodes between a norm and a quantiser of which people say that the one feeds the other.
@@ -49,9 +49,14 @@ pub(super) fn behind(graph: &Graph, q: &Quant, results: &BTreeSet<ValueId>) -> O
     for _ in 0..BETWEEN {
         let (id, op) = producer_op(graph, value)?;
         let moves = match op {
-            Op::Transpose { .. } | Op::Slice | Op::Split { .. } | Op::Gather { .. } | Op::Cast { .. } | Op::Clip => {
-                true
-            }
+            Op::Pad
+            | Op::Concat { .. }
+            | Op::Transpose { .. }
+            | Op::Slice
+            | Op::Split { .. }
+            | Op::Gather { .. }
+            | Op::Cast { .. }
+            | Op::Clip => true,
             Op::Binary(_) => graph.node(id).input(1).is_some_and(|v| graph.value(v).as_const().is_some()),
             Op::Foreign(f) => f.op_type == "Pad",
             _ => is_view(graph, id),

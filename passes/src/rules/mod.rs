@@ -12,6 +12,7 @@
 pub mod algebra;
 pub mod dequantise;
 pub mod gated_act;
+pub mod pad;
 pub mod quant_dynamic;
 pub mod quant_mx;
 pub mod quant_static;
@@ -58,7 +59,7 @@ fn none() -> Rewrites {
 }
 
 /// Every switchable rule, in the order of this list in reports. The order has no influence on what is found.
-pub const ALL: [&Rule; 11] = [
+pub const ALL: [&Rule; 12] = [
     &rms_norm::RULE,
     &residual_add::RULE,
     &sibling_norm::RULE,
@@ -70,6 +71,7 @@ pub const ALL: [&Rule; 11] = [
     &quant_mx::RULE,
     &quant_mx::NVFP4,
     &dequantise::RULE,
+    &pad::RULE,
 ];
 
 /// The rule that governs a quantiser.

@@ -1,0 +1,27 @@
+# Zeros that a constant is expanded to, by the shape of the rows; with the residual add.
+graph "concat_expanded"
+opset "" 20
+input %x: bf16[batch, seq, 256]
+const %w: bf16[256] = fill(1.25)
+const %eps: f32[] = 1e-6
+const %two: f32[] = 2.0
+input %res: bf16[batch, seq, 256]
+%h = add(%res, %x)
+const %n64: i64[1] = [64]
+const %lead: i64[2] = [0, 1]
+const %zero: bf16[1, 1, 1] = fill(0.0)
+%y_x32 = cast(%h) {to=f32}
+%y_sq = pow(%y_x32, %two)
+%y_ms = reduce_mean(%y_sq) {axes=[-1]}
+%y_ve = add(%y_ms, %eps)
+%y_rt = sqrt(%y_ve)
+%y_r = reciprocal(%y_rt)
+%y_n = mul(%y_x32, %y_r)
+%y_nc = cast(%y_n) {to=bf16}
+%y = mul(%w, %y_nc)
+%s = shape(%x)
+%bs = gather(%s, %lead) {axis=0}
+%zs = concat(%bs, %n64) {axis=0}
+%z = expand(%zero, %zs)
+%p = concat(%y, %z) {axis=2}
+output %p

@@ -1,0 +1,24 @@
+# Zeros of a computed shape behind the row: new_zeros, and cat.
+graph "concat_zeros"
+opset "" 20
+input %x: bf16[batch, seq, 256]
+const %w: bf16[256] = fill(1.25)
+const %eps: f32[] = 1e-6
+const %two: f32[] = 2.0
+const %n64: i64[1] = [64]
+const %lead: i64[2] = [0, 1]
+%y_x32 = cast(%x) {to=f32}
+%y_sq = pow(%y_x32, %two)
+%y_ms = reduce_mean(%y_sq) {axes=[-1]}
+%y_ve = add(%y_ms, %eps)
+%y_rt = sqrt(%y_ve)
+%y_r = reciprocal(%y_rt)
+%y_n = mul(%y_x32, %y_r)
+%y_nc = cast(%y_n) {to=bf16}
+%y = mul(%w, %y_nc)
+%s = shape(%y)
+%bs = gather(%s, %lead) {axis=0}
+%zs = concat(%bs, %n64) {axis=0}
+%z = constant_of_shape(%zs) {dtype=bf16, value=0.0}
+%p = concat(%y, %z) {axis=-1}
+output %p
