@@ -5,7 +5,10 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use common::{Done, model, normfuse, normfuse_with, s};
-use normfuse::passes::switches::{DEPRECATED, MASTER};
+use normfuse::passes::{
+    rules,
+    switches::{DEPRECATED, MASTER, variable},
+};
 use serde_json::{Value, json};
 
 fn deepseek() -> PathBuf {
@@ -198,6 +201,24 @@ fn the_page_of_variables_is_up_to_date() {
     assert!(page == made, "run: normfuse rules --markdown > docs/environment_variables.md");
     for d in &DEPRECATED {
         assert!(page.contains(d.variable), "{}", d.variable);
+    }
+}
+
+#[test]
+fn the_page_of_fusions_says_what_the_rules_say() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/fusions.md");
+    let page = std::fs::read_to_string(path).unwrap();
+    let sections: Vec<&str> = page.split("\n## ").skip(1).collect();
+    assert_eq!(sections.len(), rules::ALL.len());
+    for rule in rules::ALL {
+        let name = rule.name;
+        let section = sections.iter().find(|s| s.starts_with(&format!("`{name}`\n"))).expect(name);
+        assert!(section.contains(rule.picture), "{name}: another picture than {}", rule.picture);
+        for precondition in rule.preconditions {
+            assert!(section.contains(&format!("\n- {precondition}\n")), "{name}: no `{precondition}`");
+        }
+        assert_eq!(section.matches("\n- ").count(), rule.preconditions.len(), "{name}: other preconditions");
+        assert!(section.contains(&variable(name)), "{name}: no switch");
     }
 }
 

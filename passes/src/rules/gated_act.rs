@@ -23,7 +23,7 @@ pub const RULE: Rule = Rule {
     summary: "A gated activation that a quantiser reads moves into one op with it.",
     picture: "
 gate -> [min] -> [cast] -> silu, gelu or x * sigmoid([alpha *] x) -> [cast] --* --> [cast] -> y -> quantiser
-up   -> [clamp] -> [+ 1] -> [cast] ---------------------------------------------'             '--> (y, where somebody reads it)",
+up   -> [clamp] -> [+ 1] -> [cast] -------------------------------------------'               '--> (y, where somebody reads it)",
     preconditions: &[
         "activation: silu, gelu, its tanh form, or a sigmoid times what it is of, in f32, f16 or bf16",
         "bounds: the gate has a largest value, the other factor a largest magnitude; other bounds stay ops before it",
@@ -221,11 +221,10 @@ impl Reader<'_> {
     /// The other factor, of what it is made.
     fn factor(&mut self, up: ValueId) -> Factor {
         let up = self.cast(up, DType::embeds_in).unwrap_or(up);
-        let plain = Factor { up, up_limit: None, shifted: None };
+        let mut factor = Factor { up, up_limit: None, shifted: None };
         if !self.bounds {
-            return plain;
+            return factor;
         }
-        let mut factor = plain;
         // The one in the dtype of the sum, or added in f32 and rounded to that.
         let mut own = Reader { graph: self.graph, bounds: true, nodes: BTreeSet::new() };
         let sum = own.cast(up, |from, to| from == DType::F32 && to.embeds_in(from)).unwrap_or(up);
