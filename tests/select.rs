@@ -36,6 +36,11 @@ fn without(what: &'static str, unsupported: fn(&FusedNorm) -> bool) -> Options {
     Options { supports: Arc::new(supports), ..Options::default() }
 }
 
+/// A host that switched a rule off.
+fn off(rule: &str) -> Options {
+    Options { disabled: [(rule.to_owned(), "me".to_owned())].into(), ..Options::default() }
+}
+
 #[test]
 fn siblings_part_where_there_is_no_kernel_for_two() {
     let (together, _) = fuse("siblings_mla.nf", Options::default());
@@ -107,7 +112,6 @@ fn a_quantiser_of_a_norm_that_is_refused_as_it_is_made_is_an_op_of_its_own() {
 
 #[test]
 fn a_quantiser_that_no_norm_feeds_has_its_rule_s_switch_and_its_price() {
-    let off = |rule: &str| Options { disabled: [(rule.to_owned(), "me".to_owned())].into(), ..Options::default() };
     let (site, changed) = alone("input_token.nf", off("quant_token"));
     assert_eq!((site.precondition.as_deref(), changed), (Some("switched_on"), false));
     assert!(site.hint.unwrap().contains("by me"));
@@ -180,7 +184,6 @@ fn dequantised_values_stay_outside_where_the_host_says_so() {
         })),
         ..Options::default()
     };
-    let off = Options { disabled: [("dequantise".to_owned(), "me".to_owned())].into(), ..Options::default() };
     for graph in ["../fuse/dequantised_static.nf", "../fuse/dequantised_codes_read.nf", "../gated/dequantised.nf"] {
         let (taken, report) = fuse(graph, Options::default());
         assert!(taken.len() == 1 && numbers(&taken[0]), "{graph}");
@@ -188,7 +191,7 @@ fn dequantised_values_stay_outside_where_the_host_says_so() {
         for (options, precondition, hint) in [
             (without("dequantised values", numbers), "supported", "no kernel for dequantised values"),
             (priced.clone(), "cheaper", "by the table of costs"),
-            (off.clone(), "switched_on", "by me"),
+            (off("dequantise"), "switched_on", "by me"),
         ] {
             let (left, report) = fuse(graph, options);
             assert!(left.len() == 1 && !numbers(&left[0]) && left[0].siblings[0].epilogues.len() == 1, "{graph}");
@@ -212,14 +215,13 @@ fn zeros_behind_rows_stay_outside_where_the_host_says_so() {
         })),
         ..Options::default()
     };
-    let off = Options { disabled: [("padded_norm".to_owned(), "me".to_owned())].into(), ..Options::default() };
     for graph in ["../padded/pad.nf", "../padded/pad_after_add.nf", "../padded/repeated.nf"] {
         let (taken, _) = fuse(graph, Options::default());
         assert!(taken.len() == 1 && padded(&taken[0]), "{graph}");
         for (options, precondition, hint) in [
             (without("rows with zeros behind", padded), "supported", "no kernel for rows with zeros behind"),
             (priced.clone(), "cheaper", "by the table of costs"),
-            (off.clone(), "switched_on", "by me"),
+            (off("padded_norm"), "switched_on", "by me"),
         ] {
             let (left, report) = fuse(graph, options);
             assert!(left.len() == 1 && !padded(&left[0]), "{graph}");
@@ -288,7 +290,6 @@ fn the_default_device_is_the_one_in_the_file() {
 #[test]
 fn a_gate_that_stays_outside_says_why_and_its_quantiser_is_an_op_of_its_own() {
     let gates = |f: &FusedNorm| matches!(f.prologue, Prologue::Gated(_));
-    let off = |rule: &str| Options { disabled: [(rule.to_owned(), "me".to_owned())].into(), ..Options::default() };
     let table = Options {
         cost: Some(Arc::new(move |work, _| if matches!(work.op, Op::FusedNorm(_)) { 50.0 } else { 1.0 })),
         ..Options::default()

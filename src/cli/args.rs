@@ -192,9 +192,8 @@ pub struct Compile {
     /// Allow a named departure from the source's bits (may be repeated)
     #[arg(long, value_name = "NAME", value_parser = relaxations())]
     pub relax: Vec<String>,
-    /// What the result has to run on: no fused op that it has no kernel for is made
-    #[arg(long, value_name = "RUNTIME", default_value = "both")]
-    pub runs_on: RunsOn,
+    #[command(flatten)]
+    pub host: Host,
     #[command(flatten)]
     pub switches: Switches,
     /// Fail unless so many sites fused: KIND=N or KIND>=N, of norm, norm_quant, sibling_norm, gated_act, quant (may be repeated)
@@ -231,9 +230,8 @@ pub struct Explain {
     /// Only what concerns this node of the model
     #[arg(long, value_name = "NAME")]
     pub node: Option<String>,
-    /// What the result has to run on: no fused op that it has no kernel for is made
-    #[arg(long, value_name = "RUNTIME", default_value = "both")]
-    pub runs_on: RunsOn,
+    #[command(flatten)]
+    pub host: Host,
     #[command(flatten)]
     pub switches: Switches,
     #[command(flatten)]
@@ -250,6 +248,14 @@ pub struct Rules {
     pub markdown: bool,
     #[command(flatten)]
     pub switches: Switches,
+}
+
+/// Which kernels there are.
+#[derive(Debug, Args)]
+pub struct Host {
+    /// What the result has to run on: no fused op that it has no kernel for is made
+    #[arg(long, value_name = "RUNTIME", default_value = "both")]
+    pub runs_on: RunsOn,
 }
 
 /// Which rules are on, whatever the environment says.
@@ -308,9 +314,8 @@ pub struct Test {
     /// Write the snapshots that differ or are missing, and remove those that have no graph
     #[arg(long)]
     pub update: bool,
-    /// What the result has to run on: no fused op that it has no kernel for is made
-    #[arg(long, value_name = "RUNTIME", default_value = "both")]
-    pub runs_on: RunsOn,
+    #[command(flatten)]
+    pub host: Host,
     #[command(flatten)]
     pub switches: Switches,
 }

@@ -39,7 +39,7 @@ pub fn main(args: &args::Compile) -> Result<()> {
         device: device(args.target.as_deref())?,
         whole_products: args.whole_products,
         relax: relax.clone(),
-        ..switches::options(&switches, args.runs_on)
+        ..switches::options(&switches, args.host.runs_on)
     };
     let mut report = passes::run_with(&mut graph, &options, &mut progress).map_err(Failure::of_graph(&args.model))?;
     weights::check(&source, &report.sites, bound.as_ref(), &args.weights)?;

@@ -21,7 +21,7 @@ const NEAR: usize = 5;
 
 pub fn main(args: &args::Explain) -> Result<()> {
     let switches = switches::read(&args.switches)?;
-    let options = passes::Options { explain: true, ..switches::options(&switches, args.runs_on) };
+    let options = passes::Options { explain: true, ..switches::options(&switches, args.host.runs_on) };
     let mut progress = Progress::new();
     progress.step("reading");
     let weights::Opened { graph: source, bound, .. } = weights::open(&args.model, &args.weights, Of::Model)?;

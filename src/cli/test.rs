@@ -27,7 +27,7 @@ use super::{
 const SUFFIX: &str = "snap";
 
 pub fn main(args: &args::Test) -> Result<()> {
-    let options = switches::options(&switches::read(&args.switches)?, args.runs_on);
+    let options = switches::options(&switches::read(&args.switches)?, args.host.runs_on);
     let mut progress = Progress::new();
     progress.step("testing");
     let mut found = Folder::default();

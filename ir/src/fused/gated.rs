@@ -125,14 +125,14 @@ impl Gated {
 
     /// What the activation is of: an element of the gate in `compute`, and no more than it may be.
     #[inline]
-    pub fn gate(self, gate: f32) -> f32 {
+    fn gate(self, gate: f32) -> f32 {
         let x = num::round_to(self.compute(), gate);
         self.gate_max.map_or(x, |most| num::min(x, most.get()))
     }
 
     /// The activation of what [`Gated::gate`] made, rounded to `compute`.
     #[inline]
-    pub fn activation(self, x: f32) -> f32 {
+    fn activation(self, x: f32) -> f32 {
         let c = |v| num::round_to(self.compute(), v);
         c(match self.activation {
             Activation::Silu => num::silu(x),

@@ -393,21 +393,21 @@ fn before(prologue: Prologue, h: &mut [f32], other: &[f32]) {
         Prologue::Gated(gated) => {
             let compute = gated.compute();
             round_row(compute, h);
-            if gated.is_bounded() {
+            if let Some(most) = gated.gate_max {
                 for v in &mut *h {
-                    *v = gated.activation(gated.gate(*v));
+                    *v = num::min(*v, most.get());
                 }
-            } else {
-                for v in &mut *h {
-                    *v = match gated.activation {
-                        Activation::Silu => num::silu(*v),
-                        Activation::SigmoidProduct => *v * num::round_to(compute, num::sigmoid(*v)),
-                        Activation::Gelu => num::gelu(*v),
-                        Activation::GeluTanh => num::gelu_tanh(*v),
-                    };
-                }
-                round_row(compute, h);
             }
+            let scaled = |v: f32| gated.alpha.map_or(v, |alpha| num::round_to(compute, v * alpha.get()));
+            for v in &mut *h {
+                *v = match gated.activation {
+                    Activation::Silu => num::silu(*v),
+                    Activation::SigmoidProduct => *v * num::round_to(compute, num::sigmoid(scaled(*v))),
+                    Activation::Gelu => num::gelu(*v),
+                    Activation::GeluTanh => num::gelu_tanh(*v),
+                };
+            }
+            round_row(compute, h);
             round_row(gated.activated(), h);
             h.iter_mut().zip(other).for_each(|(a, b)| *a *= gated.factor(*b));
             round_row(gated.product(), h);
