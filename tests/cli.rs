@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::path::Path;
+use std::{fs, path::Path};
 
 use common::{files, model, normfuse, onnx, s};
 
@@ -150,9 +150,13 @@ fn rules_can_be_switched_off_by_name() {
 
 #[test]
 fn what_only_one_runtime_has_a_kernel_for_is_fused_where_that_was_asked_for() {
-    let clamped = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/in/gated/clamped.nf");
+    // Rows wider than the kernels take.
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/in/gated/clamped.nf")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let wide = folder.path().join("wide.nf");
+    fs::write(&wide, text.replace("seq, 128]", "seq, 131200]")).unwrap();
     let report = |flags: &[&str]| {
-        let args = ["compile", s(&clamped), "--verify", "--report", "json"];
+        let args = ["compile", s(&wide), "--verify", "--report", "json"];
         normfuse(args.into_iter().chain(flags.iter().copied())).code(0).json()
     };
     for flags in [&[][..], &["--runs-on", "both"], &["--runs-on", "cuda"]] {
@@ -161,11 +165,11 @@ fn what_only_one_runtime_has_a_kernel_for_is_fused_where_that_was_asked_for() {
         assert_eq!(report["summary"]["fused"]["gated_act"], 0);
         assert_eq!(site["precondition"], "supported");
         let hint = site["hint"].as_str().unwrap();
-        assert!(hint.contains("the kernels' gates have no alpha"), "{hint}");
+        assert!(hint.contains("the kernels take rows of at most 65536"), "{hint}");
         assert_eq!(hint.contains("--runs-on cpu"), flags != ["--runs-on", "cuda"], "{hint}");
     }
     assert_eq!(report(&["--runs-on", "cpu"])["summary"]["fused"]["gated_act"], 1);
-    assert!(normfuse(["compile", s(&clamped), "--runs-on", "tpu"]).code(2).stderr.contains("cpu, cuda"));
+    assert!(normfuse(["compile", s(&wide), "--runs-on", "tpu"]).code(2).stderr.contains("cpu, cuda"));
 }
 
 #[test]

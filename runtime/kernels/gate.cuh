@@ -62,20 +62,39 @@ constexpr bool BRIEF_IS_RIGHT = true;
 #else
 constexpr bool BRIEF_IS_RIGHT = false;
 #endif
-// Two values of numbers of type From rounded to T, of 16 bits. What f32 gives is within 2^-20.8 of the function, and so is what the CPU
+// Two values rounded to T, of 16 bits, if that is certain. What f32 gives is within 2^-20.8 of the function, and so is what the CPU
 // rounds, within three roundings: if both ends of 2^-20 around it round to the same, that is what the function rounds to.
-// `cuda/elementary.rs` goes through every f32.
+template <class T> __device__ __forceinline__ bool decided(Two q, u32& rounded) {
+    constexpr float BELOW = 1.0f - 0x1p-20f, ABOVE = 1.0f + 0x1p-20f;
+    rounded = store_pair<T>(q.a * BELOW, q.b * BELOW);
+    return rounded == store_pair<T>(q.a * ABOVE, q.b * ABOVE);
+}
+// Where none of the steps is flushed or overflows. Conditions of the way out are one, by `&`: with a branch for each, NVRTC 13.0 runs out of
+// convergence barriers, and lanes come to the shuffles behind it one without the other.
+__device__ __forceinline__ bool within(Two x, float most) {
+    return (fminf(fabsf(x.a), fabsf(x.b)) >= LEAST) & (fmaxf(fabsf(x.a), fabsf(x.b)) <= most);
+}
+// Of numbers of type From. `cuda/elementary.rs` goes through every f32.
 template <Function F, class T, class From> __device__ __forceinline__ u32 pair_of(Two x) {
     if constexpr (BRIEF_IS_RIGHT && F != GELU && Same<T, BF16>::value && Same<From, BF16>::value) {
         if (fminf(x.a, x.b) >= BRIEF_FROM<F>) return store_pair<T>(brief<F>(x.a), brief<F>(x.b));
     } else if constexpr (F != GELU) {
-        const Two q = {quick<F>(x.a), quick<F>(x.b)};
-        constexpr float BELOW = 1.0f - 0x1p-20f, ABOVE = 1.0f + 0x1p-20f;
-        const u32 low = store_pair<T>(q.a * BELOW, q.b * BELOW), high = store_pair<T>(q.a * ABOVE, q.b * ABOVE);
-        const float least = fminf(fabsf(x.a), fabsf(x.b)), most = fmaxf(fabsf(x.a), fabsf(x.b));
-        if (low == high && least >= LEAST && most <= (F == GELU_TANH ? 8.0f : MOST)) return low;
+        u32 rounded;
+        if (decided<T>({quick<F>(x.a), quick<F>(x.b)}, rounded) & within(x, F == GELU_TANH ? 8.0f : MOST)) return rounded;
     }
     return exact_pair<F, T>(x.a, x.b);
+}
+// x * sigmoid(x * alpha), each step in f32, rounded likewise.
+template <class G> __device__ __noinline__ Two exact_scaled(float a, float b) {
+    return {a * sigmoid_f(a * G::alpha()), b * sigmoid_f(b * G::alpha())};
+}
+template <class G, class T> __device__ __forceinline__ u32 scaled_pair(Two x) {
+    const Two scaled = {x.a * G::alpha(), x.b * G::alpha()};
+    u32 rounded;
+    const bool is = decided<T>({x.a * quick_sigmoid(scaled.a), x.b * quick_sigmoid(scaled.b)}, rounded);
+    if (is & within(x, MOST) & within(scaled, MOST)) return rounded;
+    const Two e = exact_scaled<G>(x.a, x.b);
+    return store_pair<T>(e.a, e.b);
 }
 
 // ---- rows ----
@@ -84,14 +103,21 @@ template <Function F, class T, class From> __device__ __forceinline__ u32 pair_o
 template <class G> __device__ __forceinline__ u32 computed_pair(Two x) {
     typedef typename G::Compute C;
     x = rnd_from<C, typename G::Rows>(x);
-    if constexpr (G::FUNCTION == SIGMOID_PRODUCT) return multiply_pairs<C>(store_pair<C>(x.a, x.b), pair_of<SIGMOID, C, C>(x));
-    else return pair_of<G::FUNCTION, C, C>(x);
+    if constexpr (G::FUNCTION == SIGMOID_PRODUCT) {
+        Two s = x;
+        if constexpr (G::SCALED) s = rnd<C>(Two{x.a * G::alpha(), x.b * G::alpha()});
+        return multiply_pairs<C>(store_pair<C>(x.a, x.b), pair_of<SIGMOID, C, C>(s));
+    } else {
+        return pair_of<G::FUNCTION, C, C>(x);
+    }
 }
 // The same rounded to 16 bits as the product reads them.
 template <class G> __device__ __forceinline__ u32 activated_pair(Two x) {
     typedef typename G::Compute C;
     typedef typename G::Activated A;
-    if constexpr (Same<C, F32>::value) {
+    if constexpr (Same<C, F32>::value && G::SCALED) {
+        return scaled_pair<G, A>(x);
+    } else if constexpr (Same<C, F32>::value) {
         return pair_of<G::FUNCTION, A, typename G::Rows>(x);
     } else {
         const u32 a = computed_pair<G>(x);
@@ -107,8 +133,39 @@ template <class G> __device__ __forceinline__ Two activated(Two x) {
     } else if constexpr (!Same<C, F32>::value) {
         const u32 a = computed_pair<G>(x);
         return {low_of<C>(a), high_of<C>(a)};
+    } else if constexpr (G::SCALED) {
+        return exact_scaled<G>(x.a, x.b);
     } else {
         return exact_two<G::FUNCTION>(x.a, x.b);
+    }
+}
+
+// Gates as the function takes them, rounded to Compute and bounded from above; NaN passes.
+template <class B, class R>
+__device__ __forceinline__ void bounded_gates(Vector<typename B::Compute> (&to)[R::USED], const Vector<typename B::From> (&gate)[R::USED]) {
+#pragma unroll
+    for (int j = 0; j < R::USED; ++j) {
+#pragma unroll
+        for (int i = 0; i < VECTOR; i += 2) {
+            Two x = rnd_from<typename B::Compute, typename B::From>(gate[j].pair(i));
+            if constexpr (B::HAS_MOST) x = {min_nan(x.a, B::most()), min_nan(x.b, B::most())};
+            to[j].set_pair(i, x);
+        }
+    }
+}
+// The other factor: between two bounds, and one more where that is added.
+template <class B, class R>
+__device__ __forceinline__ void bounded_factors(Vector<typename B::Factor> (&to)[R::USED], const Vector<typename B::Up> (&up)[R::USED]) {
+    auto bounded = [](float v) { return B::HAS_LIMIT ? min_nan(max_nan(v, -B::limit()), B::limit()) : v; };
+#pragma unroll
+    for (int j = 0; j < R::USED; ++j) {
+#pragma unroll
+        for (int i = 0; i < VECTOR; i += 2) {
+            Two u = up[j].pair(i);
+            u = {bounded(u.a), bounded(u.b)};
+            if constexpr (B::SHIFTED) u = {u.a + 1.0f, u.b + 1.0f};
+            to[j].set_pair(i, u);
+        }
     }
 }
 

@@ -12,10 +12,14 @@ struct Place {
     i64 rows;
     bool active;
 };
+// The element at which a row, or a piece of one, begins where rows are so far apart.
+template <class R> __device__ __forceinline__ i64 first_of(i64 row, i64 stride) {
+    return R::PIECES == 1 ? row * stride : row / R::PIECES * stride + row % R::PIECES * R::N;
+}
 
 template <class T, class R, bool ALIGNED>
 __device__ __forceinline__ void read_row(Vector<T> (&h)[R::USED], const void* base, i64 stride, const Place& at) {
-    const typename T::Raw* row = static_cast<const typename T::Raw*>(base) + at.row * stride;
+    const typename T::Raw* row = static_cast<const typename T::Raw*>(base) + first_of<R>(at.row, stride);
 #pragma unroll
     for (int j = 0; j < R::USED; ++j) h[j] = read<T, R::N, ALIGNED>(row, at.thread + j * R::THREADS);
 }
@@ -27,7 +31,7 @@ template <class T, class R> struct alignas(32) Staged {
     uint4 of[BYTES / 16];
 
     __device__ __forceinline__ void fetch(const void* base, i64 stride, i64 row, u32 barrier) {
-        const void* from = static_cast<const typename T::Raw*>(base) + row * stride;
+        const void* from = static_cast<const typename T::Raw*>(base) + first_of<R>(row, stride);
         const u32 to = (u32)__cvta_generic_to_shared(of);
         asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(from),
                      "r"(BYTES), "r"(barrier)

@@ -75,9 +75,11 @@ template <class Q> __device__ __forceinline__ float unit_of(float scale, float g
     else return rnd<S>(scale);
 }
 
-// The scale in its dtype, at its place.
-template <class Q> __device__ __forceinline__ void write_scale(void* base, float scale, int group, int groups, const Place& at) {
-    const i64 index = scale_index<Q::LAYOUT>(at.row, group, at.rows, groups);
+// The scale in its dtype, at its place; the group is one of a row, or of a piece of one.
+template <class Q, class R = Row<1, 1, false>>
+__device__ __forceinline__ void write_scale(void* base, float scale, int group, int groups, const Place& at) {
+    constexpr int P = R::PIECES;
+    const i64 index = scale_index<Q::LAYOUT>(at.row / P, (int)(at.row % P) * groups + group, at.rows / P, groups * P);
     typedef typename Q::Scale S;
     if constexpr (Same<S, U8>::value) static_cast<u8*>(base)[index] = Code<U8, CAST>::of(scale, 0);
     else if constexpr (Same<S, F32>::value) static_cast<float*>(base)[index] = scale;
@@ -339,7 +341,7 @@ __device__ __forceinline__ void quantise(const Vector<Y> (&y)[R::USED], void* co
             // Past the end of the row there is nothing to divide.
             plain = plain && (own[k].plain(largest[k]) || j >= R::USED || group >= GROUPS);
             if (Q::HAS_SCALE && at.active && at.thread % S::REPEAT == 0 && j < R::USED && group < GROUPS) {
-                write_scale<Q>(scales, Q::scale(amax, one, factor), group, GROUPS, at);
+                write_scale<Q, R>(scales, Q::scale(amax, one, factor), group, GROUPS, at);
             }
         }
         if constexpr (Q::HAS_SCALE && TILED<Q::LAYOUT>) {
@@ -382,7 +384,7 @@ __device__ __forceinline__ void quantise(const Vector<Y> (&y)[R::USED], void* co
         if constexpr (Q::NUMBERS) meets.unit = unit_of<Q>(Q::scale(origin, one, factor), one);
         if constexpr (Q::HAS_SCALE) {
             const bool first = at.thread == 0 && (Q::GRANULARITY != TENSOR || at.row == 0);
-            if (at.active && first) write_scale<Q>(scales, Q::scale(origin, one, factor), 0, 1, at);
+            if (at.active && first) write_scale<Q, R>(scales, Q::scale(origin, one, factor), 0, 1, at);
         }
         auto of = [&](int) { return meets; };
         write_rows<Q, Y, R, ALIGNED>(row, y, meets.plain(largest), of, at);

@@ -40,8 +40,9 @@ constexpr int power_of_two_from(int n) {
 
 // THREADS threads (a power of two) share a row of N elements; thread t has the vectors t, t + THREADS, ... They are those of BLOCKS
 // blocks, which are a cluster: the first warp of each, then the second of each, so that what blocks tell one another is little.
-template <int N_, int THREADS_, bool AHEAD_, int BLOCKS_ = 1> struct Row {
-    static constexpr int N = N_, THREADS = THREADS_, BLOCKS = BLOCKS_;
+// Where nothing is found of a whole row, it is one of PIECES that lie behind one another and make up a row of the tensor.
+template <int N_, int THREADS_, bool AHEAD_, int BLOCKS_ = 1, int PIECES_ = 1> struct Row {
+    static constexpr int N = N_, THREADS = THREADS_, BLOCKS = BLOCKS_, PIECES = PIECES_;
     // True if weights are read before the sum: sooner done, and fewer rows at a time.
     static constexpr bool AHEAD = AHEAD_;
     static constexpr int VECTORS = vectors_of(N);

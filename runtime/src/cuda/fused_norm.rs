@@ -56,6 +56,10 @@ impl FusedNormKernel {
             let message = "the launch shape: threads of several blocks share the rows of one job, by loads, and no scale is of a whole tensor";
             return Err(Error::new(ErrorKind::Unsupported, message));
         }
+        if !LaunchShape::can_divide(norm, shape.pieces) {
+            let message = format!("the launch shape: rows of this op are no {} pieces", shape.pieces);
+            return Err(Error::new(ErrorKind::Unsupported, message));
+        }
         let compiled = build(norm, &shape, |text| device.compile(compiler, text))?;
         let kernel = Kernel::load(device, &compiled.cubin)?;
         let mut passes = None;

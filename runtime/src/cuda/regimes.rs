@@ -5,8 +5,9 @@
 //! Between its entries a table is read by this rule:
 //! 1. the class is the op's: with or without a residual add, and the most that any quantiser of the rows needs to know of
 //!    them (nothing, the row's largest magnitude, that of groups);
-//! 2. of the widths, the nearest by ratio; of its numbers of rows, the nearest by ratio; of two as near the larger;
-//! 3. the shape of that entry, with threads doubled or halved until each has about as many elements as there.
+//! 2. rows of which nothing is found as a whole are as many narrower ones;
+//! 3. of the widths, the nearest by ratio; of its numbers of rows, the nearest by ratio; of two as near the larger;
+//! 4. the shape of that entry, with threads doubled or halved until each has about as many elements as there.
 //!
 //! Rows of f32 count as twice as wide, for so many registers do they take. A thread gets no more vectors than fit its registers,
 //! and the weights of a very wide row are read late, whatever the entry says.
@@ -222,11 +223,13 @@ impl Regimes {
     /// The launch shape for an op and a number of rows; where the table has nothing of a class, that of
     /// [`LaunchShape::choose`].
     pub fn choose(&self, norm: &FusedNorm, rows: u64, aligned: bool) -> LaunchShape {
+        let pieces = LaunchShape::pieces(norm, rows);
+        let parts = rows.saturating_mul(u64::from(pieces));
         let found: Option<Vec<(Entry, u32)>> = jobs(norm)
             .iter()
             .map(|siblings| {
-                let width = siblings.iter().map(|k| weighed(norm, *k)).max().unwrap_or(1);
-                let entry = self.nearest(Class::of(norm, siblings), width, rows)?;
+                let width = siblings.iter().map(|k| weighed(norm, *k)).max().unwrap_or(1) / u64::from(pieces);
+                let entry = self.nearest(Class::of(norm, siblings), width, parts)?;
                 Some((entry, scaled(&entry, width)))
             })
             .collect();
@@ -238,6 +241,7 @@ impl Regimes {
             aligned,
             ahead: found.iter().all(|(e, _)| e.ahead) && fits_ahead(norm),
             bulk: found.iter().all(|(e, _)| e.bulk),
+            pieces,
         };
         shape.bulk &= shape.can_copy(norm);
         shape.clustered(norm, rows)

@@ -1,8 +1,9 @@
 //! How a launch is laid out: threads a row, rows a block.
 
 use normfuse_ir::{
-    DType, FusedNorm,
-    fused::{Prologue, Sibling},
+    DType, FusedNorm, Granularity, Scheme,
+    fused::{Prologue, Sibling, Source},
+    scheme::{Origin, ScaleLayout},
 };
 
 use super::source::{jobs, scratch_bytes};
@@ -13,6 +14,8 @@ pub const MAX_THREADS: u32 = 1024;
 const MAX_CLUSTER: u32 = 8;
 /// Elements of a row, of 16 bits, beyond which several blocks share it: more than the registers of one hold well.
 pub(super) const WIDE: u64 = 16_384;
+/// Elements below which a piece of a row is too narrow.
+const NARROW: u64 = 512;
 /// Elements in a vector: a thread reads one at a time.
 pub(super) const VECTOR: u64 = 8;
 /// Bytes of shared memory that a block has without asking.
@@ -40,10 +43,12 @@ pub struct LaunchShape {
     /// True if rows come to shared memory by bulk copies, from Hopper on, and to registers from there: in the order in which
     /// they were asked for, so that many of them are sooner done. For aligned rows of whole vectors.
     pub bulk: bool,
+    /// Parts of a row that are rows of their own to the kernel: as many as [`LaunchShape::can_divide`] allows, or 1.
+    pub pieces: u32,
 }
 
 impl LaunchShape {
-    /// The rows of a job that a block takes.
+    /// The rows of a job that a block takes; the pieces of one are as many.
     pub fn rows(&self, job: usize) -> u32 {
         (self.block / self.jobs[job].threads).max(1)
     }
@@ -55,7 +60,38 @@ impl LaunchShape {
 
     /// Blocks for these rows of each job.
     pub fn blocks(&self, rows: &[u64]) -> u64 {
-        rows.iter().enumerate().map(|(j, n)| n.div_ceil(u64::from(self.rows(j))) * u64::from(self.cluster(j))).sum()
+        let of = |(j, n): (usize, &u64)| {
+            let parts = n.saturating_mul(u64::from(self.pieces));
+            parts.div_ceil(u64::from(self.rows(j))).saturating_mul(u64::from(self.cluster(j)))
+        };
+        rows.iter().enumerate().map(of).fold(0, u64::saturating_add)
+    }
+
+    /// True if rows may be so many pieces: nothing is found of a whole row, no two of its parts meet different numbers, and no piece ends
+    /// within a vector or a group.
+    pub fn can_divide(norm: &FusedNorm, pieces: u32) -> bool {
+        let [sibling] = &norm.siblings[..] else { return pieces == 1 };
+        let width = sibling.width / u64::from(pieces.max(1));
+        let even = width > 0 && width * u64::from(pieces) == sibling.width && width.is_multiple_of(VECTOR);
+        let apart = |s: &Scheme| match (s.granularity, s.origin) {
+            (Granularity::Tensor, Origin::Given) => true,
+            (Granularity::Group(g), Origin::Amax) => {
+                let tiled =
+                    !matches!(s.layout, ScaleLayout::RowMajor | ScaleLayout::ColumnMajor | ScaleLayout::TmaAligned);
+                !tiled && width.is_multiple_of(u64::from(g))
+            }
+            _ => false,
+        };
+        let alike = norm.source == Source::Shared && sibling.root.is_none() && sibling.weight.is_none();
+        pieces == 1 || (alike && even && sibling.padded.is_none() && sibling.epilogues.iter().all(apart))
+    }
+
+    /// The pieces that suit a number of rows: of 2,048 elements, or of fewer where rows are few, so that many multiprocessors share them.
+    pub(super) fn pieces(norm: &FusedNorm, rows: u64) -> u32 {
+        let width = norm.siblings[0].width;
+        let most = if rows < 64 { 1024 } else { 2048 };
+        let fits = |n: &u32| (NARROW..=most).contains(&(width / u64::from(*n))) && Self::can_divide(norm, *n);
+        if width <= most { 1 } else { (2..=64).find(fits).unwrap_or(1) }
     }
 
     /// True if a block's shared memory holds the rows that it reads, and bulk copies can bring them ([`LaunchShape::bulk`]).
@@ -70,11 +106,11 @@ impl LaunchShape {
                 Prologue::ResidualAdd(add) => bytes(add.dtype) + bytes(add.residual()),
                 Prologue::Gated(gated) => bytes(gated.dtype) + bytes(gated.up()),
             };
-            held += width * read * u64::from(self.rows(j));
+            held += width / u64::from(self.pieces) * read * u64::from(self.rows(j));
             // Beside the rows: a sum a thread and an extreme a warp, of each sibling and epilogue, and a barrier a row.
             let epilogues = siblings.iter().map(|k| norm.siblings[*k].epilogues.len() as u64).sum::<u64>();
             held += siblings.len() as u64 * block * 4 + epilogues * block / 32 * 4 + u64::from(self.rows(j)) * 8;
-            if !width.is_multiple_of(VECTOR) {
+            if !(width / u64::from(self.pieces)).is_multiple_of(VECTOR) {
                 return false;
             }
         }
@@ -92,7 +128,7 @@ impl LaunchShape {
     /// rows are few.
     #[must_use]
     pub fn clustered(self, norm: &FusedNorm, rows: u64) -> Self {
-        let widest = norm.siblings.iter().map(|s| s.width).max().unwrap_or(1);
+        let widest = norm.siblings.iter().map(|s| s.width).max().unwrap_or(1) / u64::from(self.pieces);
         let block = 256;
         let most = block * MAX_CLUSTER;
         // Of many rows, what one block of few threads holds is left to it.
@@ -109,7 +145,11 @@ impl LaunchShape {
     /// What suits a number of rows: with many of them, few threads a row, so that each has several vectors in flight;
     /// with few, many threads, so that a row is done soon.
     pub fn choose(norm: &FusedNorm, rows: u64, aligned: bool) -> Self {
-        let widest = |siblings: &Vec<usize>| siblings.iter().map(|k| norm.siblings[*k].width).max().unwrap_or(1);
+        let pieces = Self::pieces(norm, rows);
+        let rows = rows.saturating_mul(u64::from(pieces));
+        let widest = |siblings: &Vec<usize>| {
+            siblings.iter().map(|k| norm.siblings[*k].width).max().unwrap_or(1) / u64::from(pieces)
+        };
         let threads = |width: u64| {
             let vectors = width.div_ceil(VECTOR);
             let each = if rows >= 1024 { 8 } else { 2 };
@@ -118,7 +158,7 @@ impl LaunchShape {
         };
         let jobs: Vec<Threads> = jobs(norm).iter().map(|s| Threads { threads: threads(widest(s)) }).collect();
         let block = jobs.iter().map(|j| j.threads).max().unwrap_or(32).max(if rows >= 1024 { 128 } else { 32 });
-        Self { block, jobs, aligned, ahead: rows < 4096 && fits_ahead(norm), bulk: false }
+        Self { block, jobs, aligned, ahead: rows < 4096 && fits_ahead(norm), bulk: false, pieces }
     }
 }
 

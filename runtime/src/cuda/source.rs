@@ -234,21 +234,27 @@ impl Kernel<'_> {
         let aligned = self.shape.aligned;
         let first = &self.norm.siblings[siblings[0]];
         let (threads, rows, cluster) = (self.shape.jobs[j].threads, self.shape.rows(j), self.shape.cluster(j));
-        let blocks = if cluster > 1 { format!(", {cluster}") } else { String::new() };
+        let pieces = self.shape.pieces;
+        let parts = match (cluster, pieces) {
+            (1, 1) => String::new(),
+            (_, 1) => format!(", {cluster}"),
+            _ => format!(", {cluster}, {pieces}"),
+        };
         let mut out = format!(
-            "__device__ __forceinline__ void {}{j}(const Params& p, i64 block) {{\n    typedef Row<{}, {threads}, {}{blocks}> R;\n",
+            "__device__ __forceinline__ void {}{j}(const Params& p, i64 block) {{\n    typedef Row<{}, {threads}, {}{parts}> R;\n",
             pass.job(),
-            first.width,
+            first.width / u64::from(pieces),
             self.shape.ahead
         );
+        let many = if pieces > 1 { format!("p.rows[{j}] * {pieces}") } else { format!("p.rows[{j}]") };
         let place = if cluster > 1 {
-            format!("block / {cluster}, p.rows[{j}], true")
+            format!("block / {cluster}, {many}, true")
         } else if rows == 1 {
             // There is a block for each row, and none more.
-            format!("block, p.rows[{j}], true")
+            format!("block, {many}, true")
         } else {
             let _ = writeln!(out, "    const i64 own = block * {rows} + threadIdx.x / R::THREADS;");
-            format!("own < p.rows[{j}] ? own : p.rows[{j}] - 1, p.rows[{j}], own < p.rows[{j}]")
+            format!("own < {many} ? own : {many} - 1, {many}, own < {many}")
         };
         let thread = if cluster > 1 {
             format!("(int)((threadIdx.x / 32 * {cluster} + block % {cluster}) * 32 + threadIdx.x % 32)")
@@ -291,8 +297,7 @@ impl Kernel<'_> {
             }
         }
         if let Prologue::Gated(gated) = self.norm.prologue {
-            let product = type_name(gated.product());
-            let _ = write!(out, "    Vector<{product}> h[R::USED];\n    gate_rows<Gate, R>(h, x, up);\n");
+            out += &gated::product(gated);
         }
         for (i, k) in siblings.iter().enumerate() {
             if i > 0 {

@@ -1,6 +1,6 @@
 //! Which fused norms have a kernel.
 
-use normfuse_ir::{DType, FusedNorm, Granularity, Scheme, fused::Prologue, scheme::Packing};
+use normfuse_ir::{DType, FusedNorm, Granularity, Scheme, scheme::Packing};
 
 use super::shape::VECTOR;
 
@@ -17,11 +17,6 @@ const WARP: u64 = 32;
 /// A sentence that names the field.
 pub fn supports(norm: &FusedNorm) -> Result<(), String> {
     norm.check()?;
-    if let Prologue::Gated(gated) = norm.prologue
-        && gated.is_bounded()
-    {
-        return Err("prologue: the kernels' gates have no alpha, no bounds and no one that is added".into());
-    }
     for (k, sibling) in norm.siblings.iter().enumerate() {
         let at = format!("siblings[{k}]");
         if sibling.width > MAX_WIDTH {

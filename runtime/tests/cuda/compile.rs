@@ -45,6 +45,7 @@ fn covering(arch: &str) -> Vec<(Op, LaunchShape)> {
         for rows in [1, 16_384] {
             add("silu_mul+fp8_group128", width, rows, true);
             add("silu_mul+fp8_token", width, rows, true);
+            add("silu_mul+fp8_static", width, rows, true);
         }
     }
     add("rms_norm+fp8_token", 4096, 16, false);
@@ -64,7 +65,8 @@ fn kernels_take_as_many_registers_as_they_did() {
             let ahead = if shape.ahead { "+" } else { "" };
             let bulk = if shape.bulk { "*" } else { "" };
             let unaligned = if shape.aligned { "" } else { " unaligned" };
-            let layout = format!("{}/{}{ahead}{bulk}{unaligned}", shape.jobs[0].threads, shape.block);
+            let pieces = if shape.pieces > 1 { format!("{} x ", shape.pieces) } else { String::new() };
+            let layout = format!("{pieces}{}/{}{ahead}{bulk}{unaligned}", shape.jobs[0].threads, shape.block);
             let registers = compiled.registers().unwrap();
             let _ = writeln!(report, "{arch:<8} {op:<34} {:>6} {layout:>20} {registers:>9}", op.width());
         }
@@ -125,7 +127,8 @@ fn rows_of_a_cluster_compile_without_spills() {
     for (i, name) in Op::names().iter().filter(|n| !Op::fixed(n) && !n.contains("tensor")).enumerate() {
         let (width, rows) = [(20_480, 1), (32_768, 4096), (65_536, 4096)][i % 3];
         let norm = Op::of(name, width).unwrap().norm;
-        let shape = LaunchShape::choose(&norm, rows, true).clustered(&norm, rows);
+        let whole = LaunchShape { pieces: 1, ..LaunchShape::choose(&norm, rows, true) };
+        let shape = whole.clustered(&norm, rows);
         assert!(shape.cluster(0) > 1, "{name} {shape:?}");
         let compiled = compile(compiler, &norm, &shape, if i % 4 == 0 { "sm_100a" } else { "sm_90" }).unwrap();
         assert_eq!(compiled.spills(), Some(0), "{name} of {width}: {shape:?}\n{}", compiled.log);

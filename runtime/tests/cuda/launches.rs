@@ -1,12 +1,16 @@
 //! Launches as an engine makes them: on its own stream and memory, in place, recorded and replayed, one early behind
 //! another, with bytes around every result that nobody may write.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
-use normfuse_ir::{DType, ErrorKind, FusedNorm, Granularity, Tensor, body::bits_equal, fused::Sibling};
+use normfuse_ir::{
+    DType, ErrorKind, FusedNorm, Granularity, Tensor,
+    body::bits_equal,
+    fused::{InPort, Sibling},
+};
 use normfuse_runtime::{
     cpu,
-    cuda::{Arguments, Buffer, Compiler, Device, FusedNormKernel, LaunchShape, Operand, Region},
+    cuda::{Arguments, Buffer, Compiler, Device, FusedNormKernel, LaunchShape, Operand, Region, regimes::Regimes},
 };
 
 use crate::{compiler, or_skip, schemes, variants};
@@ -41,23 +45,42 @@ fn filled(device: &Device, len: usize) -> Buffer {
     buffer
 }
 
+/// An operand's memory, of rows that lie apart where they are asked to: of a wider tensor, which is NaN elsewhere.
+fn operand(device: &Device, tensor: &Tensor, apart: Option<u64>) -> (Buffer, Option<u64>) {
+    let Some(by) = apart else { return (device.upload(tensor.bytes()).unwrap(), None) };
+    let width = *tensor.shape().last().unwrap();
+    let size = tensor.dtype().bits() / 8;
+    let gap = vec![0xff; by as usize * size];
+    let rows: Vec<&[u8]> = tensor.bytes().chunks(width * size).collect();
+    (device.upload(&rows.join(&gap[..])).unwrap(), Some(width as u64 + by))
+}
+
 /// Every descriptor of some widths, on an engine's own stream, in memory between guards: the bits are the CPU's, and the
-/// guards are as they were. What compute-sanitizer is run on.
+/// guards are as they were. What compute-sanitizer is run on: rows that are loaded and copied, shared by a cluster and divided.
 #[test]
 fn nothing_is_written_beside_a_result() {
     let Some(gpu) = gpu() else { return };
     let (device, compiler) = &gpu;
-    let mut cells = 0;
-    for (width, every) in [(7, 5), (33, 7), (128, 2), (576, 9), (4096, 11), (16_384, 17)] {
+    let (mut cells, mut shapes) = (0, BTreeSet::new());
+    let measured = Regimes::of_arch("sm_90").unwrap();
+    let widths = [(7, 5), (33, 7), (128, 2), (576, 9), (4096, 11), (16_384, 17), (18_432, 19), (32_768, 23)];
+    for (width, every) in widths {
         for (i, norm) in variants::of_width(width).iter().enumerate().step_by(every) {
-            let rows = [1, 3, 19][i % 3];
+            let rows = [1, 3, 19, 130][i % 4];
             let operands = variants::operands(norm, rows, i as u64);
             let want = on_cpu(norm, &operands);
             let in_order = norm.siblings.iter().flat_map(|s| &s.epilogues).all(|s| s.layout.is_in_order());
             let aligned = width % 8 == 0 && i % 4 != 1;
-            let shape = LaunchShape::choose(norm, if i % 2 == 0 { 1 } else { 4096 }, aligned);
+            let many = if i % 2 == 0 { 1 } else { 4096 };
+            let shape = match i % 3 {
+                0 => LaunchShape::choose(norm, many, aligned).clustered(norm, many),
+                _ => measured.choose(norm, many, aligned),
+            };
+            shapes.insert((shape.bulk, shape.cluster(0) > 1, shape.pieces > 1));
             let kernel = FusedNormKernel::new(device, *compiler, norm, shape).unwrap();
-            let inputs: Vec<Buffer> = operands.iter().map(|t| device.upload(t.bytes()).unwrap()).collect();
+            let apart = |port: &InPort| (i % 5 < 2 && norm.rows_dtype(*port).is_some()).then_some(24);
+            let inputs: Vec<(Buffer, Option<u64>)> =
+                norm.in_ports().iter().zip(&operands).map(|(port, t)| operand(device, t, apart(port))).collect();
             // Column-major layouts may have room behind the rows.
             let sizes: Vec<usize> = want.iter().map(|t| t.bytes().len() * rows.next_multiple_of(4) / rows).collect();
             let outputs: Vec<Buffer> = sizes.iter().map(|n| filled(device, n + 2 * GUARD)).collect();
@@ -65,7 +88,7 @@ fn nothing_is_written_beside_a_result() {
             let inside = |b: &Buffer| Region::new(b.address() + GUARD as u64, (b.len() - 2 * GUARD) as u64);
             let jobs = if norm.source == normfuse_ir::fused::Source::Shared { 1 } else { norm.siblings.len() };
             let arguments = Arguments {
-                inputs: inputs.iter().map(|b| b.region().into()).collect(),
+                inputs: inputs.iter().map(|(b, stride)| Operand { region: b.region(), stride: *stride }).collect(),
                 outputs: outputs.iter().map(inside).collect(),
                 rows: vec![rows as u64; jobs],
                 scratch: Some(scratch.region()),
@@ -93,7 +116,8 @@ fn nothing_is_written_beside_a_result() {
             cells += 1;
         }
     }
-    eprintln!("{}: {cells} launches between guards", device.name());
+    eprintln!("{}: {cells} launches between guards, of {} kinds", device.name(), shapes.len());
+    assert!(shapes.len() >= 4, "loaded, copied, in clusters, in pieces: {shapes:?}");
     assert!(cells >= 60, "{cells}");
 }
 

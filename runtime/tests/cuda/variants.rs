@@ -41,6 +41,7 @@ fn plain(width: u64) -> Vec<FusedNorm> {
         ResidualAdd::of(DType::F32),
         ResidualAdd::new([DType::BF16, DType::F32], DType::F32, DType::BF16),
         ResidualAdd::new([DType::BF16, DType::BF16], DType::F32, DType::F32),
+        ResidualAdd::new([DType::BF16, DType::F16], DType::F32, DType::BF16),
     ];
     for add in adds {
         let s = Sibling { normed: DType::BF16, output: DType::BF16, ..Sibling::plain(width, add.sum()) };
@@ -60,9 +61,11 @@ fn quantisers(width: u64) -> Vec<FusedNorm> {
     }
     let several = vec![dynamic(Granularity::Token), dynamic(Granularity::Group(32)), schemes::in_use()[9].clone()];
     all.push(quantised(width, several.clone()));
+    all.push(FusedNorm::gated(Gated::of(Activation::Silu, DType::BF16), width, several.clone()));
     let add = ResidualAdd::of(DType::BF16);
-    for scheme in several {
-        let one = quantised(width, vec![scheme]);
+    let each = several.iter().map(|s| vec![s.clone()]).chain([several.clone()]);
+    for schemes in each {
+        let one = quantised(width, schemes);
         all.push(FusedNorm { prologue: Prologue::ResidualAdd(add), emit_sum: true, ..one });
     }
     all
@@ -82,6 +85,12 @@ fn siblings(width: u64) -> Vec<FusedNorm> {
 /// Scales in tiles, behind a norm and behind a gate.
 fn tiles(width: u64) -> Vec<FusedNorm> {
     let mut all = Vec::new();
+    let of_4_bits = schemes::in_use().into_iter().filter(|s| s.element == DType::F4E2M1);
+    for scheme in of_4_bits {
+        for layout in [ScaleLayout::Swizzle128x4, ScaleLayout::Shuffle32x8] {
+            all.push(quantised(width, vec![Scheme { layout, ..scheme.clone() }]));
+        }
+    }
     let dynamic = |g| Scheme::dynamic(DType::F8E4M3FN, g, vec![Step::Max(1e-10.into()), Step::Div(448.0.into())]);
     let bytes = Some(ScaleOutput { steps: vec![Step::Div(448.0.into())], dtype: DType::F8E8M0 });
     for group in [16, 32, 128] {
@@ -124,10 +133,40 @@ fn gated(width: u64) -> Vec<FusedNorm> {
         all.push(FusedNorm::gated(silu, width, vec![scheme.clone()]));
         all.push(FusedNorm::of(vec![Sibling::undivided(width, NARROW[i % 3], vec![scheme])]));
     }
+    all.extend(bounded(width));
     let weight = Some(Weight { dtype: DType::BF16, plus_one: false, product: None });
     let scaled = Sibling { weight, emit_normed: true, ..Sibling::undivided(width, DType::BF16, Vec::new()) };
     let siblings = vec![Sibling::plain(width, DType::BF16), scaled];
     all.push(FusedNorm { prologue: Prologue::Gated(silu), ..FusedNorm::of(siblings) });
+    all
+}
+
+/// Gates with bounds, a sigmoid of a multiple, and one that is added to the other operand; each alone and all together.
+fn bounded(width: u64) -> Vec<FusedNorm> {
+    let mut all = Vec::new();
+    let in_use = schemes::in_use();
+    for (i, dtype) in NARROW.into_iter().enumerate() {
+        for activation in Activation::ALL {
+            for compute in [dtype, DType::F32] {
+                let usual = Gated::new(activation, [dtype; 2], compute, dtype, dtype);
+                let alpha = (activation == Activation::SigmoidProduct).then(|| F32::new([1.702, -0.3, 40.0][i]));
+                let shifted = Some([DType::F32, dtype, DType::BF16][i]);
+                let all_of_it =
+                    Gated { alpha, gate_max: Some(F32::new(7.0)), up_limit: Some(F32::new(7.0)), shifted, ..usual };
+                let parts = [
+                    Gated { alpha, ..Gated::new(activation, [dtype; 2], compute, DType::F32, DType::BF16) },
+                    Gated { gate_max: Some(F32::new(0.5)), ..usual },
+                    Gated { up_limit: Some(F32::new(2.0)), ..usual },
+                    Gated { shifted, ..usual },
+                    all_of_it,
+                ];
+                for gate in parts {
+                    let scheme = in_use[all.len() % in_use.len()].clone();
+                    all.push(emitted(FusedNorm::gated(gate, width, vec![scheme])));
+                }
+            }
+        }
+    }
     all
 }
 

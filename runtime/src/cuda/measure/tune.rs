@@ -51,7 +51,7 @@ pub fn shapes(op: &Op) -> Vec<LaunchShape> {
             }
             for (ahead, bulk) in [(false, false), (true, false), (false, true), (true, true)] {
                 let jobs = vec![Threads { threads }; jobs];
-                let shape = LaunchShape { block, jobs, aligned: true, ahead, bulk };
+                let shape = LaunchShape { block, jobs, aligned: true, ahead, bulk, pieces: 1 };
                 if !bulk || shape.can_copy(&op.norm) {
                     all.push(shape);
                 }
@@ -62,7 +62,7 @@ pub fn shapes(op: &Op) -> Vec<LaunchShape> {
         for (block, cluster) in [256, 512, 1024].into_iter().flat_map(|block| [2, 4, 8].map(|cluster| (block, cluster)))
         {
             let jobs = vec![Threads { threads: block * cluster }];
-            let shape = LaunchShape { block, jobs, aligned: true, ahead: false, bulk: false };
+            let shape = LaunchShape { block, jobs, aligned: true, ahead: false, bulk: false, pieces: 1 };
             let few = vectors.div_ceil(u64::from(block * cluster)) <= MOST_VECTORS;
             if few && u64::from(block * cluster) < 2 * vectors && shape.can_cluster(&op.norm) {
                 all.push(shape);

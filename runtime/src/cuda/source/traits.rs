@@ -30,7 +30,7 @@ fn quick_divisor(c: F32) -> bool {
     (2f32.powi(-20)..2f32.powi(20)).contains(&c.get()) && c.get().to_bits() & 0x7f_ffff != 0x7f_ffff
 }
 
-fn number(v: F32) -> String {
+pub(super) fn number(v: F32) -> String {
     format!("__uint_as_float({:#010x}u)", v.get().to_bits())
 }
 
