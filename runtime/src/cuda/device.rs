@@ -11,6 +11,7 @@ use normfuse_ir::{Error, ErrorKind, FusedNorm, Result};
 use super::{
     arguments::Region,
     cache::Cache,
+    driver,
     nvrtc::{Compiled, Compiler},
     regimes::Regimes,
     shape::LaunchShape,
@@ -39,13 +40,9 @@ impl Device {
     /// Opens the GPU of a number, with a stream of its own and the user's cache of compiled kernels.
     ///
     /// # Errors
-    /// `Unsupported` if there is no driver or no such GPU.
+    /// `Unsupported` if there is no driver, one that lacks a function that is called, or no such GPU.
     pub fn open(ordinal: usize) -> Result<Self> {
-        // SAFETY: it opens and closes the driver's library, whose constructors are safe to run.
-        if !unsafe { sys::is_culib_present() } {
-            let message = "no CUDA driver: the loader finds no libcuda.so";
-            return Err(Error::new(ErrorKind::Unsupported, message).hint("run on the CPU, or install NVIDIA's driver"));
-        }
+        driver::probe()?;
         let context = CudaContext::new(ordinal).map_err(|e| failed(&format!("opening GPU {ordinal}"), e))?;
         let stream = context.new_stream().map_err(|e| failed("cuStreamCreate", e))?;
         let (major, minor) = context.compute_capability().map_err(|e| failed("cuDeviceGetAttribute", e))?;

@@ -11,6 +11,7 @@ mod arguments;
 mod build;
 mod cache;
 mod device;
+mod driver;
 pub mod exec;
 mod fused_norm;
 mod graph;

@@ -1,0 +1,49 @@
+//! Running and timing graphs from the command line: what is refused, and in which words.
+
+mod common;
+
+use std::{fs, path::PathBuf};
+
+use common::{normfuse_with, s};
+use tempfile::TempDir;
+
+fn written(name: &str, text: &str) -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(name);
+    fs::write(&path, text).unwrap();
+    (folder, path)
+}
+
+const DOUBLE: &str = r#"graph "double"
+opset "" 20
+input %x: f32[rows, 4]
+%y = add(%x, %x)
+output %y
+"#;
+
+/// A library that is no driver, under the driver's names: one that this process has loaded itself.
+#[cfg(target_os = "linux")]
+fn no_driver() -> TempDir {
+    let maps = fs::read_to_string("/proc/self/maps").unwrap();
+    let mut files = maps.lines().filter_map(|line| line.split_whitespace().nth(5));
+    let library = files.find(|file| file.contains("libgcc_s.so") || file.contains("libc.so")).expect("a library");
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["libcuda.so", "libcuda.so.1"] {
+        std::os::unix::fs::symlink(library, folder.path().join(name)).unwrap();
+    }
+    folder
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_driver_without_its_functions_is_refused_in_words() {
+    let (_folder, model) = written("m.nf", DOUBLE);
+    let driver = no_driver();
+    let path = [("LD_LIBRARY_PATH", s(driver.path()))];
+    let commands = [&["run", s(&model), "--dim", "rows=2", "--device", "cuda"][..], &["bench", "--op", "rms_norm"]];
+    for command in commands {
+        let done = normfuse_with(&path, command).code(2);
+        let done = done.says("expected a CUDA driver of CUDA 12.8 or later").says("says no version and has no `cu");
+        done.says("install NVIDIA's driver again").says("or run on the CPU");
+    }
+}
