@@ -4,7 +4,7 @@ mod common;
 
 use std::{fs, path::PathBuf};
 
-use common::{normfuse_with, s};
+use common::{normfuse, normfuse_with, s};
 use tempfile::TempDir;
 
 fn written(name: &str, text: &str) -> (TempDir, PathBuf) {
@@ -46,4 +46,11 @@ fn a_driver_without_its_functions_is_refused_in_words() {
         let done = done.says("expected a CUDA driver of CUDA 12.8 or later").says("says no version and has no `cu");
         done.says("install NVIDIA's driver again").says("or run on the CPU");
     }
+}
+
+#[test]
+fn the_number_of_a_gpu_is_that_of_ops_and_not_of_models() {
+    let (_folder, model) = written("m.nf", DOUBLE);
+    let done = normfuse(["bench", s(&model), "--dim", "rows=2", "--gpu", "1"]).code(2);
+    done.says("the argument '[MODEL]' cannot be used with '--gpu <N>'");
 }

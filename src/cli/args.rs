@@ -100,7 +100,7 @@ pub enum Command {
 #[derive(Debug, Args)]
 pub struct Bench {
     /// The model to time: .onnx, .pt2, .nf or .json
-    #[arg(required_unless_present = "ops", conflicts_with = "ops")]
+    #[arg(required_unless_present = "ops", conflicts_with_all = ["ops", "gpu"])]
     pub model: Option<PathBuf>,
     /// Op to time, such as rms_norm+fp8_group128 or add+rms_norm (may be repeated); `--op list` lists them
     #[arg(long = "op", value_name = "OP")]
