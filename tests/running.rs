@@ -54,3 +54,17 @@ fn the_number_of_a_gpu_is_that_of_ops_and_not_of_models() {
     let done = normfuse(["bench", s(&model), "--dim", "rows=2", "--gpu", "1"]).code(2);
     done.says("the argument '[MODEL]' cannot be used with '--gpu <N>'");
 }
+
+#[test]
+fn a_table_of_the_cpu_has_no_row_of_dashes() {
+    let attention = r#"graph "attends"
+opset "" 23
+input %q: f32[1, 2, 4, 8]
+input %k: f32[1, 2, 4, 8]
+%y = attention(%q, %k, %k)
+output %y
+"#;
+    let (_folder, model) = written("m.nf", attention);
+    let text = normfuse(["bench", s(&model), "--replays", "1"]).code(0).stdout;
+    assert!(text.contains("attention and its cache") && !text.contains("without attention"), "{text}");
+}

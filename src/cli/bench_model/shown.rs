@@ -40,7 +40,8 @@ pub fn text(model: &Path, place: &str, report: &Report, forms: &[Form]) -> Strin
     let mut rows = vec![row("", forms.iter().flat_map(|f| [f.name, "us", ""].map(str::to_owned)).collect())];
     let whole = |f: &Form| [f.times.steps().0.to_string(), us(f.times.whole.us), spread(&f.times.whole)];
     rows.push(row("whole", forms.iter().flat_map(whole).collect()));
-    if forms.iter().any(|f| f.times.sum(|k, _| k == Kind::Attention).steps > 0) {
+    let attends = |f: &Form| f.times.outside.is_some() && f.times.sum(|k, _| k == Kind::Attention).steps > 0;
+    if forms.iter().any(attends) {
         let outside = |f: &Form| f.times.outside.map_or_else(|| "-".to_owned(), us);
         let cells = forms.iter().flat_map(|f| [String::new(), outside(f), String::new()]);
         rows.push(row("without attention", cells.collect()));
