@@ -55,6 +55,21 @@ fn the_number_of_a_gpu_is_that_of_ops_and_not_of_models() {
     done.says("the argument '[MODEL]' cannot be used with '--gpu <N>'");
 }
 
+/// The file of inputs is at fault, not the model.
+#[test]
+fn inputs_of_other_sizes_are_refused_with_their_file() {
+    let (folder, model) = written("m.nf", DOUBLE);
+    let inputs = folder.path().join("in.safetensors");
+    for (shape, found) in [(&[4][..], "found 1, [4]"), (&[1, 2, 4], "found 3, [1, 2, 4]"), (&[2, 5], "found 2, [2, 5]")]
+    {
+        let x = normfuse::ir::Tensor::from_f32(shape, &vec![1.0; shape.iter().product()]);
+        normfuse::formats::tensors::write(&inputs, &[("x".to_owned(), x)]).unwrap();
+        let done = normfuse(["run", s(&model), "--inputs", s(&inputs)]).code(2);
+        let done = done.says("in.safetensors: input `x`: expected 2 axes, [rows, 4], ").says(found);
+        assert!(!done.stderr.contains("m.nf"), "{}", done.stderr);
+    }
+}
+
 #[test]
 fn a_table_of_the_cpu_has_no_row_of_dashes() {
     let attention = r#"graph "attends"

@@ -54,10 +54,9 @@ pub fn load(graph: &Graph, path: &Path, made_up: &BTreeMap<String, Tensor>) -> R
             };
             FormatError::mismatch(format!("input `{}`", value.name), "no tensor of that name").in_file(path).hint(hint)
         })?;
-        bound.push(
-            as_declared(tensor, value)
-                .map_err(|e| FormatError::invalid(e).at_port(format!("input `{}`", value.name)).in_file(path))?,
-        );
+        let at_input = |e: FormatError| e.at_port(format!("input `{}`", value.name)).in_file(path);
+        of_declared_sizes(&tensor, value).map_err(at_input)?;
+        bound.push(as_declared(tensor, value).map_err(|e| at_input(FormatError::invalid(e)))?);
     }
     if let Some(name) = found.keys().next() {
         let found = format!("tensor `{name}`, which is no input");
@@ -85,6 +84,20 @@ fn in_range(graph: &Graph, inputs: &[&Value], given: &[Tensor]) -> Result<(), Fo
         }
     }
     Ok(())
+}
+
+/// # Errors
+/// Another number of axes than the graph declares, or another size of one that is a number there.
+fn of_declared_sizes(tensor: &Tensor, value: &Value) -> Result<(), FormatError> {
+    let Some(declared) = &value.ty.shape else { return Ok(()) };
+    let found = tensor.shape();
+    let same = |(dim, n): (&Dim, &usize)| dim.as_const().is_none_or(|size| i64::try_from(*n) == Ok(size));
+    if declared.rank() == found.len() && declared.0.iter().zip(found).all(same) {
+        return Ok(());
+    }
+    let (expected, found) = (format!("{} axes, {declared}", declared.rank()), format!("{}, {found:?}", found.len()));
+    Err(FormatError::mismatch(expected, found)
+        .hint("the graph takes these sizes: transpose, reshape or cut the tensor"))
 }
 
 /// The tensor in the dtype that the graph declares, if no value changes by that.
