@@ -48,6 +48,18 @@ fn a_driver_without_its_functions_is_refused_in_words() {
     }
 }
 
+/// A device that cannot be opened is said before weights are made up and inputs are read.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_device_is_opened_before_inputs_are_read() {
+    let (folder, model) = written("m.nf", DOUBLE);
+    let driver = no_driver();
+    let none = folder.path().join("none.npz");
+    let args = ["run", s(&model), "--inputs", s(&none), "--device", "cuda"];
+    normfuse_with(&[("LD_LIBRARY_PATH", s(driver.path()))], args).code(2).says("expected a CUDA driver");
+    normfuse(["run", s(&model), "--inputs", s(&none)]).code(2).says("none.npz");
+}
+
 #[test]
 fn the_number_of_a_gpu_is_that_of_ops_and_not_of_models() {
     let (_folder, model) = written("m.nf", DOUBLE);

@@ -17,6 +17,7 @@ use super::{
     args,
     compile::relaxations,
     failure::{Failure, Result},
+    gpu::Gpu,
     inputs, output,
     progress::Progress,
     run, switches,
@@ -49,9 +50,10 @@ pub fn main(args: &args::Bench, model: &Path) -> Result<()> {
     let mut progress = Progress::new();
     progress.step("reading");
     let source = run::open(model, &args.weights, Of::Model)?;
+    let dims = inputs::bindings(&source, &args.dims)?;
+    let gpu = Gpu::open(args.device)?;
     let random = args::Random { seed: 0, dims: args.dims.clone(), weights_seed: args.random_weights };
     let made = run::made_up(&source, &random)?;
-    let dims = inputs::bindings(&source, &args.dims)?;
     let given = inputs::random(&source, 0, &dims, MOST_BYTES, &made)?;
     progress.step("fusing");
     let (graphs, report) = forms(args, relax, &source, model)?;
@@ -60,7 +62,8 @@ pub fn main(args: &args::Bench, model: &Path) -> Result<()> {
     let mut ready = Vec::new();
     for (graph, name) in graphs.iter().zip(FORMS) {
         progress.step(format!("preparing: {name}"));
-        ready.push(Ready::new(graph, args.device, model, &given, Kinds::of(graph, &replaced))?);
+        let loaded = gpu.as_ref().map(|gpu| gpu.load(graph, model, &progress)).transpose()?;
+        ready.push(Ready::new(graph, loaded, &given, Kinds::of(graph, &replaced)).map_err(&of_graph)?);
     }
     let mut turns = FORMS.map(|_| Vec::new());
     for (turn, order) in TURNS.into_iter().enumerate() {

@@ -2,32 +2,36 @@
 
 use std::{path::Path, sync::Arc};
 
-use indicatif::{ProgressBar, ProgressStyle};
 use normfuse::{
     cuda::{Compiler, Device, exec::Executable, product::Products},
     ir::Graph,
 };
 
 use super::{
+    args,
     bench::usage,
     failure::{Failure, Result},
+    progress::Progress,
 };
 
-/// Prepares a graph for the GPU of a number. A bar on standard error, where that is a terminal, shows how weights come in.
-pub fn load(graph: &Arc<Graph>, path: &Path, gpu: usize) -> Result<Executable> {
-    let device = Device::open(gpu).map_err(usage)?;
-    let compiler = Compiler::load().map_err(usage)?;
-    let executable = Executable::load(graph.clone(), &device, compiler, Box::new(Products::new(&device)));
-    let bar = ProgressBar::new(0);
-    if let Ok(style) = ProgressStyle::with_template("weights {bar:30} {bytes}/{total_bytes} {bytes_per_sec}") {
-        bar.set_style(style);
+/// A GPU, with what compiles for it.
+pub struct Gpu {
+    device: Device,
+    compiler: Compiler,
+}
+
+impl Gpu {
+    /// The GPU that was asked for, if one was. Before inputs and weights are made: that may take minutes.
+    pub fn open(device: args::Device) -> Result<Option<Self>> {
+        let args::Device::Cuda(number) = device else { return Ok(None) };
+        let device = Device::open(number).map_err(usage)?;
+        Ok(Some(Self { device, compiler: Compiler::load().map_err(usage)? }))
     }
-    let shown = move |done: u64, total: u64| {
-        bar.set_length(total);
-        bar.set_position(done);
-        if done >= total {
-            bar.finish_and_clear();
-        }
-    };
-    Ok(executable.map_err(Failure::of_graph(path))?.with_progress(shown))
+
+    /// Prepares a graph. How its weights come in is shown in the place of the step.
+    pub fn load(&self, graph: &Arc<Graph>, path: &Path, progress: &Progress) -> Result<Executable> {
+        let products = Box::new(Products::new(&self.device));
+        let executable = Executable::load(graph.clone(), &self.device, self.compiler, products);
+        Ok(executable.map_err(Failure::of_graph(path))?.with_progress(progress.weights()))
+    }
 }

@@ -15,6 +15,10 @@ use super::args;
 /// What egg says of each of its iterations is about nothing that a user knows.
 const QUIET: &str = "egg";
 
+/// What a step looks like, and what weights on their way to a GPU do.
+const SPINNER: &str = "{spinner} {msg} {elapsed}";
+const WEIGHTS: &str = "weights {bar:30} {bytes}/{total_bytes} {bytes_per_sec}";
+
 /// Starts the log on standard error: warnings, or what `--log` and `-v` say. Colours are for terminals.
 pub fn start_log(log: &args::Log) {
     let level = match (log.log, log.verbose) {
@@ -30,6 +34,12 @@ pub fn start_log(log: &args::Log) {
     tracing_subscriber::registry().with(lines.with_ansi(colours)).with(levels).init();
 }
 
+fn styled(bar: &ProgressBar, template: &str) {
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+}
+
 /// The steps of a command.
 pub struct Progress {
     bar: ProgressBar,
@@ -42,9 +52,7 @@ impl Progress {
     /// Shows nothing until the first step; nothing at all where standard error is no terminal.
     pub fn new() -> Self {
         let bar = ProgressBar::new_spinner();
-        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {elapsed}") {
-            bar.set_style(style);
-        }
+        styled(&bar, SPINNER);
         Self { bar, step: None, anchors: (0, 0) }
     }
 
@@ -61,6 +69,22 @@ impl Progress {
     pub fn at(&self, done: usize, total: usize) {
         if let Some((what, _)) = &self.step {
             self.bar.set_message(format!("{what} {done}/{total}"));
+        }
+    }
+
+    /// Tells of bytes of weights that are on a GPU, and of how many will be: a bar in the place of the spinner until all of them are.
+    pub fn weights(&self) -> impl Fn(u64, u64) + Send + Sync + 'static {
+        let bar = self.bar.clone();
+        move |done, total| {
+            if done >= total {
+                return styled(&bar, SPINNER);
+            }
+            if bar.length() != Some(total) {
+                bar.reset_eta();
+            }
+            styled(&bar, WEIGHTS);
+            bar.set_length(total);
+            bar.set_position(done);
         }
     }
 
@@ -91,5 +115,22 @@ impl Drop for Progress {
     fn drop(&mut self) {
         self.log_last();
         self.bar.finish_and_clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// There is one bar on standard error, whatever it shows.
+    #[test]
+    fn weights_are_shown_in_the_place_of_the_spinner() {
+        let mut progress = Progress::new();
+        progress.step("running on the GPU");
+        let told = progress.weights();
+        told(1 << 20, 4 << 20);
+        assert_eq!((progress.bar.length(), progress.bar.position()), (Some(4 << 20), 1 << 20));
+        told(4 << 20, 4 << 20);
+        assert!(!progress.bar.is_finished() && progress.bar.message() == "running on the GPU");
     }
 }

@@ -11,7 +11,8 @@ use normfuse::{
 use super::{
     args, bits,
     failure::{Failure, Result},
-    gpu, inputs, output,
+    gpu::Gpu,
+    inputs, output,
     progress::Progress,
     random_weights, table,
     weights::{self, Of},
@@ -21,22 +22,23 @@ pub fn main(args: &args::Run) -> Result<()> {
     let mut progress = Progress::new();
     progress.step("reading");
     let graph = open(&args.model, &args.weights, Of::Model)?;
-    let made = made_up(&graph, &args.random)?;
     let dims = inputs::bindings(&graph, &args.random.dims)?;
+    let gpu = Gpu::open(args.device)?;
+    let made = made_up(&graph, &args.random)?;
     let given = match &args.inputs {
         Some(file) => inputs::load(&graph, file, &made)?,
         None => inputs::random(&graph, args.random.seed, &dims, inputs::MOST_BYTES, &made)?,
     };
     let graph = Arc::new(graph);
-    let results = match args.device {
-        args::Device::Cpu => {
+    let results = match gpu {
+        None => {
             progress.step("running");
             let plan = Plan::new(&graph).map_err(Failure::of_graph(&args.model))?;
             execute(&plan, &given, &progress).map_err(Failure::of_graph(&args.model))?
         }
-        args::Device::Cuda(number) => {
+        Some(gpu) => {
             progress.step("running on the GPU");
-            let executable = gpu::load(&graph, &args.model, number)?;
+            let executable = gpu.load(&graph, &args.model, &progress)?;
             executable.run(&given).map_err(Failure::of_graph(&args.model))?
         }
     };

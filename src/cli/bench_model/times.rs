@@ -1,6 +1,6 @@
 //! How long a form of a model takes, whole and by op.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::Instant};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use normfuse::{
     cpu::Plan,
@@ -11,10 +11,7 @@ use normfuse::{
     ir::{Graph, Result, Tensor},
 };
 
-use super::{
-    super::{args::Device, failure, failure::Failure, gpu},
-    kinds::{Kind, Kinds},
-};
+use super::kinds::{Kind, Kinds};
 
 /// What steps of an op, or of a kind, take together.
 #[derive(Debug, Clone, Copy, Default)]
@@ -79,20 +76,11 @@ enum Place {
 }
 
 impl<'g> Ready<'g> {
-    pub fn new(
-        graph: &'g Arc<Graph>,
-        device: Device,
-        model: &Path,
-        given: &[Tensor],
-        kinds: Kinds,
-    ) -> failure::Result<Self> {
-        let of_graph = Failure::of_graph(model);
-        let place = match device {
-            Device::Cpu => Place::Cpu(Plan::new(graph).map_err(of_graph)?),
-            Device::Cuda(number) => {
-                let executable = gpu::load(graph, model, number)?;
-                Place::Gpu(executable.bind(&executable.given(given)).map_err(of_graph)?, Box::new(executable))
-            }
+    /// On the GPU that it was loaded for, else on the CPU.
+    pub fn new(graph: &'g Arc<Graph>, loaded: Option<Executable>, given: &[Tensor], kinds: Kinds) -> Result<Self> {
+        let place = match loaded {
+            None => Place::Cpu(Plan::new(graph)?),
+            Some(executable) => Place::Gpu(executable.bind(&executable.given(given))?, Box::new(executable)),
         };
         Ok(Self { graph, kinds, place })
     }
