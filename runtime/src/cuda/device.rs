@@ -117,8 +117,14 @@ impl Device {
     /// # Errors
     /// `Unsupported` with what the driver says.
     pub fn free_memory(&self) -> Result<usize> {
+        Ok(self.memory()?.0 as usize)
+    }
+
+    /// Bytes of memory that nobody has, and of all.
+    pub(super) fn memory(&self) -> Result<(u64, u64)> {
         self.bind()?;
-        result::mem_get_info().map(|(free, _)| free).map_err(|e| failed("cuMemGetInfo", e))
+        let asked = result::mem_get_info().map_err(|e| failed("cuMemGetInfo", e));
+        asked.map(|(free, total)| (free as u64, total as u64))
     }
 
     /// Multiprocessors.

@@ -221,6 +221,7 @@ impl Bound {
     /// Inputs and results of its own.
     fn own<'r>(&self, recorded: &'r mut Recorded) -> Result<(&'r mut Vec<Buffer>, &'r Vec<Buffer>)> {
         if recorded.own.is_none() {
+            self.has_room()?;
             let inputs = self.plan.roots.iter().filter(|r| matches!(r.place, Place::Input(_)));
             let inputs = inputs.map(|r| self.device.alloc(r.bytes as usize)).collect::<Result<Vec<_>>>()?;
             let outputs = self.plan.results().map(|typed| self.device.alloc(bytes_of(typed)));
@@ -228,6 +229,22 @@ impl Bound {
         }
         let none = || Error::new(ErrorKind::Structure, "a run has no memory");
         recorded.own.as_mut().map(|(inputs, outputs)| (inputs, &*outputs)).ok_or_else(none)
+    }
+
+    /// Says what is short of inputs and results before anything is taken.
+    fn has_room(&self) -> Result<()> {
+        let own = |r: &&Root| matches!(r.place, Place::Input(_) | Place::Output(_));
+        let needed: u64 = self.plan.roots.iter().filter(own).map(|r| r.bytes).sum();
+        let (free, _) = self.device.memory()?;
+        if needed <= free {
+            return Ok(());
+        }
+        let message = format!(
+            "inputs and results: expected {} MiB of free memory on the GPU, found {} MiB",
+            needed.div_ceil(1 << 20),
+            free >> 20
+        );
+        Err(Error::new(ErrorKind::Unsupported, message).hint("bind smaller sizes, or free memory"))
     }
 
     fn own_addresses(&self, recorded: &mut Recorded) -> Result<Addresses> {

@@ -6,12 +6,11 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use cudarc::driver::result;
 use normfuse_ir::{Error, ErrorKind, Graph, Result, Tensor, ValueId};
 
 use super::{
     super::{
-        device::{Buffer, Device, failed},
+        device::{Buffer, Device},
         nvrtc::Compiler,
     },
     backend::Backend,
@@ -19,6 +18,7 @@ use super::{
     concrete::{Given, host_inputs, is_small},
     kernels::{Addresses, Kernels},
     plan::Plan,
+    room::{Held, Need, at_most},
     step::{Place, Step},
     weights::{self, Progress, Weights},
 };
@@ -81,19 +81,14 @@ impl Executable {
         given(&self.host, inputs)
     }
 
-    /// The graph for inputs of these sizes: planned, compiled and placed when they first come.
+    /// The graph for inputs of these sizes: planned, compiled and placed when they first come. Its memory is counted without inputs
+    /// and results, for callers that bring theirs ([`Bound::run_on`]).
     ///
     /// # Errors
     /// Inputs that the graph does not take, by name; nodes that the GPU cannot run; `Unsupported` for too little memory, with what
-    /// there is and what is needed, or with what the compiler or the driver says.
+    /// there is, what is needed and what would fit, or with what the compiler or the driver says.
     pub fn bind(&self, given: &[Given]) -> Result<Arc<Bound>> {
-        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(bound) = buckets.get(given) {
-            return Ok(bound.clone());
-        }
-        let bound = Arc::new(self.place(given)?);
-        buckets.insert(given.to_vec(), bound.clone());
-        Ok(bound)
+        self.bound(given, true)
     }
 
     /// Uploads inputs, runs, and gives the results back, in the graph's order.
@@ -102,22 +97,32 @@ impl Executable {
     /// As [`Executable::bind`] and [`Bound::run`].
     pub fn run(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
         self.signature.check_tensors(inputs)?;
-        self.bind(&self.given(inputs))?.run(inputs)
+        self.bound(&self.given(inputs), false)?.run(inputs)
     }
 
-    fn place(&self, given: &[Given]) -> Result<Bound> {
+    /// `operands`: inputs and results lie in the caller's memory.
+    fn bound(&self, given: &[Given], operands: bool) -> Result<Arc<Bound>> {
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bound) = buckets.get(given) {
+            return Ok(bound.clone());
+        }
+        let bound = Arc::new(self.place(given, operands)?);
+        buckets.insert(given.to_vec(), bound.clone());
+        Ok(bound)
+    }
+
+    fn place(&self, given: &[Given], operands: bool) -> Result<Bound> {
         let plan = Plan::new(&self.graph, given, &*self.backend)?;
         // Everything compiles before anything is uploaded.
         let ready = self.kernels.ready(&plan.steps)?;
         let once = self.kernels.ready(&plan.once)?;
         let mut weights = self.weights.lock().unwrap_or_else(PoisonError::into_inner);
         let missing = self.missing(&plan, &weights);
-        self.has_room(&plan, &missing)?;
+        self.has_room(&plan, given, &weights, operands)?;
         if !missing.is_empty() {
             weights.upload(&self.device, &missing, &*self.progress)?;
         }
-        let absent = |id: &ValueId| weights.address(*id).is_none();
-        if kept(&plan).any(|id| absent(&id)) {
+        if !is_made(&plan, &weights) {
             self.run_once(&plan, &once, &mut weights)?;
         }
         let hosts: Vec<(usize, &Tensor)> = plan
@@ -153,35 +158,20 @@ impl Executable {
         ids.into_iter().filter_map(|id| Some((id, self.graph.value(id).as_const()?.clone()))).collect()
     }
 
+    /// What a plan is about to take.
+    fn need(&self, plan: &Plan, weights: &Weights, operands: bool) -> Need {
+        let missing = weights::packed(self.missing(plan, weights).iter().map(|(_, t)| t));
+        Need::of(plan, Held { missing, made: is_made(plan, weights), operands })
+    }
+
     /// Says what is short before anything is taken.
-    fn has_room(&self, plan: &Plan, missing: &[(ValueId, Tensor)]) -> Result<()> {
-        self.device.bind()?;
-        let (free, total) = result::mem_get_info().map_err(|e| failed("cuMemGetInfo", e))?;
-        let weights = weights::packed(missing.iter().map(|(_, t)| t));
-        let of = |wanted: &dyn Fn(&Place) -> bool| -> u64 {
-            plan.roots.iter().filter(|r| wanted(&r.place)).map(|r| r.bytes).sum()
+    fn has_room(&self, plan: &Plan, given: &[Given], weights: &Weights, operands: bool) -> Result<()> {
+        let (free, total) = self.device.memory()?;
+        let fits = |given: &[Given]| {
+            let plan = Plan::new(&self.graph, given, &*self.backend);
+            plan.is_ok_and(|plan| self.need(&plan, weights, operands).peak() <= free)
         };
-        let made = of(&|p| matches!(p, Place::Kept(_) | Place::Passing | Place::PassingWeight(_) | Place::Host(_)));
-        let own = of(&|p| matches!(p, Place::Input(_) | Place::Output(_)));
-        let arena = plan.arena.bytes;
-        let needed = weights + made + own + arena;
-        if needed <= free as u64 {
-            return Ok(());
-        }
-        let mib = |bytes: u64| bytes.div_ceil(1 << 20);
-        let message = format!(
-            "expected {} MiB of free memory on the GPU (weights {}, made of them {}, arena {}, inputs and results {}), found {} of \
-             {}",
-            mib(needed),
-            mib(weights),
-            mib(made),
-            mib(arena),
-            mib(own),
-            free >> 20,
-            total >> 20,
-        );
-        Err(Error::new(ErrorKind::Unsupported, message)
-            .hint(format!("{} MiB are short: bind smaller sizes, or free memory", mib(needed - free as u64))))
+        self.need(plan, weights, operands).fits(free, total, || at_most(&self.graph, given, fits))
     }
 
     /// Computes what is made of weights alone. What only that reads is uploaded for it, and goes again.
@@ -251,9 +241,10 @@ impl Executable {
     }
 }
 
-/// What a plan keeps of what was made once.
-fn kept(plan: &Plan) -> impl Iterator<Item = ValueId> {
-    plan.roots.iter().filter_map(|r| if let Place::Kept(id) = r.place { Some(id) } else { None })
+/// True if all that a plan keeps of what is made once is there.
+fn is_made(plan: &Plan, weights: &Weights) -> bool {
+    let kept = plan.roots.iter().filter_map(|r| if let Place::Kept(id) = r.place { Some(id) } else { None });
+    kept.into_iter().all(|id| weights.address(id).is_some())
 }
 
 /// What inputs are, for a plan: their dtypes and sizes, and the contents of those that decide sizes.

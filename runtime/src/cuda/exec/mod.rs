@@ -17,6 +17,7 @@ mod executable;
 mod kernels;
 mod lying;
 mod plan;
+mod room;
 mod scaled;
 mod step;
 mod views;
