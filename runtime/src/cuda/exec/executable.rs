@@ -3,7 +3,8 @@
 use std::{
     collections::{BTreeSet, HashMap},
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    num::NonZeroUsize,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use normfuse_ir::{Error, ErrorKind, Graph, Result, Tensor, ValueId};
@@ -18,14 +19,20 @@ use super::{
     concrete::{Given, host_inputs, is_small},
     kernels::{Addresses, Kernels},
     plan::Plan,
+    recent::Recent,
     room::{Held, Need, at_most},
     step::{Place, Step},
     weights::{self, Progress, Weights},
 };
 use crate::signature::Signature;
 
-/// A graph on a GPU. Its weights are there once; what depends on the sizes of inputs is made when such sizes first come, and kept.
-/// Any number of them may be there at a time, and each may be used from any thread.
+/// Sets of sizes that an [`Executable`] keeps, unless it is told otherwise.
+pub const SHAPES_KEPT: NonZeroUsize = NonZeroUsize::new(32).unwrap();
+
+/// A graph on a GPU. Its weights are there once; what depends on the sizes of inputs (a plan, an arena, recordings) is made when
+/// exactly such sizes first come, and kept until [`SHAPES_KEPT`] other sets of sizes have been used since, or until memory is short:
+/// no size stands for a range of them, so pad inputs to few sizes where they vary. Any number of executables may be there at a time,
+/// and each may be used from any thread.
 pub struct Executable {
     graph: Arc<Graph>,
     signature: Signature,
@@ -35,7 +42,7 @@ pub struct Executable {
     backend: Box<dyn Backend>,
     kernels: Kernels,
     // Runs are gone before the weights that they read are.
-    buckets: Mutex<HashMap<Vec<Given>, Arc<Bound>>>,
+    shapes: Mutex<Recent<Vec<Given>, Arc<Bound>>>,
     weights: Mutex<Weights>,
     progress: Box<Progress>,
 }
@@ -59,7 +66,7 @@ impl Executable {
             kernels: Kernels::new(device, compiler),
             backend,
             weights: Mutex::default(),
-            buckets: Mutex::default(),
+            shapes: Mutex::new(Recent::new(SHAPES_KEPT)),
             progress: Box::new(|_, _| ()),
             graph,
         })
@@ -69,6 +76,12 @@ impl Executable {
     #[must_use]
     pub fn with_progress(self, progress: impl Fn(u64, u64) + Send + Sync + 'static) -> Self {
         Self { progress: Box::new(progress), ..self }
+    }
+
+    /// The same, keeping so many sets of sizes at most: each has an arena of its own.
+    #[must_use]
+    pub fn with_shapes_kept(self, most: NonZeroUsize) -> Self {
+        Self { shapes: Mutex::new(Recent::new(most)), ..self }
     }
 
     /// The GPU.
@@ -81,8 +94,9 @@ impl Executable {
         given(&self.host, inputs)
     }
 
-    /// The graph for inputs of these sizes: planned, compiled and placed when they first come. Its memory is counted without inputs
-    /// and results, for callers that bring theirs ([`Bound::run_on`]).
+    /// The graph for inputs of exactly these sizes: planned, compiled and placed when they first come, or come again after they had
+    /// to go. Who has one keeps it, whatever goes. Its memory is counted without inputs and results, for callers that bring theirs
+    /// ([`Bound::run_on`]). Threads that bind the same new sizes at the same time may each plan them, and all get the first one.
     ///
     /// # Errors
     /// Inputs that the graph does not take, by name; nodes that the GPU cannot run; `Unsupported` for too little memory, with what
@@ -102,13 +116,19 @@ impl Executable {
 
     /// `operands`: inputs and results lie in the caller's memory.
     fn bound(&self, given: &[Given], operands: bool) -> Result<Arc<Bound>> {
-        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(bound) = buckets.get(given) {
-            return Ok(bound.clone());
+        let known = self.shapes().get(given);
+        if let Some(bound) = known {
+            return Ok(bound);
         }
+        // Nobody who asks for other sizes waits for this.
         let bound = Arc::new(self.place(given, operands)?);
-        buckets.insert(given.to_vec(), bound.clone());
+        let (bound, gone) = self.shapes().insert(given.to_vec(), bound);
+        drop(gone);
         Ok(bound)
+    }
+
+    fn shapes(&self) -> MutexGuard<'_, Recent<Vec<Given>, Arc<Bound>>> {
+        self.shapes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn place(&self, given: &[Given], operands: bool) -> Result<Bound> {
@@ -164,14 +184,23 @@ impl Executable {
         Need::of(plan, Held { missing, made: is_made(plan, weights), operands })
     }
 
-    /// Says what is short before anything is taken.
+    /// Says what is short before anything is taken, if all that is kept of other sizes is not enough.
     fn has_room(&self, plan: &Plan, given: &[Given], weights: &Weights, operands: bool) -> Result<()> {
-        let (free, total) = self.device.memory()?;
-        let fits = |given: &[Given]| {
-            let plan = Plan::new(&self.graph, given, &*self.backend);
-            plan.is_ok_and(|plan| self.need(&plan, weights, operands).peak() <= free)
-        };
-        self.need(plan, weights, operands).fits(free, total, || at_most(&self.graph, given, fits))
+        let need = self.need(plan, weights, operands);
+        loop {
+            let (free, total) = self.device.memory()?;
+            let oldest = if need.peak() > free { self.shapes().remove_oldest() } else { None };
+            if let Some(oldest) = oldest {
+                // Its memory is free now, unless somebody else has it.
+                drop(oldest);
+                continue;
+            }
+            let fits = |given: &[Given]| {
+                let plan = Plan::new(&self.graph, given, &*self.backend);
+                plan.is_ok_and(|plan| self.need(&plan, weights, operands).peak() <= free)
+            };
+            return need.fits(free, total, || at_most(&self.graph, given, fits));
+        }
     }
 
     /// Computes what is made of weights alone. What only that reads is uploaded for it, and goes again.
