@@ -41,6 +41,30 @@ const %v: f32[1] = [2.0]
 output %y
 "#;
 
+/// What reads a foreign op's result has sizes that depend on its data, and would be blamed.
+const FOREIGN: &str = r#"graph "g"
+opset "" 20
+input %x: f32[n]
+const %v: f32[1] = [2.0]
+%some = non_zero(%x)
+%magic = "com.acme"."Magic"(%some) {reason="no kernel"}
+%i = cast(%magic) {to=i64}
+%y = expand(%v, %i)
+%trick = "com.acme"."Trick"(%y)
+output %trick
+output %i
+"#;
+
+/// Only the size of a foreign op's result is read, and the graph says it.
+const SIZE_OF_FOREIGN: &str = r#"graph "g"
+opset "" 20
+input %x: f32[n]
+%magic: f32[n] = "com.acme"."Magic"(%x)
+%sizes = shape(%magic)
+%y = expand(%x, %sizes)
+output %y
+"#;
+
 /// A causal mask out of ranges, a chain with a broadcast operand, views, and a product.
 const MASKED: &str = r#"graph "g"
 opset "" 20
@@ -198,6 +222,12 @@ fn what_cannot_run_is_named() {
     assert!(said.contains("node `some`") && said.contains("depend on data"), "{said}");
     let said = refused(SHAPE_OF_DATA);
     assert!(said.contains("node `y`") && said.contains("depends on data"), "{said}");
+    let said = refused(FOREIGN);
+    assert!(said.starts_with("node `magic`: `com.acme::Magic` is a foreign op and has no form on the GPU"), "{said}");
+    assert!(said.contains("no kernel; so it is with `trick` (`com.acme::Trick`)"), "{said}");
+    let mut graph = ir::text::parse(SIZE_OF_FOREIGN, &mut |w| panic!("{}", w.name)).unwrap();
+    infer::infer(&mut graph).unwrap();
+    assert!(Plan::new(&graph, &given(&graph, 7), &OnPaper).unwrap().launches() <= 1);
 }
 
 /// The mask is made on the host, three elementwise nodes are one kernel, and what is not read is not planned.

@@ -24,6 +24,9 @@ const MOST_FOLDED: usize = 64 << 20;
 /// Bytes that may be kept on the GPU of what is made of weights, even if those are smaller.
 const SMALL: usize = 64 << 10;
 
+/// Foreign ops that an error names beside the first.
+const MOST_NAMED: usize = 20;
+
 /// What a caller says of an input.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Given {
@@ -113,11 +116,12 @@ impl Concrete {
     /// Binds the inputs, in the graph's order.
     ///
     /// # Errors
-    /// Inputs that the graph does not take; what an op refuses; `Unsupported` for sizes or contents that depend on data; with the
-    /// node.
+    /// Inputs that the graph does not take; `Unsupported` for foreign ops, all of them named, before anything is said of nodes that
+    /// read what they make; what an op refuses; `Unsupported` for sizes or contents that depend on data; with the node.
     pub fn new(graph: &Graph, given: &[Given]) -> Result<Self> {
         let types: Vec<_> = given.iter().map(|g| (g.typed.0, &g.typed.1[..])).collect();
         let symbols = Signature::of(graph)?.check(&types)?;
+        refuse_foreign(graph)?;
         let mut all =
             Self { facts: vec![Fact::default(); graph.value_bound()], nodes: Vec::new(), once: BTreeSet::new() };
         for (id, value) in graph.values() {
@@ -255,6 +259,39 @@ impl Concrete {
         }
         Ok(())
     }
+}
+
+/// Refuses foreign ops whose data some result depends on: what else is wrong of such a graph, they are most often to blame for.
+fn refuse_foreign(graph: &Graph) -> Result<()> {
+    let mut seen = vec![false; graph.node_bound()];
+    let mut stack: Vec<ValueId> = graph.outputs().iter().map(|o| o.value).collect();
+    while let Some(value) = stack.pop() {
+        let Def::Node { node: id, .. } = graph.try_value(value).ok_or_else(dangling)?.def else { continue };
+        let node = graph.try_node(id).ok_or_else(dangling)?;
+        // Sizes are known whatever the data are, if the graph says them.
+        let by_sizes = matches!(node.op, Op::Shape { .. } | Op::Size)
+            && node.input(0).and_then(|v| graph.try_value(v)).is_some_and(|v| v.ty.shape.is_some());
+        if !std::mem::replace(&mut seen[id.index()], true) && !by_sizes {
+            stack.extend(node.inputs.iter().flatten());
+        }
+    }
+    let order = graph.order_from_outputs()?.into_iter().filter(|id| seen.get(id.index()).is_some_and(|n| *n));
+    let foreign: Vec<_> = order
+        .map(|id| graph.node(id))
+        .filter_map(|node| if let Op::Foreign(f) = &node.op { Some((node, f)) } else { None })
+        .collect();
+    let Some(((first, why), others)) = foreign.split_first() else { return Ok(()) };
+    let reason = if why.reason.is_empty() { "unknown op" } else { &why.reason };
+    let mut message = format!("`{}` is a foreign op and has no form on the GPU: {reason}", first.op.name());
+    if !others.is_empty() {
+        let named = others.iter().take(MOST_NAMED).map(|(n, _)| format!("`{}` (`{}`)", n.name, n.op.name()));
+        let left = others.len().saturating_sub(MOST_NAMED);
+        let left = if left > 0 { format!(" and {left} more") } else { String::new() };
+        message = format!("{message}; so it is with {}{left}", named.collect::<Vec<_>>().join(", "));
+    }
+    Err(Error::new(ErrorKind::Unsupported, message)
+        .at_node(first.name.clone())
+        .hint("only the engine that defines a foreign op can run it; `compile` leaves it as it is"))
 }
 
 /// Bytes of a tensor; of one that is too large for memory, more than there can be.
