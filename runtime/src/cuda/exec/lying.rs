@@ -123,6 +123,12 @@ impl Builder<'_> {
 
     /// Plans a product of floats.
     pub(super) fn product(&mut self, id: NodeId, node: &Node, call: &Call<'_>) -> Result<()> {
+        if let Op::Gemm { beta, .. } = node.op
+            && !self.concrete.is_once(id)
+            && Plain::adds_apart(call)
+        {
+            return self.sum_behind(node, call, beta.get());
+        }
         let (plain, inputs) = self.as_it_lies(node, call)?;
         let product = self.backend.product(&plain)?;
         let scratch = product.scratch();
@@ -154,7 +160,7 @@ impl Builder<'_> {
     }
 
     /// A product with operands that lie in another order taken as they lie, where that makes it no more products; and what it reads.
-    fn as_it_lies(&self, node: &Node, call: &Call<'_>) -> Result<(Plain, Vec<Option<ValueId>>)> {
+    pub(super) fn as_it_lies(&self, node: &Node, call: &Call<'_>) -> Result<(Plain, Vec<Option<ValueId>>)> {
         let mut inputs = node.inputs.clone();
         let mut taken: [Option<&Strided>; 2] = [None; 2];
         let mut best = Plain::of(call, taken);

@@ -14,6 +14,7 @@ mod chains;
 mod columns;
 mod concrete;
 mod executable;
+mod gemm;
 mod kernels;
 mod lying;
 mod plan;

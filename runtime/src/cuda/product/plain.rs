@@ -78,6 +78,21 @@ impl Plain {
         }
     }
 
+    /// True for a `Gemm` that adds what the library does not: a scalar, a column, a row times something. There are sums of something,
+    /// and what is added spreads over the result.
+    pub fn adds_apart(call: &Call<'_>) -> bool {
+        let c = call.inputs.get(2).and_then(Option::as_ref);
+        let (Op::Gemm { beta, trans_a, .. }, Some(c), Some(Some(a)), Some(out)) =
+            (call.op, c, call.inputs.first(), call.outputs.first())
+        else {
+            return false;
+        };
+        let &[m, n] = &out.shape[..] else { return false };
+        let k = a.shape.get(usize::from(!*trans_a)).copied().unwrap_or(0);
+        let spreads = c.shape.len() <= 2 && c.shape.iter().rev().zip([n, m]).all(|(c, n)| *c == 1 || *c == n);
+        k > 0 && spreads && c.dtype == out.dtype && added(c, beta.get(), [m, n]).is_none()
+    }
+
     /// If it is a product of 8-bit integers that the library has: of rows and columns as they are, in eights.
     fn integers(self, right: DType) -> Result<Self> {
         let Sizes { m, k, n, a, b, ref runs } = self.sizes;
@@ -120,23 +135,28 @@ impl Plain {
     }
 }
 
+/// How the library adds it, if it does.
+fn added(c: &Typed, beta: f32, [m, n]: [usize; 2]) -> Option<Addend> {
+    match &c.shape[..] {
+        shape if shape == [m, n] => Some(Addend::Matrix),
+        shape if beta == 1.0 && (shape == [n] || shape == [1, n]) => Some(Addend::Row),
+        _ => None,
+    }
+}
+
 /// What a `Gemm` adds.
 fn addend(c: Option<&Typed>, beta: f32, sizes: &Sizes) -> Result<Addend> {
     let (m, n) = (sizes.m, sizes.n);
-    let addend = match c {
-        None => Addend::None,
-        Some(c) if c.shape == [m, n] => Addend::Matrix,
-        Some(c) if beta == 1.0 && (c.shape == [n] || c.shape == [1, n]) => Addend::Row,
-        Some(c) => {
-            let message = format!(
-                "`gemm` has no form on the GPU that adds c of {:?} times {beta} to a result of [{m}, {n}]",
-                c.shape
-            );
-            let hint = "a row times 1 is added, or a matrix like the result";
-            return Err(Error::new(ErrorKind::Unsupported, message).hint(hint));
-        }
-    };
-    if sizes.k == 0 && addend != Addend::None {
+    let Some(c) = c else { return Ok(Addend::None) };
+    let addend = added(c, beta, [m, n]).ok_or_else(|| {
+        let message = format!(
+            "`gemm` has no form on the GPU that adds c of {:?} times {beta} to a result of [{m}, {n}]",
+            c.shape
+        );
+        let hint = "of constants alone, a row times 1 is added, or a matrix like the result";
+        Error::new(ErrorKind::Unsupported, message).hint(hint)
+    })?;
+    if sizes.k == 0 {
         let message = "`gemm` of sums of nothing, plus c, has no form on the GPU";
         return Err(Error::new(ErrorKind::Unsupported, message));
     }

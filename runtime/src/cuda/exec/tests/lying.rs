@@ -88,6 +88,38 @@ output %y
     }
 }
 
+/// What the library does not add is added behind it, with the evaluator's roundings.
+#[test]
+fn gemm_adds_whatever_spreads_over_its_result() {
+    let gemm = |dtype: &str, c: &str, beta: &str| {
+        format!(
+            r"
+input %a: {dtype}[n, 6]
+input %b: {dtype}[5, 6]
+input %c: {dtype}[{c}]
+%bt = transpose(%b) {{perm=[1, 0]}}
+%y = gemm(%a, %bt, %c) {{alpha=0.75, beta={beta}, trans_a=false, trans_b=false}}
+output %y
+"
+        )
+    };
+    for dtype in ["f32", "bf16", "f16", "f64"] {
+        for (c, beta) in
+            [("", "1.0"), ("1", "1.0"), ("n, 1", "1.0"), ("1, 1", "0.3"), ("5", "0.3"), ("1, 5", "-2.0"), ("5", "0.0")]
+        {
+            for size in [1, 4] {
+                let (once, steps) = launched(&gemm(dtype, c, beta), size);
+                // One row is a matrix like the result.
+                let want = if (c, size) == ("1, 5", 1) { &["gemm"][..] } else { &["gemm", "gemm's sum"] };
+                assert!(once.is_empty() && steps == want, "{dtype}[{c}]: {steps:?}");
+            }
+        }
+        for (c, beta) in [("5", "1.0"), ("n, 5", "0.3")] {
+            assert_eq!(launched(&gemm(dtype, c, beta), 4).1, ["gemm"], "{dtype}[{c}]");
+        }
+    }
+}
+
 /// Heads side by side, keys of each across, and heads and batches as one axis.
 #[test]
 fn heads_are_read_where_they_lie() {
