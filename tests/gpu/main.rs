@@ -7,6 +7,8 @@ mod data;
 #[path = "../common/graphs.rs"]
 mod files;
 mod folder;
+#[path = "../common/hostile.rs"]
+mod hostile;
 mod integers;
 
 use std::{
@@ -18,7 +20,7 @@ use std::{
 use normfuse::{
     cpu,
     cuda::{Compiler, Device, exec::Executable, product::Products},
-    ir::{Graph, Op, body::bits_equal},
+    ir::{Graph, Op, Tensor, body::bits_equal},
 };
 
 use compare::{Gpu, between_products, compare};
@@ -37,13 +39,17 @@ fn fused(graph: &Graph) -> Graph {
 
 /// What is wrong with a graph before and after fusion; `None` for one that the CPU does not run either.
 fn check(gpu: &Gpu, path: &Path) -> Option<Vec<String>> {
-    let name = path.file_name().unwrap().to_string_lossy().into_owned();
     let source = open(path);
     if source.nodes().any(|(_, n)| matches!(n.op, Op::Foreign(_))) {
         return None;
     }
-    let given = inputs(path, &source);
-    let results = [&source, &fused(&source)].map(|graph| compare(gpu, graph, &given).map(|ran| ran.results));
+    check_on(gpu, path, &source, &inputs(path, &source))
+}
+
+/// The same on these inputs.
+fn check_on(gpu: &Gpu, path: &Path, source: &Graph, given: &[Tensor]) -> Option<Vec<String>> {
+    let name = path.file_name().unwrap().to_string_lossy().into_owned();
+    let results = [source, &fused(source)].map(|graph| compare(gpu, graph, given).map(|ran| ran.results));
     let mut failed = Vec::new();
     match &results {
         [Ok(before), Ok(after)] => {
@@ -126,6 +132,21 @@ fn models_are_those_of_the_cpu() {
 #[test]
 fn small_graphs_are_those_of_the_cpu() {
     check_all("tests/in", 100);
+}
+
+/// NaN and infinities: the bits of the CPU, and after fusion those of before.
+#[test]
+fn rows_without_numbers_have_the_defined_results() {
+    let Some(gpu) = gpu() else { return };
+    let (mut ran, mut failed) = (0, Vec::new());
+    for (path, source) in hostile::without_products() {
+        if let Some(wrong) = check_on(&gpu, &path, &source, &hostile::hostile(&made_up(&source, 7))) {
+            ran += 1;
+            failed.extend(wrong);
+        }
+    }
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+    assert!(ran > 60, "{ran}");
 }
 
 /// An engine's own stream and memory: one bucket, whose results go to two places in turn.
